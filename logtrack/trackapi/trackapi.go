@@ -1,0 +1,326 @@
+// Package trackapi is the wire contract of the tracking and queue API, and its
+// Go client. The daemon serves it, the command line and the Grafana plugin call
+// it; it imports only the standard library, so that each can.
+//
+// Times are RFC 3339 in UTC with nanoseconds, keys are snake_case, errors are
+// problem details (RFC 9457), lists are paged by an opaque cursor. To add a
+// field, add it here, to the OpenAPI document of trackhttp and to the store.
+package trackapi
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Query selects messages or facts. Zero fields select all. Address filters
+// take an exact address, "@domain", or a pattern with "*".
+type Query struct {
+	From        time.Time // inclusive; zero: a day before To
+	To          time.Time // exclusive; zero: now
+	Q           string    // the filters below as one string: recipient:*@example.com -class:greylist
+	Sender      string
+	Recipient   string
+	Domain      string // recipient domain
+	MessageID   string // Message-ID, with or without angle brackets
+	QueueID     string // or a prefix of at least 6 characters
+	ClientIP    string // address or CIDR
+	AuthUser    string
+	Connector   string // receive or send connector
+	RemoteHost  string // name, pattern or address
+	Disposition string // one or several, by comma
+	Class       string
+	Code        string        // 550, 5.1.1, 5xx
+	Event       string        // names of facts, by comma; events only
+	MinLatency  time.Duration // accepted to final or to now
+	Sort        string        // "-time" (newest first, the default) or "time"
+	Limit       int           // default 50, at most 1000
+	Cursor      string
+	Explain     bool
+}
+
+// Recipient is the latest state of one recipient of a message.
+type Recipient struct {
+	Address     string    `json:"address"`
+	Disposition string    `json:"disposition"`
+	Attempts    int       `json:"attempts"`
+	Code        int       `json:"code,omitempty"`
+	Enhanced    string    `json:"enhanced,omitempty"`
+	Reply       string    `json:"reply,omitempty"`
+	Class       string    `json:"class,omitempty"`
+	RemoteHost  string    `json:"remote_host,omitempty"`
+	Connector   string    `json:"connector_out,omitempty"`
+	Queue       string    `json:"queue,omitempty"`
+	At          time.Time `json:"at"`                    // of the latest fact
+	Next        time.Time `json:"next_attempt,omitzero"` // when deferred
+	Latency     float64   `json:"latency,omitempty"`     // seconds from accepted to final; 0 while waiting
+}
+
+// Message is one row of a message search.
+type Message struct {
+	QueueID     string      `json:"queue_id"`
+	UID         string      `json:"message_uid,omitempty"`
+	Parent      string      `json:"parent_queue_id,omitempty"`
+	Time        time.Time   `json:"time"`   // accepted
+	Sender      string      `json:"sender"` // "<>" for the null reverse-path
+	HeaderFrom  string      `json:"header_from,omitempty"`
+	MessageID   string      `json:"header_message_id,omitempty"`
+	Subject     string      `json:"subject,omitempty"`
+	Size        int64       `json:"size"`
+	Connector   string      `json:"connector_in,omitempty"`
+	ClientIP    string      `json:"client_ip,omitempty"`
+	AuthUser    string      `json:"auth_user,omitempty"`
+	SessionID   string      `json:"session_id,omitempty"`
+	Disposition string      `json:"disposition"`       // of the recipient that is worst off: bounced, expired, dropped, held, deferred, queued, moved, relayed
+	Latency     float64     `json:"latency,omitempty"` // seconds from accepted to the last final fact, or to now while waiting
+	Attempts    int         `json:"attempts"`
+	Recipients  []Recipient `json:"recipients"`
+}
+
+// Page is what lists have in common.
+type Page struct {
+	Cursor  string   `json:"cursor,omitempty"`  // of the next page; empty at the end
+	Cut     string   `json:"cut,omitempty"`     // why the search stopped early, or empty
+	Explain []string `json:"explain,omitempty"` // how it was answered, when asked
+	TookMS  float64  `json:"took_ms"`
+}
+
+// Messages answers GET /api/v1/messages.
+type Messages struct {
+	Messages []Message `json:"messages"`
+	Page
+}
+
+// Events answers GET /api/v1/events. Each is a record as the log has it.
+type Events struct {
+	Events []json.RawMessage `json:"events"`
+	Page
+}
+
+// Stage is a named duration of a message's life.
+type Stage struct {
+	Name    string    `json:"name"` // receive, accept, sched, backoff, dns, connect, banner, tls, auth, envelope, data, reply
+	Start   time.Time `json:"start"`
+	Seconds float64   `json:"seconds"`
+	Attempt int       `json:"attempt,omitempty"`
+}
+
+// Entry is one fact in a message's timeline.
+type Entry struct {
+	Time    time.Time       `json:"time"`
+	Event   string          `json:"event"`
+	Summary string          `json:"summary"` // one sentence
+	Level   string          `json:"level"`   // info, warning, error
+	Stages  []Stage         `json:"stages,omitempty"`
+	Record  json.RawMessage `json:"record"`
+}
+
+// Related is another message that belongs to this one.
+type Related struct {
+	QueueID string `json:"queue_id"`
+	Kind    string `json:"kind"` // dsn, parent, split, resend, same_message_id
+}
+
+// Timeline answers GET /api/v1/messages/{queue_id}.
+type Timeline struct {
+	Message  Message   `json:"message"`
+	Timeline []Entry   `json:"timeline"`
+	Related  []Related `json:"related,omitempty"`
+}
+
+// TranscriptLine is one line of an SMTP conversation.
+type TranscriptLine struct {
+	At   float64 `json:"at"`   // seconds since the session was opened
+	From string  `json:"from"` // client or server
+	Text string  `json:"text"`
+}
+
+// Conversation is one SMTP session that carried a message.
+type Conversation struct {
+	Session   string           `json:"session_id"`
+	Direction string           `json:"direction"` // inbound, outbound
+	Peer      string           `json:"peer"`
+	Time      time.Time        `json:"time"`
+	Lines     []TranscriptLine `json:"lines"`
+}
+
+// Transcript answers GET /api/v1/messages/{queue_id}/transcript.
+type Transcript struct {
+	Conversations []Conversation `json:"conversations"`
+	Note          string         `json:"note,omitempty"` // why there is none
+}
+
+// AggregateQuery asks for numbers over facts.
+type AggregateQuery struct {
+	Query
+	Metric string        // count, rate, bytes, latency_p50, latency_p90, latency_p95, latency_p99, latency_max
+	By     []string      // sender_domain, recipient_domain, connector, remote_host, provider, disposition, class, code, event; at most two
+	Step   time.Duration // 0: one value for the whole range
+	Top    int           // groups; the rest is "other"; default 10, at most 100
+}
+
+// Series is one group of an aggregate.
+type Series struct {
+	Labels map[string]string `json:"labels"`
+	Points []Point           `json:"points"`
+}
+
+// Point is one value. Time is the start of its step.
+type Point struct {
+	Time  time.Time `json:"time"`
+	Value *float64  `json:"value"` // null: nothing to compute it from
+}
+
+// Aggregate answers GET /api/v1/aggregate.
+type Aggregate struct {
+	Metric string   `json:"metric"`
+	Unit   string   `json:"unit"`  // facts, per_second, bytes, seconds
+	Step   float64  `json:"step"`  // seconds; 0: one value
+	Exact  bool     `json:"exact"` // false: percentiles come from histogram buckets
+	Series []Series `json:"series"`
+	Cut    string   `json:"cut,omitempty"`
+	TookMS float64  `json:"took_ms"`
+}
+
+// Values answers GET /api/v1/values.
+type Values struct {
+	Values []string `json:"values"`
+}
+
+// Queue is one row of GET /api/v1/queues: a next hop.
+type Queue struct {
+	Name      string    `json:"queue"`
+	Connector string    `json:"connector,omitempty"`
+	State     string    `json:"state"` // ready, connecting, active, retry, held
+	Messages  int       `json:"messages"`
+	Queued    int       `json:"queued"`
+	Active    int       `json:"active"`
+	Deferred  int       `json:"deferred"`
+	Held      int       `json:"held"`
+	Bytes     int64     `json:"bytes"`
+	OldestAge float64   `json:"oldest_age_seconds"`
+	DueLag    float64   `json:"due_lag_seconds"`
+	LastError string    `json:"last_error,omitempty"`
+	LastClass string    `json:"last_class,omitempty"`
+	LastAt    time.Time `json:"last_at,omitzero"`
+	Next      time.Time `json:"next_retry,omitzero"`
+	InRate    float64   `json:"in_per_minute"`
+	OutRate   float64   `json:"out_per_minute"`
+	Velocity  float64   `json:"velocity"` // out minus in, per minute: negative grows
+	HeldBy    string    `json:"held_by,omitempty"`
+	HeldUntil time.Time `json:"held_until,omitzero"`
+}
+
+// Queues answers GET /api/v1/queues.
+type Queues struct {
+	Queues   []Queue `json:"queues"`
+	Messages int     `json:"messages"` // in the whole queue; a message with two next hops counts once
+	Accepts  bool    `json:"accepts"`
+	Why      string  `json:"why,omitempty"` // it does not accept
+}
+
+// QueuedRecipient is a recipient of a queued message.
+type QueuedRecipient struct {
+	Address  string    `json:"address"`
+	State    string    `json:"state"`
+	Queue    string    `json:"queue"`
+	Attempts int       `json:"attempts"`
+	Next     time.Time `json:"next_attempt,omitzero"`
+	Reply    string    `json:"last_reply,omitempty"`
+	Class    string    `json:"last_class,omitempty"`
+	Host     string    `json:"last_host,omitempty"`
+}
+
+// QueuedMessage is one row of GET /api/v1/queue/messages.
+type QueuedMessage struct {
+	QueueID    string            `json:"queue_id"`
+	UID        string            `json:"message_uid"`
+	Time       time.Time         `json:"time"`
+	Expires    time.Time         `json:"expires"`
+	Age        float64           `json:"age_seconds"`
+	Sender     string            `json:"sender"`
+	MessageID  string            `json:"header_message_id,omitempty"`
+	Size       int64             `json:"size"`
+	Connector  string            `json:"connector_in,omitempty"`
+	ClientIP   string            `json:"client_ip,omitempty"`
+	AuthUser   string            `json:"auth_user,omitempty"`
+	State      string            `json:"state"`
+	Priority   string            `json:"priority"`
+	HeldBy     string            `json:"held_by,omitempty"`
+	HeldWhy    string            `json:"held_reason,omitempty"`
+	HeldUntil  time.Time         `json:"held_until,omitzero"`
+	Recipients []QueuedRecipient `json:"recipients"`
+}
+
+// QueuedMessages answers GET /api/v1/queue/messages.
+type QueuedMessages struct {
+	Messages []QueuedMessage `json:"messages"`
+	Cursor   string          `json:"cursor,omitempty"`
+}
+
+// QueueFilter selects queued messages.
+type QueueFilter struct {
+	QueueID   string `json:"queue_id,omitempty"`
+	Sender    string `json:"sender,omitempty"`
+	Recipient string `json:"recipient,omitempty"`
+	Domain    string `json:"domain,omitempty"`
+	Queue     string `json:"queue,omitempty"` // next hop
+	Connector string `json:"connector,omitempty"`
+	State     string `json:"state,omitempty"`
+	OlderThan string `json:"older_than,omitempty"` // duration, such as "1h"
+	All       bool   `json:"all,omitempty"`        // needed when nothing else is set
+}
+
+// QueueAction is the body of POST /api/v1/queue/actions.
+type QueueAction struct {
+	Action string      `json:"action"` // hold, release, retry, reroute, remove, bounce
+	Filter QueueFilter `json:"filter"`
+	Reason string      `json:"reason,omitempty"`
+	Until  time.Time   `json:"until,omitzero"`
+	DryRun bool        `json:"dry_run,omitempty"`
+}
+
+// QueueActed answers it.
+type QueueActed struct {
+	Messages int      `json:"messages"`
+	Bytes    int64    `json:"bytes"`
+	IDs      []string `json:"queue_ids,omitempty"` // at most 100
+	DryRun   bool     `json:"dry_run"`
+}
+
+// Status answers GET /api/v1/status.
+type Status struct {
+	Version   string    `json:"version"`
+	Hostname  string    `json:"hostname"`
+	Node      string    `json:"node"`
+	Started   time.Time `json:"started"`
+	Config    string    `json:"config_revision"`
+	Ready     bool      `json:"ready"`
+	Why       string    `json:"why,omitempty"`
+	Schema    int       `json:"schema"`
+	Oldest    time.Time `json:"oldest_event,omitzero"`
+	Events    int64     `json:"events"`
+	IndexLag  float64   `json:"index_lag_seconds"`
+	StoreSize int64     `json:"store_bytes"`
+}
+
+// Problem is an error answer (RFC 9457).
+type Problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+	Field  string `json:"field,omitempty"` // the parameter that is wrong
+	Hint   string `json:"hint,omitempty"`
+}
+
+// Error makes a Problem an error.
+func (p *Problem) Error() string {
+	s := p.Title
+	if p.Detail != "" {
+		s += ": " + p.Detail
+	}
+	if p.Hint != "" {
+		s += " (" + p.Hint + ")"
+	}
+	return s
+}

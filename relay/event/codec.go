@@ -1,0 +1,289 @@
+package event
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
+	"time"
+	"unicode"
+
+	"waybill/relay/mail"
+)
+
+// table lists every type of fact with its durability. A fact without a line
+// here cannot be written; a test compares the table with facts.go.
+var table = []struct {
+	event Event
+	class Durability
+}{
+	{SessionOpened{}, Session},
+	{SessionClosed{}, Session},
+	{SessionRefused{}, Session},
+	{CommandAnswered{}, Protocol},
+	{TLSNegotiated{}, Protocol},
+	{AuthSucceeded{}, Session},
+	{AuthFailed{}, Session},
+	{SenderRefused{}, Session},
+	{RecipientRefused{}, Session},
+	{MessageRefused{}, Session},
+	{MessageQueued{}, Durable},
+	{MessageRouted{}, Session},
+	{AttemptFinished{}, Durable},
+	{RecipientRelayed{}, Durable},
+	{RecipientBounced{}, Durable},
+	{RecipientExpired{}, Durable},
+	{RecipientDropped{}, Durable},
+	{RecipientLate{}, Session},
+	{ThrottleEngaged{}, Session},
+	{PressureChanged{}, Session},
+	{DSNQueued{}, Durable},
+	{QueueHeld{}, Durable},
+	{QueueReleased{}, Durable},
+	{AdminActed{}, Durable},
+	{QueueLoaded{}, Session},
+	{MessagePoisoned{}, Durable},
+	{MessageRetired{}, Durable},
+	{ConfigReloaded{}, Session},
+	{CertificateReloaded{}, Session},
+	{DNSAnswered{}, Protocol},
+	{Panicked{}, Session},
+	{Remarked{}, Session},
+}
+
+// kind is what the codec knows of one type of fact.
+type kind struct {
+	name   string
+	class  Durability
+	typ    reflect.Type
+	fields []fieldPlan
+}
+
+type fieldPlan struct {
+	key      string
+	index    []int
+	omitZero bool
+}
+
+var (
+	kinds  = map[reflect.Type]*kind{}
+	byName = map[string]*kind{}
+	names  []string
+	_      = buildKinds()
+)
+
+func buildKinds() bool {
+	for _, row := range table {
+		typ := reflect.TypeOf(row.event)
+		k := &kind{name: snake(typ.Name()), class: row.class, typ: typ, fields: planFields(typ, nil)}
+		kinds[typ], byName[k.name] = k, k
+		names = append(names, k.name)
+	}
+	return true
+}
+
+func planFields(typ reflect.Type, index []int) []fieldPlan {
+	var plan []fieldPlan
+	for f := range typ.Fields() {
+		at := append(append([]int(nil), index...), f.Index...)
+		if f.Anonymous {
+			plan = append(plan, planFields(f.Type, at)...)
+			continue
+		}
+		key, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
+		plan = append(plan, fieldPlan{key: key, index: at, omitZero: opts == "omitzero"})
+	}
+	return plan
+}
+
+// snake turns a type's name into an event name: MessageQueued, message_queued.
+func snake(name string) string {
+	var b strings.Builder
+	for i, r := range name {
+		if unicode.IsUpper(r) {
+			prevLower := i > 0 && unicode.IsLower(rune(name[i-1]))
+			nextLower := i+1 < len(name) && unicode.IsLower(rune(name[i+1]))
+			if i > 0 && (prevLower || nextLower) {
+				b.WriteByte('_')
+			}
+			r = unicode.ToLower(r)
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+// Names lists the names of all facts, such as "message_queued".
+func Names() []string { return append([]string(nil), names...) }
+
+// Name is ev's name in records, such as "message_queued".
+func Name(ev Event) string { return kinds[reflect.TypeOf(ev)].name }
+
+// Class is ev's durability.
+func Class(ev Event) Durability { return kinds[reflect.TypeOf(ev)].class }
+
+// Kind says which member of a [Field] holds its value.
+type Kind uint8
+
+// The kinds of field values.
+const (
+	String Kind = iota + 1
+	Int
+	Float
+	Time
+	Bool
+	Object // Field.Any: a slice of structs with JSON tags
+)
+
+// Field is one named value of a record.
+type Field struct {
+	Key   string
+	Kind  Kind
+	Str   string
+	Int   int64 // also Bool: 0 or 1
+	Float float64
+	Time  time.Time
+	Any   any
+}
+
+// AppendFields appends the values of r and of its event, in the order of their
+// declaration, without those that are zero and marked so. The names and values
+// are those of the JSON form.
+func (r *Record) AppendFields(dst []Field) []Field {
+	dst = append(dst,
+		Field{Key: "ts", Kind: Time, Time: r.Time},
+		Field{Key: "event_id", Kind: String, Str: r.ID},
+		Field{Key: "schema", Kind: Int, Int: Schema},
+		Field{Key: "event", Kind: String, Str: Name(r.Event)})
+	for _, f := range [...]Field{
+		{Key: "node", Str: r.Node}, {Key: "source", Str: string(r.Source)}, {Key: "config_rev", Str: r.ConfigRev},
+		{Key: "session_id", Str: r.Session}, {Key: "queue_id", Str: string(r.Message)}, {Key: "message_uid", Str: r.UID},
+	} {
+		if f.Str != "" {
+			f.Kind = String
+			dst = append(dst, f)
+		}
+	}
+	v := reflect.ValueOf(r.Event)
+	for _, p := range kinds[v.Type()].fields {
+		fv := v.FieldByIndex(p.index)
+		if p.omitZero && fv.IsZero() {
+			continue
+		}
+		dst = append(dst, fieldOf(p.key, fv))
+	}
+	return dst
+}
+
+func fieldOf(key string, v reflect.Value) Field {
+	switch v.Kind() {
+	case reflect.String:
+		return Field{Key: key, Kind: String, Str: v.String()}
+	case reflect.Bool:
+		f := Field{Key: key, Kind: Bool}
+		if v.Bool() {
+			f.Int = 1
+		}
+		return f
+	case reflect.Slice:
+		return Field{Key: key, Kind: Object, Any: v.Interface()}
+	case reflect.Struct:
+		switch x := v.Interface().(type) {
+		case time.Time:
+			return Field{Key: key, Kind: Time, Time: x}
+		case netip.Addr:
+			return Field{Key: key, Kind: String, Str: x.String()}
+		}
+	}
+	switch v.Type() {
+	case reflect.TypeFor[Seconds]():
+		return Field{Key: key, Kind: Float, Float: float64(time.Duration(v.Int()).Microseconds()) / 1e6}
+	case reflect.TypeFor[mail.Disposition]():
+		return Field{Key: key, Kind: String, Str: mail.Disposition(v.Uint()).String()}
+	}
+	if v.CanInt() {
+		return Field{Key: key, Kind: Int, Int: v.Int()}
+	}
+	return Field{Key: key, Kind: Int, Int: int64(v.Uint())} //nolint:gosec // ports only
+}
+
+// header is the record's own part of the JSON form.
+type header struct {
+	Time      time.Time    `json:"ts"`
+	ID        string       `json:"event_id"`
+	Schema    int          `json:"schema"`
+	Event     string       `json:"event"`
+	Node      string       `json:"node,omitzero"`
+	Source    Source       `json:"source,omitzero"`
+	ConfigRev string       `json:"config_rev,omitzero"`
+	Session   string       `json:"session_id,omitzero"`
+	Message   mail.QueueID `json:"queue_id,omitzero"`
+	UID       string       `json:"message_uid,omitzero"`
+}
+
+// MarshalJSON writes the record as one flat object, without a line end.
+func (r *Record) MarshalJSON() ([]byte, error) {
+	if r.Event == nil {
+		return nil, errors.New("record without an event")
+	}
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	head := header{r.Time, r.ID, Schema, Name(r.Event), r.Node, r.Source, r.ConfigRev, r.Session, r.Message, r.UID}
+	if err := enc.Encode(head); err != nil {
+		return nil, err
+	}
+	buf.Truncate(buf.Len() - 2) // "}\n"
+	mark := buf.Len()
+	if err := enc.Encode(r.Event); err != nil {
+		return nil, err
+	}
+	b := buf.Bytes()
+	b = b[:len(b)-1]
+	if len(b) == mark+2 { // the event has no fields
+		return append(b[:mark], '}'), nil
+	}
+	b[mark] = ','
+	return b, nil
+}
+
+// ErrUnknownEvent is wrapped when a line names a fact that this version does not know.
+var ErrUnknownEvent = errors.New("unknown event")
+
+// UnmarshalJSON reads what [Record.MarshalJSON] or package protolog wrote.
+// Fields that this version does not know are passed over.
+func (r *Record) UnmarshalJSON(b []byte) error {
+	var head header
+	if err := json.Unmarshal(b, &head); err != nil {
+		return err
+	}
+	if head.Schema < 1 || head.Schema > Schema {
+		return fmt.Errorf("record schema %d: this version reads 1 to %d", head.Schema, Schema)
+	}
+	k := byName[head.Event]
+	if k == nil {
+		return fmt.Errorf("%w %.60q", ErrUnknownEvent, head.Event)
+	}
+	ev := reflect.New(k.typ)
+	if err := json.Unmarshal(b, ev.Interface()); err != nil {
+		return err
+	}
+	*r = Record{head.ID, head.Time, head.Node, head.Source, head.ConfigRev, head.Session, head.Message, head.UID, ev.Elem().Interface().(Event)}
+	return nil
+}
+
+// FieldNames lists the JSON names of the fields of the fact named name, and nil when there is none.
+func FieldNames(name string) []string {
+	k := byName[name]
+	if k == nil {
+		return nil
+	}
+	var keys []string
+	for _, f := range k.fields {
+		keys = append(keys, f.key)
+	}
+	return keys
+}

@@ -1,0 +1,247 @@
+package event
+
+import (
+	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"waybill/relay/mail"
+)
+
+var compare = cmp.Options{cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()}
+
+// fill sets every field of v to something, so that a field that the codec forgets shows.
+func fill(v reflect.Value, rng *rand.Rand) {
+	switch x := v.Addr().Interface().(type) {
+	case *time.Time:
+		*x = time.UnixMicro(1_800_000_000_000_000 + rng.Int64N(1e15)).UTC()
+		return
+	case *netip.Addr:
+		*x = netip.AddrFrom4([4]byte{192, 0, 2, byte(rng.IntN(256))})
+		return
+	case *Seconds:
+		*x = Seconds(time.Duration(rng.Int64N(1e12)) * time.Microsecond)
+		return
+	case *mail.Disposition:
+		*x = mail.Disposition(1 + rng.IntN(8))
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(v.Field(i), rng)
+		}
+	case reflect.String:
+		texts := []string{"a", "two words", "quote\" back\\slash", "é漢", "<tag>&", "line\u2028sep", "ctl\x01\x7f\r\n"}
+		v.SetString(texts[rng.IntN(len(texts))])
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		for i := range 2 {
+			fill(v.Index(i), rng)
+		}
+	case reflect.Bool:
+		v.SetBool(true)
+	default:
+		if v.CanInt() {
+			v.SetInt(1 + rng.Int64N(1e6))
+		} else {
+			v.SetUint(1 + rng.Uint64N(60000))
+		}
+	}
+}
+
+// full returns a record of each fact with every field set.
+func full(seed uint64) []Record {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	var recs []Record
+	for _, row := range table {
+		v := reflect.New(reflect.TypeOf(row.event))
+		fill(v.Elem(), rng)
+		r := NewEmitter("n1").Source(SourceQueue).Config("c1").Session("s1").Message("q1", "u1").Stamp(v.Elem().Interface().(Event))
+		recs = append(recs, r)
+	}
+	return recs
+}
+
+func TestRoundTrip(t *testing.T) {
+	for seed := range uint64(20) {
+		for _, r := range full(seed) {
+			line, err := r.MarshalJSON()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got Record
+			if err := json.Unmarshal(line, &got); err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+			if d := cmp.Diff(r, got, compare); d != "" {
+				t.Errorf("%s: round trip (-want +got):\n%s", Name(r.Event), d)
+			}
+		}
+	}
+}
+
+func TestZeroRoundTrip(t *testing.T) {
+	for _, row := range table {
+		r := Record{ID: mail.NewID(time.Now()), Time: time.UnixMicro(1).UTC(), Event: row.event}
+		line, err := r.MarshalJSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got Record
+		if err := json.Unmarshal(line, &got); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		if d := cmp.Diff(r, got, compare); d != "" {
+			t.Errorf("%s: round trip (-want +got):\n%s", Name(r.Event), d)
+		}
+	}
+}
+
+// TestFieldsAreTheJSON holds AppendFields and the JSON form together: same
+// names, same order of magnitude, same omissions.
+func TestFieldsAreTheJSON(t *testing.T) {
+	check := func(r Record) {
+		line, err := r.MarshalJSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want map[string]any
+		if err := json.Unmarshal(line, &want); err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]any{}
+		for _, f := range r.AppendFields(nil) {
+			if _, twice := got[f.Key]; twice {
+				t.Errorf("%s: key %s twice", Name(r.Event), f.Key)
+			}
+			switch f.Kind {
+			case String:
+				got[f.Key] = f.Str
+			case Int:
+				got[f.Key] = float64(f.Int)
+			case Float:
+				got[f.Key] = f.Float
+			case Time:
+				got[f.Key] = f.Time.Format(time.RFC3339Nano)
+			case Bool:
+				got[f.Key] = f.Int == 1
+			case Object:
+				b, err := json.Marshal(f.Any)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var v any
+				if err := json.Unmarshal(b, &v); err != nil {
+					t.Fatal(err)
+				}
+				got[f.Key] = v
+			}
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s: fields differ from JSON (-json +fields):\n%s", Name(r.Event), d)
+		}
+	}
+	for _, r := range full(7) {
+		check(r)
+	}
+	for _, row := range table {
+		check(Record{ID: "x", Time: time.UnixMicro(5).UTC(), Event: row.event})
+	}
+}
+
+// TestTableIsComplete compares the table with the methods named fact in the source.
+func TestTableIsComplete(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "facts.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, d := range file.Decls {
+		fn, ok := d.(*ast.FuncDecl)
+		if !ok || fn.Name.Name != "fact" {
+			continue
+		}
+		n++
+		name := snake(fn.Recv.List[0].Type.(*ast.Ident).Name)
+		if byName[name] == nil {
+			t.Errorf("fact %s is not in the table of codec.go", name)
+		}
+	}
+	if n != len(table) {
+		t.Errorf("table has %d rows, facts.go has %d facts", len(table), n)
+	}
+}
+
+func TestNames(t *testing.T) {
+	for _, test := range []struct{ name, want string }{
+		{"MessageQueued", "message_queued"},
+		{"DSNQueued", "dsn_queued"},
+		{"TLSNegotiated", "tls_negotiated"},
+		{"DNSAnswered", "dns_answered"},
+	} {
+		if got := snake(test.name); got != test.want {
+			t.Errorf("snake(%s) = %s, want %s", test.name, got, test.want)
+		}
+	}
+}
+
+func TestUnknownEvent(t *testing.T) {
+	var r Record
+	err := json.Unmarshal([]byte(`{"ts":"2026-01-01T00:00:00Z","event_id":"x","schema":1,"event":"cat_fed"}`), &r)
+	if err == nil || !strings.Contains(err.Error(), "unknown event") {
+		t.Errorf("Unmarshal = %v, want unknown event", err)
+	}
+}
+
+func FuzzRecord(f *testing.F) {
+	for _, r := range full(3) {
+		line, err := r.MarshalJSON()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(line)
+	}
+	f.Fuzz(func(t *testing.T, line []byte) {
+		var r Record
+		if json.Unmarshal(line, &r) != nil {
+			return
+		}
+		once, err := r.MarshalJSON()
+		if err != nil {
+			t.Skip() // a time outside the years that RFC 3339 can write
+		}
+		if !utf8.Valid(once) || strings.ContainsAny(string(once), "\n\r\x00") {
+			t.Fatalf("line holds control characters: %q", once)
+		}
+		var again Record
+		if err := json.Unmarshal(once, &again); err != nil {
+			t.Fatalf("own line does not parse: %v\n%s", err, once)
+		}
+		if d := cmp.Diff(r, again, compare); d != "" {
+			t.Fatalf("second round differs:\n%s", d)
+		}
+	})
+}
+
+func BenchmarkMarshal(b *testing.B) {
+	recs := full(1)
+	for b.Loop() {
+		for i := range recs {
+			if _, err := recs[i].MarshalJSON(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}

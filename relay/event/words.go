@@ -1,0 +1,86 @@
+package event
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"waybill/relay/mail"
+)
+
+// Seconds is a duration that JSON writes as seconds with a fraction, to the
+// microsecond.
+type Seconds time.Duration
+
+// Since returns the Seconds from start to end, or 0 when either is zero or the clock went back.
+func Since(start, end time.Time) Seconds {
+	if start.IsZero() || end.IsZero() || end.Before(start) {
+		return 0
+	}
+	return Secs(end.Sub(start))
+}
+
+// Secs rounds d to the microsecond.
+func Secs(d time.Duration) Seconds { return Seconds(d.Round(time.Microsecond)) }
+
+// Float is the duration in seconds.
+func (s Seconds) Float() float64 { return time.Duration(s).Seconds() }
+
+// MarshalJSON writes seconds, such as 0.012345.
+func (s Seconds) MarshalJSON() ([]byte, error) {
+	return strconv.AppendFloat(nil, float64(time.Duration(s).Microseconds())/1e6, 'f', -1, 64), nil
+}
+
+// UnmarshalJSON reads what [Seconds.MarshalJSON] wrote.
+func (s *Seconds) UnmarshalJSON(b []byte) error {
+	f, err := strconv.ParseFloat(string(b), 64)
+	if err != nil || f > 1e9 || f < -1e9 {
+		return fmt.Errorf("seconds: %.40q", b)
+	}
+	*s = Secs(time.Duration(f*1e6+copysign(0.5, f)) * time.Microsecond)
+	return nil
+}
+
+func copysign(f, sign float64) float64 {
+	if sign < 0 {
+		return -f
+	}
+	return f
+}
+
+// SessionRefusals are the words of [SessionRefused.Reason].
+func SessionRefusals() []string {
+	return []string{"limit_total", "limit_source", "throttled", "denied", "tls_error", "backpressure", "shutdown"}
+}
+
+// Refusals are the words of [Refusal.Reason].
+func Refusals() []string {
+	return []string{
+		"relay_denied", "sender_denied", "unknown_recipient", "auth_required", "tls_required", "size", "recipients", "header", "hops",
+		"syntax", "utf8", "bare_newline", "throttle", "backpressure", "timeout", "storage", "protocol", "internal",
+	}
+}
+
+// Resources are the words of [PressureChanged.Resource].
+func Resources() []string {
+	return []string{"disk_space", "disk_latency", "memory", "queue_length", "outbox", "storage_error"}
+}
+
+// NullSender is how [Info.MailFrom] writes the null reverse-path.
+const NullSender = "<>"
+
+// Sender writes a as [Info.MailFrom] has it.
+func Sender(a mail.Address) string {
+	if a.IsNull() {
+		return NullSender
+	}
+	return a.String()
+}
+
+// StagesOf converts an attempt's stages.
+func StagesOf(s mail.Stages) Stages {
+	return Stages{
+		TDNS: Secs(s.DNS), TConnect: Secs(s.Connect), TBanner: Secs(s.Banner), TTLS: Secs(s.TLS), TAuth: Secs(s.Auth),
+		TEnvelope: Secs(s.Envelope), TData: Secs(s.Data), TReply: Secs(s.Reply),
+	}
+}

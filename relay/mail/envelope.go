@@ -1,0 +1,270 @@
+package mail
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Body says what the content may hold (RFC 6152, RFC 3030).
+type Body uint8
+
+// The values of the BODY parameter. The zero Body is 7BIT.
+const (
+	Body7Bit Body = iota
+	Body8BitMIME
+	BodyBinaryMIME
+)
+
+func (b Body) String() string { return [...]string{"7BIT", "8BITMIME", "BINARYMIME"}[b] }
+
+// Notify is when the sender wants a DSN for a recipient (RFC 3461 section
+// 4.1). The zero Notify means that nothing was asked: failure and delay.
+type Notify uint8
+
+// The bits of NOTIFY. NotifyNever stands alone.
+const (
+	NotifyNever Notify = 1 << iota
+	NotifySuccess
+	NotifyFailure
+	NotifyDelay
+)
+
+// String writes n as the NOTIFY parameter's value, or "" for the zero Notify.
+func (n Notify) String() string {
+	var words []string
+	for _, w := range []struct {
+		bit  Notify
+		word string
+	}{{NotifyNever, "NEVER"}, {NotifySuccess, "SUCCESS"}, {NotifyFailure, "FAILURE"}, {NotifyDelay, "DELAY"}} {
+		if n&w.bit != 0 {
+			words = append(words, w.word)
+		}
+	}
+	return strings.Join(words, ",")
+}
+
+// Wants reports whether a DSN of kind k is wanted under n, with the defaults
+// of RFC 3461 section 4.1 for the zero Notify: failure and delay.
+func (n Notify) Wants(k Notify) bool {
+	if n == 0 {
+		return k == NotifyFailure || k == NotifyDelay
+	}
+	return n&k != 0
+}
+
+// Recipient is one forward-path and its DSN parameters.
+type Recipient struct {
+	Address Address `json:"address"`
+	Notify  Notify  `json:"notify,omitzero"`
+	ORcpt   string  `json:"orcpt,omitzero"` // RFC 3461 section 4.2, such as "rfc822;user@example.com"; xtext decoded
+}
+
+// Envelope is what MAIL and RCPT said (RFC 5321 section 2.3.1).
+type Envelope struct {
+	Sender     Address     `json:"sender"`
+	Recipients []Recipient `json:"recipients"`
+	Size       int64       `json:"size,omitzero"` // octets announced by SIZE=; 0 when unknown
+	Body       Body        `json:"body,omitzero"`
+	UTF8       bool        `json:"utf8,omitzero"`  // SMTPUTF8 was given (RFC 6531)
+	Ret        string      `json:"ret,omitzero"`   // RFC 3461 section 4.3: "FULL", "HDRS" or ""
+	EnvID      string      `json:"envid,omitzero"` // RFC 3461 section 4.4, xtext decoded
+	Auth       string      `json:"auth,omitzero"`  // RFC 4954 section 5: the submitter, xtext decoded; recorded, not trusted
+}
+
+// ErrUnknownParameter is wrapped by [ParseMail] and [ParseRcpt] when a
+// parameter is not known: reply 555 (RFC 5321 section 4.1.1.11).
+var ErrUnknownParameter = errors.New("unknown parameter")
+
+// ErrParameter is wrapped when a known parameter has a bad value or is given
+// twice: reply 501 5.5.4.
+var ErrParameter = errors.New("bad parameter")
+
+// ParseMail parses what follows "MAIL" in a command line, such as
+// "FROM:<a@example.com> SIZE=1000 BODY=8BITMIME". Recipients stay empty.
+func ParseMail(args string) (Envelope, error) {
+	var e Envelope
+	addr, params, err := parsePathArgs("FROM:", args)
+	if err != nil {
+		return e, err
+	}
+	e.Sender = addr
+	if !addr.IsNull() && addr.Domain == "" {
+		return e, fmt.Errorf("%w: sender has no domain", ErrAddressSyntax)
+	}
+	err = eachParam(params, func(key, val string, has bool) error {
+		switch key {
+		case "SIZE":
+			n, err := strconv.ParseInt(val, 10, 64)
+			if err != nil || n < 0 || len(val) > 20 || val[0] == '+' {
+				return errBadValue
+			}
+			e.Size = n
+		case "BODY":
+			switch strings.ToUpper(val) {
+			case "7BIT":
+				e.Body = Body7Bit
+			case "8BITMIME":
+				e.Body = Body8BitMIME
+			case "BINARYMIME":
+				e.Body = BodyBinaryMIME
+			default:
+				return errBadValue
+			}
+		case "SMTPUTF8":
+			if has {
+				return errBadValue
+			}
+			e.UTF8 = true
+		case "RET":
+			e.Ret = strings.ToUpper(val)
+			if e.Ret != "FULL" && e.Ret != "HDRS" {
+				return errBadValue
+			}
+		case "ENVID":
+			s, err := DecodeXText(val)
+			if err != nil || s == "" || len(val) > 100 {
+				return errBadValue
+			}
+			e.EnvID = s
+		case "AUTH":
+			s, err := DecodeXText(val)
+			if err != nil || s == "" {
+				return errBadValue
+			}
+			e.Auth = s
+		default:
+			return ErrUnknownParameter
+		}
+		return nil
+	})
+	if err == nil && !e.UTF8 && !e.Sender.ASCII() {
+		err = ErrAddressUTF8
+	}
+	return e, err
+}
+
+// ParseRcpt parses what follows "RCPT" in a command line, such as
+// "TO:<b@example.com> NOTIFY=FAILURE". Set utf8 when MAIL gave SMTPUTF8.
+func ParseRcpt(args string, utf8 bool) (Recipient, error) {
+	var r Recipient
+	addr, params, err := parsePathArgs("TO:", args)
+	if err != nil {
+		return r, err
+	}
+	if addr.IsNull() {
+		return r, fmt.Errorf("%w: null forward-path", ErrAddressSyntax)
+	}
+	r.Address = addr
+	err = eachParam(params, func(key, val string, _ bool) error {
+		switch key {
+		case "NOTIFY":
+			for w := range strings.SplitSeq(strings.ToUpper(val), ",") {
+				bit, ok := map[string]Notify{"NEVER": NotifyNever, "SUCCESS": NotifySuccess, "FAILURE": NotifyFailure, "DELAY": NotifyDelay}[w]
+				if !ok || r.Notify&bit != 0 {
+					return errBadValue
+				}
+				r.Notify |= bit
+			}
+			if r.Notify&NotifyNever != 0 && r.Notify != NotifyNever {
+				return errBadValue
+			}
+		case "ORCPT":
+			kind, enc, ok := strings.Cut(val, ";")
+			s, err := DecodeXText(enc)
+			if !ok || kind == "" || err != nil || s == "" || len(val) > 500 || strings.ContainsAny(kind, "+=") {
+				return errBadValue
+			}
+			r.ORcpt = kind + ";" + s
+		default:
+			return ErrUnknownParameter
+		}
+		return nil
+	})
+	if err == nil && !utf8 && !addr.ASCII() {
+		err = ErrAddressUTF8
+	}
+	return r, err
+}
+
+var errBadValue = errors.New("bad value")
+
+func parsePathArgs(keyword, args string) (Address, string, error) {
+	args = strings.TrimLeft(args, " ")
+	if len(args) < len(keyword) || !strings.EqualFold(args[:len(keyword)], keyword) {
+		return Address{}, "", fmt.Errorf("%w: expected %s<address>", ErrAddressSyntax, keyword)
+	}
+	// Some senders put a space after the colon; RFC 5321 section 3.3 forbids it, all servers bear it.
+	addr, rest, err := ParsePath(strings.TrimLeft(args[len(keyword):], " "))
+	if err != nil {
+		return Address{}, "", err
+	}
+	if rest != "" && rest[0] != ' ' {
+		return Address{}, "", fmt.Errorf("%w: text after the path", ErrAddressSyntax)
+	}
+	return addr, rest, nil
+}
+
+func eachParam(params string, f func(key, val string, has bool) error) error {
+	seen := map[string]bool{}
+	for word := range strings.FieldsFuncSeq(params, func(r rune) bool { return r == ' ' }) {
+		key, val, has := strings.Cut(word, "=")
+		key = strings.ToUpper(key)
+		if seen[key] || hasControl(word) {
+			return fmt.Errorf("%w: %s", ErrParameter, clip(key))
+		}
+		seen[key] = true
+		if has && val == "" {
+			return fmt.Errorf("%w: %s has no value", ErrParameter, clip(key))
+		}
+		switch err := f(key, val, has); {
+		case errors.Is(err, ErrUnknownParameter):
+			return fmt.Errorf("%w: %s", ErrUnknownParameter, clip(key))
+		case err != nil:
+			return fmt.Errorf("%w: %s", ErrParameter, clip(key))
+		}
+	}
+	return nil
+}
+
+// EncodeXText encodes s as xtext (RFC 3461 section 4).
+func EncodeXText(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c >= '!' && c <= '~' && c != '+' && c != '=' {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "+%02X", c)
+		}
+	}
+	return b.String()
+}
+
+// DecodeXText decodes xtext (RFC 3461 section 4). It refuses what decodes to
+// control characters, which no honest ENVID, ORCPT or AUTH holds.
+func DecodeXText(s string) (string, error) {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '+':
+			if i+2 >= len(s) {
+				return "", fmt.Errorf("%w: xtext", ErrParameter)
+			}
+			n, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
+			if err != nil || strings.ToUpper(s[i+1:i+3]) != s[i+1:i+3] {
+				return "", fmt.Errorf("%w: xtext", ErrParameter)
+			}
+			b.WriteByte(byte(n))
+			i += 2
+		case c < '!' || c == '=' || c == 0x7f:
+			return "", fmt.Errorf("%w: xtext", ErrParameter)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	if hasControl(b.String()) {
+		return "", fmt.Errorf("%w: xtext", ErrParameter)
+	}
+	return b.String(), nil
+}

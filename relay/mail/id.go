@@ -1,0 +1,113 @@
+package mail
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"sync"
+	"time"
+)
+
+// QueueID names one message in one queue: a ULID, 26 characters, sortable by
+// the time of acceptance, unique over nodes and time.
+type QueueID string
+
+// crockford is the alphabet of ULIDs: no I, L, O or U.
+const crockford = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+var ids struct {
+	sync.Mutex
+	ms     uint64
+	hi     uint16
+	lo     uint64
+	source [1024]byte
+	next   int
+}
+
+// NewID returns a new ULID for time t. Identifiers made in one process within
+// one millisecond rise, as the ULID specification's monotonic factory does.
+func NewID(t time.Time) string {
+	ms := uint64(max(t.UnixMilli(), 0))
+	ids.Lock()
+	if ms <= ids.ms && ids.ms-ms < 10_000 { // same millisecond, or a small step back of the clock
+		ms = ids.ms
+		ids.lo++
+		if ids.lo == 0 {
+			ids.hi++
+		}
+	} else {
+		if ids.next == 0 {
+			_, _ = rand.Read(ids.source[:]) // never fails (Go 1.24)
+		}
+		b := ids.source[ids.next : ids.next+16]
+		ids.next = (ids.next + 16) % len(ids.source)
+		ids.ms, ids.hi, ids.lo = ms, binary.BigEndian.Uint16(b)&0x7fff, binary.BigEndian.Uint64(b[8:])
+	}
+	hi, lo := ids.hi, ids.lo
+	ids.Unlock()
+
+	var out [26]byte
+	for i := 9; i >= 0; i-- { // 48 bits of time
+		out[i] = crockford[ms&31]
+		ms >>= 5
+	}
+	for i := 25; i >= 10; i-- { // 80 random bits, from hi:lo
+		out[i] = crockford[lo&31]
+		lo = lo>>5 | uint64(hi&31)<<59
+		hi >>= 5
+	}
+	return string(out[:])
+}
+
+// ValidID reports whether s has the form that [NewID] gives.
+func ValidID(s string) bool {
+	if len(s) != 26 || s[0] > '7' {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if c < '0' || c > 'Z' || c > '9' && c < 'A' || c == 'I' || c == 'L' || c == 'O' || c == 'U' {
+			return false
+		}
+	}
+	return true
+}
+
+// IDTime is the time in a ULID, or the zero time when id is not one.
+func IDTime(id string) time.Time {
+	if !ValidID(id) {
+		return time.Time{}
+	}
+	var ms int64
+	for i := range 10 {
+		c := id[i]
+		v := int64(c - '0')
+		if c >= 'A' {
+			v = 10
+			for j := 10; crockford[j] != c; j++ {
+				v++
+			}
+		}
+		ms = ms<<5 | v
+	}
+	return time.UnixMilli(ms)
+}
+
+// NewUID returns a UUIDv7 for time t (RFC 9562 section 5.7): the identity of a
+// message that survives splits and moves between nodes.
+func NewUID(t time.Time) string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (Go 1.24)
+	ms := uint64(max(t.UnixMilli(), 0))
+	b[0], b[1], b[2], b[3], b[4], b[5] = byte(ms>>40), byte(ms>>32), byte(ms>>24), byte(ms>>16), byte(ms>>8), byte(ms)
+	b[6] = b[6]&0x0f | 0x70
+	b[8] = b[8]&0x3f | 0x80
+	const hex = "0123456789abcdef"
+	out := make([]byte, 0, 36)
+	for i, c := range b {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			out = append(out, '-')
+		}
+		out = append(out, hex[c>>4], hex[c&15])
+	}
+	return string(out)
+}

@@ -1,0 +1,194 @@
+// Package queue is the durable truth about mail that is not yet relayed.
+//
+// It exists so that an acknowledged message is never lost: envelopes, states
+// and durable facts live in Badger, contents in segment files beside it, and a
+// change is acknowledged only when both are on stable storage. It promises
+// at-least-once delivery (an attempt in flight at a crash is repeated), one
+// final fact for each recipient, bounded memory per message, and that it stops
+// accepting, rather than lose or corrupt, when storage fails. DESIGN.md has the
+// bytes.
+//
+// The queue knows when something is due and for which next hop, not how to
+// deliver it: package deliver claims leases and settles them.
+package queue
+
+import (
+	"time"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+	"waybill/relay/route"
+)
+
+// Router assigns recipients to next hops. It is called at acceptance, at start
+// and for a reroute, and must not block.
+type Router interface {
+	Route(q route.Query) route.Decision
+}
+
+// Confirmer is the tracking store's side of the outbox: Sync returns nil when
+// every record written to it before the call is on disk.
+type Confirmer interface{ Sync() error }
+
+// Options configure a Queue.
+type Options struct {
+	Dir         string // holds badger/, segments/ and the ballast file; created when missing
+	Router      Router
+	Emitter     event.Emitter       // readers of facts
+	Confirm     Confirmer           // nil: no outbox is kept
+	Lifetime    time.Duration       // for the facts' Expires; zero means 48h
+	Concurrency func(route.Hop) int // leases at once for a hop; nil means 20. Asked often; must be fast
+	LateAfter   time.Duration       // hand-over target of normal mail; zero means 5m
+	DiskFreeMin int64               // stop accepting below this many free octets; zero means 1 GiB
+	MaxMessages int                 // stop accepting above this many messages; zero means no limit
+	NoSync      bool                // for benchmarks of other parts only
+}
+
+// Message is one queued message. Values are snapshots: they do not change.
+type Message struct {
+	mail.Draft
+	Size       int64 // octets of stored content
+	AcceptedAt time.Time
+	ExpiresAt  time.Time
+	HeldBy     string // actor, when held as a whole
+	HeldWhy    string
+	HeldUntil  time.Time // zero: until released
+	Poison     string    // why it was isolated, or empty
+	States     []State   // parallel to Envelope.Recipients
+}
+
+// State is the state of one recipient of a queued message.
+type State struct {
+	Disposition mail.Disposition // Queued, Deferred, Held, or final
+	Hop         route.Hop
+	Attempts    int
+	Due         time.Time // next attempt
+	Last        mail.Reply
+	LastClass   mail.Class
+	LastAt      time.Time
+	LastHost    string
+	DelaySent   bool // a delay DSN was made
+	Late        bool // the hand-over target passed
+}
+
+// Lease is a claim on some recipients of one message, all for one hop. Its
+// owner must Settle or Release it.
+type Lease struct {
+	Message *Message
+	Hop     route.Hop
+	Index   []int // which of Message.Envelope.Recipients
+	Attempt int   // counts from 1: the highest number of attempts among them, plus one
+	Due     time.Time
+	Claimed time.Time
+	// unexported bookkeeping is added by the implementation
+	queue *Queue
+}
+
+// Settlement is how a lease ended.
+type Settlement struct {
+	Outcomes  []mail.Outcome        // parallel to Lease.Index; Relayed, Deferred, Bounced or Expired
+	Next      time.Time             // when deferred recipients are due again
+	Attempt   event.AttemptFinished // Info, Recipients and TSched are filled in by the queue
+	NoAttempt bool                  // no attempt was made (the lifetime ended while waiting): state no AttemptFinished
+	Reports   []Report              // DSNs to queue in the same transaction
+	DelaySent bool                  // the deferred recipients got a delay DSN
+}
+
+// Report is a message that the relay made: a DSN.
+type Report struct {
+	Draft   mail.Draft
+	Content []byte
+	Fact    event.DSNQueued // its DSN field is filled in by the queue; zero Draft with Suppressed set states the fact alone
+}
+
+// HopStatus is the state of one hop's queue, from memory.
+type HopStatus struct {
+	Hop       route.Hop
+	State     string // ready, active, retry, held
+	Queued    int    // messages never attempted and due
+	Active    int    // leased now
+	Deferred  int
+	Held      int
+	Bytes     int64
+	Oldest    time.Time            // acceptance of the oldest message, zero when empty
+	OldestBy  map[string]time.Time // by state: active (queued and leased), deferred, held
+	DueLag    time.Duration        // now minus the earliest due time of an unclaimed message
+	Next      time.Time            // earliest due time
+	LastError string
+	LastClass mail.Class
+	LastAt    time.Time
+	In, Out   uint64 // messages that came and left since start
+	HeldBy    string
+	HeldWhy   string
+	HeldUntil time.Time
+}
+
+// Levels are the queue's gauges, read in O(number of hops).
+type Levels struct {
+	Messages     int
+	Bytes        int64
+	ByState      map[string]int            // accepted, active, deferred, held, unroutable, poison
+	OlderThan    map[string]map[string]int // age (1m,5m,15m,1h,4h,1d) by state (active, deferred, held)
+	DueLag       time.Duration
+	DiskFree     int64
+	DiskSize     int64
+	OutboxRows   int
+	OutboxAge    time.Duration
+	SegmentBytes int64
+	SegmentFiles int
+	Pressure     map[string]int // resource → level 0..2
+	Closed       string         // why nothing is accepted any more, or empty
+}
+
+// Filter selects queued messages. Zero fields select all.
+type Filter struct {
+	ID        mail.QueueID // prefix
+	Sender    string       // exact, "@domain", or with "*"
+	Recipient string       // same
+	Domain    string       // recipient domain
+	Hop       string       // hop name
+	Connector string       // send connector
+	Receive   string       // receive connector
+	State     string       // queued, active, deferred, held, poison, unroutable
+	OlderThan time.Duration
+	All       bool // must be set for an action without any other field
+}
+
+// Action is what an operator does to the messages that a filter selects.
+type Action struct {
+	Action string // hold, release, retry, remove, bounce, reroute
+	Filter Filter
+	Actor  string
+	Reason string
+	Until  time.Time // hold
+	Quiet  bool      // remove: no DSN (the default); bounce always makes one
+	DryRun bool
+}
+
+// Affected is what an action did, or would do.
+type Affected struct {
+	Messages int
+	Bytes    int64
+	IDs      []mail.QueueID // at most 100
+}
+
+// The methods of Queue, as other packages use them:
+//
+//	Open(opts Options) (*Queue, error)
+//	(q) Run(ctx) error                    GC, outbox confirmation, disk guard, late marks; returns when ctx is done
+//	(q) Close() error
+//	(q) Begin(ctx, sizeHint int64) (*Incoming, error)      *mail.ReplyError with 452 4.3.1 when it cannot take mail
+//	(in) Write(p) (int, error); (in) Commit(ctx, mail.Draft) error; (in) Abort()
+//	(q) Put(ctx, mail.Draft, content []byte) error         Begin, Write and Commit in one
+//	(q) Claim(ctx) (*Lease, error)                          waits for the next due group
+//	(l) Open() (io.ReadCloser, error); (l) Release()        content without Trace; give back without an attempt
+//	(q) Settle(ctx, *Lease, Settlement) error
+//	(q) Get(id) (*Message, error)                           ErrNotFound
+//	(q) Content(id) (io.ReadCloser, error)                  Trace and content
+//	(q) List(ctx, Filter, after mail.QueueID, limit int) ([]*Message, error)
+//	(q) Act(ctx, Action) (Affected, error)
+//	(q) Hops() []HopStatus; (q) Levels() Levels; (q) Ready() error
+//	(q) Reroute()                                           after a new routing table
+
+// Queue is the queue of one node.
+type Queue struct{}

@@ -1,0 +1,70 @@
+// Package route decides which send connector takes a recipient, and by which
+// next hop. It does no I/O: the same question under the same table always has
+// the same answer, so that "waybill route explain" tells exactly what the relay
+// does.
+//
+// To add a criterion, add it to [Query] and to the order in [Table.Route], and
+// a row to its test.
+package route
+
+import (
+	"waybill/relay/mail"
+)
+
+// Hop names a queue: all recipients that one send connector hands to one next
+// hop. It is a map key.
+type Hop struct {
+	Connector string // send connector; empty for unroutable recipients
+	Name      string // the recipient's domain (route mx), or the connector's name (smart hosts)
+}
+
+// Unroutable is where recipients wait that no send connector wants.
+var Unroutable = Hop{Name: "unroutable"}
+
+// Space is an address space of a send connector.
+type Space struct {
+	Pattern string // "*", "example.com" or "*.example.com" (its sub-domains, and itself not); A-labels, lower case
+	Cost    int    // 1 to 100; lower wins
+}
+
+// SmartHost is a configured next hop.
+type SmartHost struct {
+	Host string // name, or IP address without brackets
+	Port uint16
+	Cost int // tried in order of cost; equal cost shares the load
+}
+
+// Connector is what routing needs to know of a send connector.
+type Connector struct {
+	Name       string
+	Spaces     []Space
+	SmartHosts []SmartHost // empty: route by MX
+	MaxSize    int64       // octets; 0 means no limit
+	Disabled   bool
+}
+
+// Query is one routing question.
+type Query struct {
+	Sender    mail.Address
+	Recipient mail.Address
+	Size      int64  // octets of content; 0 when unknown
+	Receive   string // receive connector
+}
+
+// Candidate is what became of one connector.
+type Candidate struct {
+	Connector string
+	Space     string // the address space that matched best, or empty
+	Cost      int
+	Won       bool
+	Why       string // why it won or lost, in words
+}
+
+// Decision is the answer to a Query.
+type Decision struct {
+	Hop        Hop
+	Connector  *Connector // nil when unroutable
+	Space      string
+	Why        string
+	Candidates []Candidate // filled by Explain only
+}

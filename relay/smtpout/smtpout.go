@@ -1,0 +1,106 @@
+// Package smtpout speaks SMTP to next hops: one send connector's sessions, kept
+// and reused, and one attempt at a time on each.
+//
+// It is our own engine on top of net, because the go-smtp client has no
+// pipelining, no opportunistic TLS, and no deadline on the content
+// (docs/decisions). It promises that every recipient of an attempt gets exactly
+// one outcome, that every wait has a deadline (RFC 5321 section 4.5.3.2), that
+// what a next hop says is bounded, and that the content arrives byte for byte,
+// dot-stuffing apart.
+package smtpout
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net/netip"
+	"time"
+
+	"waybill/relay/dns"
+	"waybill/relay/event"
+	"waybill/relay/mail"
+	"waybill/relay/route"
+)
+
+// TLSLevel is how much a send connector wants of TLS.
+type TLSLevel string
+
+// The TLS levels.
+const (
+	TLSNone          TLSLevel = "none"          // never STARTTLS
+	TLSOpportunistic TLSLevel = "opportunistic" // when offered; any certificate; plaintext after a failed handshake
+	TLSEncrypt       TLSLevel = "encrypt"       // required; any certificate
+	TLSVerify        TLSLevel = "verify"        // required; certificate from a trusted authority
+	TLSVerifyName    TLSLevel = "verify_name"   // required; trusted, and its name matches
+)
+
+// Options configure a Connector. They are not changed after New.
+type Options struct {
+	Name          string            // the send connector's name
+	Hostname      string            // what we say in EHLO
+	SmartHosts    []route.SmartHost // empty: by MX
+	Port          uint16            // of MX hosts; 0 means 25
+	Resolver      dns.Looker
+	TLS           TLSLevel
+	TLSConfig     *tls.Config // roots, client certificate, minimum version; may be nil
+	ImplicitTLS   bool        // TLS from the first octet (port 465)
+	Auth          Auth
+	SourceAddrs   []netip.Addr // tried in turn; empty: the system's choice
+	Limits        Limits
+	Timeouts      Timeouts // zero fields take the values of RFC 5321 section 4.5.3.2
+	Emitter       event.Emitter
+	AllowLoopback bool // next hops on loopback and our own addresses may come from the DNS
+}
+
+// Auth is how to log in at smart hosts. The zero Auth does not.
+type Auth struct {
+	Mechanism string // "", PLAIN or LOGIN
+	Username  string
+	Password  func() (string, error) // read when needed, so that a changed file counts
+	Insecure  bool                   // allow it without TLS
+}
+
+// Limits bound a Connector. Zero fields mean the default.
+type Limits struct {
+	Connections               int           // at once over all next hops; default 1000
+	ConnectionsPerDestination int           // default 40
+	MessagesPerConnection     int           // default 100
+	IdleTimeout               time.Duration // how long a session is kept for the next message; default 5s
+	MaxHosts                  int           // how many hosts one attempt tries; default 10
+}
+
+// Timeouts bound each wait of a session.
+type Timeouts struct {
+	Connect, Greeting, Command, Mail, Rcpt, Data, Block, Dot, Quit time.Duration
+}
+
+// Message is what an attempt hands over.
+type Message struct {
+	ID       mail.QueueID
+	Envelope mail.Envelope // only the recipients of this attempt
+	Trace    []byte        // header fields in front of the content
+	Size     int64         // octets of Trace and content together
+	Open     func() (io.ReadCloser, error)
+}
+
+// Result is how an attempt ended.
+type Result struct {
+	Outcomes   []mail.Outcome // one for each recipient, in order
+	Stages     mail.Stages
+	Session    string // the outbound session's id, or empty when there was none
+	RemoteName string
+	Remote     netip.AddrPort
+	Local      netip.AddrPort
+	Provider   string // roll-up of the next hop, see route.Provider
+	Reused     bool
+	TLSVersion string
+	TLSCipher  string
+	TLSVerify  string       // none, unverified, pkix, pkix_name
+	DSN        bool         // the next hop takes DSN parameters (RFC 3461)
+	Transcript []event.Line // filled when any outcome is not Relayed
+}
+
+// Attempter makes attempts; [Connector] is the real one.
+type Attempter interface {
+	Attempt(ctx context.Context, hop route.Hop, m Message) Result
+}
