@@ -236,6 +236,21 @@ func (a Address) IsNull() bool { return a == Address{} }
 // ASCII reports whether a can go to a next hop without SMTPUTF8.
 func (a Address) ASCII() bool { return isASCII(a.Local) && isASCII(a.Domain) }
 
+// Literal is the address of an address literal such as "[192.0.2.1]" or
+// "[IPv6:2001:db8::1]" (RFC 5321 section 4.1.3), and whether the domain is one.
+func (a Address) Literal() (netip.Addr, bool) {
+	lit, ok := strings.CutPrefix(a.Domain, "[")
+	if !ok {
+		return netip.Addr{}, false
+	}
+	lit = strings.TrimSuffix(lit, "]")
+	if len(lit) > 5 && strings.EqualFold(lit[:5], "IPv6:") {
+		lit = lit[5:]
+	}
+	ip, err := netip.ParseAddr(lit)
+	return ip, err == nil
+}
+
 // DomainKey is the domain in the form that comparisons use: lower case and
 // A-labels. It is empty for the null address.
 func (a Address) DomainKey() string { return foldDomain(a.Domain) }
