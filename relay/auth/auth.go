@@ -1,0 +1,87 @@
+// Package auth proves who an SMTP client is: SASL mechanisms (RFC 4954, RFC
+// 4422) and the stores that hold the users.
+//
+// It exists so that no other package handles a password. It promises that a
+// wrong password, an unknown user and a disabled user cost the same time and are
+// told apart for the operator only; that an authorization identity other than
+// the user's own is refused; that the memory for password hashing is bounded
+// however many clients log in at once; and that no error, log line or transcript
+// holds a credential.
+//
+// To add a mechanism, add its row to the table in mechanism.go. To add a store,
+// implement [Store]; wrap [ErrCredentials], [ErrUnknownUser] or [ErrUnavailable]
+// in what Verify returns.
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Identity is a user who has proved who they are.
+type Identity struct {
+	User      string   // the name in the store's spelling
+	Senders   []string // what the user may send as: addresses, "@example.com" or "*"
+	AnySender bool     // may use any sender address
+}
+
+// A Store knows users.
+type Store interface {
+	// Verify checks a user's password. Its error wraps one of the Err values of
+	// this package; any other error counts as ErrUnavailable.
+	Verify(ctx context.Context, user, password string) (Identity, error)
+}
+
+// The ways in which a store says no. Clients must not learn whether it was the
+// first or the second.
+var (
+	ErrCredentials = errors.New("wrong credentials")
+	ErrUnknownUser = errors.New("unknown user")
+	ErrUnavailable = errors.New("authentication is not available")
+	ErrMalformed   = errors.New("malformed credentials")
+)
+
+// The reasons of a [Failure]: words of event.AuthFailed.
+const (
+	ReasonCredentials = "credentials"
+	ReasonUnknownUser = "unknown_user"
+	ReasonMalformed   = "malformed"
+	ReasonCancelled   = "cancelled" // the client sent "*" (RFC 4954 section 4); stated by the session, which alone sees it
+	ReasonUnavailable = "unavailable"
+)
+
+// Failure is why an exchange failed. It is for the operator; the client gets
+// the same reply for all reasons except unavailable.
+type Failure struct {
+	User   string // as claimed, normalised and bounded; empty when the exchange did not come so far
+	Reason string // one of the Reason constants
+	Err    error
+}
+
+func (f *Failure) Error() string {
+	if f.User == "" {
+		return fmt.Sprintf("authenticate: %v", f.Err)
+	}
+	return fmt.Sprintf("authenticate %q: %v", f.User, f.Err)
+}
+
+func (f *Failure) Unwrap() error { return f.Err }
+
+// Temporary reports whether the same credentials may be right later: reply 454
+// instead of 535.
+func (f *Failure) Temporary() bool { return f.Reason == ReasonUnavailable }
+
+// fail makes a Failure of an error of a store or of a mechanism.
+func fail(user string, err error) *Failure {
+	reason := ReasonUnavailable
+	switch {
+	case errors.Is(err, ErrUnknownUser):
+		reason = ReasonUnknownUser
+	case errors.Is(err, ErrCredentials):
+		reason = ReasonCredentials
+	case errors.Is(err, ErrMalformed):
+		reason = ReasonMalformed
+	}
+	return &Failure{User: user, Reason: reason, Err: err}
+}
