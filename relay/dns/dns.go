@@ -34,6 +34,19 @@ type Error struct {
 	Err  error  // may be nil
 }
 
+func (e *Error) Error() string {
+	text := string(e.Kind)
+	if e.Type != "" {
+		text = e.Type + " " + e.Name + ": " + text
+	}
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
 // Temporary reports whether asking again later may help.
 func (e *Error) Temporary() bool { return e.Kind == ServFail || e.Kind == Timeout }
 
