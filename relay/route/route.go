@@ -3,6 +3,12 @@
 // the same answer, so that "waybill route explain" tells exactly what the relay
 // does.
 //
+// The order is: connectors that are enabled, whose size limit the message
+// meets, and that have a matching address space; of these the one with the most
+// specific space, then the lowest cost, then the lowest name. "example.com" is
+// more specific than "*.example.com", which is more specific than "*.com", which
+// is more specific than "*".
+//
 // To add a criterion, add it to [Query] and to the order in [Table.Route], and
 // a row to its test.
 package route
@@ -14,17 +20,30 @@ import (
 // Hop names a queue: all recipients that one send connector hands to one next
 // hop. It is a map key.
 type Hop struct {
-	Connector string // send connector; empty for unroutable recipients
+	Connector string // send connector; empty for [Unroutable] and [Oversize]
 	Name      string // the recipient's domain (route mx), or the connector's name (smart hosts)
+}
+
+// String is the hop as operators read it: the connector and the next hop, or
+// one of them where they are the same or the connector is missing.
+func (h Hop) String() string {
+	if h.Connector == "" || h.Connector == h.Name {
+		return h.Name
+	}
+	return h.Connector + "/" + h.Name
 }
 
 // Unroutable is where recipients wait that no send connector wants.
 var Unroutable = Hop{Name: "unroutable"}
 
+// Oversize is for recipients whose every send connector has a size limit below
+// the message's size. Waiting does not help: they are bounced with 5.3.4.
+var Oversize = Hop{Name: "oversize"}
+
 // Space is an address space of a send connector.
 type Space struct {
 	Pattern string // "*", "example.com" or "*.example.com" (its sub-domains, and itself not); A-labels, lower case
-	Cost    int    // 1 to 100; lower wins
+	Cost    int    // 1 to 100; lower wins; 0 means 1
 }
 
 // SmartHost is a configured next hop.
@@ -63,8 +82,8 @@ type Candidate struct {
 // Decision is the answer to a Query.
 type Decision struct {
 	Hop        Hop
-	Connector  *Connector // nil when unroutable
+	Connector  *Connector // nil when unroutable; not to be changed
 	Space      string
 	Why        string
-	Candidates []Candidate // filled by Explain only
+	Candidates []Candidate // filled by Explain only; the winner first, then in the order of preference
 }
