@@ -1,0 +1,233 @@
+package protolog
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"go.uber.org/zap/buffer"
+	"go.uber.org/zap/zapcore"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+)
+
+// encoders make lines. A fact that has a field of its own named level keeps
+// that name in the record; zap's level is then called severity.
+type encoders struct {
+	facts    zapcore.Encoder
+	severity zapcore.Encoder // for facts in ownLevel
+	program  zapcore.Encoder // the program's own log
+}
+
+// ownLevel holds the names of the facts with a field named level.
+var ownLevel = func() map[string]bool {
+	own := map[string]bool{}
+	for _, name := range event.Names() {
+		if slices.Contains(event.FieldNames(name), "level") {
+			own[name] = true
+		}
+	}
+	return own
+}()
+
+func newEncoders(format string) (encoders, error) {
+	cfg := zapcore.EncoderConfig{
+		MessageKey: "msg", LevelKey: "level", NameKey: "logger", StacktraceKey: "stack", LineEnding: "\n",
+		EncodeLevel: zapcore.LowercaseLevelEncoder, EncodeTime: encodeTime, EncodeDuration: zapcore.SecondsDurationEncoder,
+	}
+	build := zapcore.NewJSONEncoder
+	switch format {
+	case "", JSON:
+	case Console:
+		build = func(cfg zapcore.EncoderConfig) zapcore.Encoder {
+			cfg.TimeKey = "ts"
+			return consoleEncoder{zapcore.NewConsoleEncoder(cfg)}
+		}
+	default:
+		return encoders{}, fmt.Errorf("log format %.20q: want json or console", format)
+	}
+	e := encoders{facts: build(cfg)} // the record has its own ts
+	cfg.LevelKey = "severity"
+	e.severity = build(cfg)
+	cfg.LevelKey, cfg.TimeKey = "level", "ts"
+	e.program = build(cfg)
+	return e, nil
+}
+
+func encodeTime(t time.Time, enc zapcore.PrimitiveArrayEncoder) {
+	zapcore.RFC3339NanoTimeEncoder(t.UTC(), enc)
+}
+
+// consoleEncoder keeps control characters out of the message, which the
+// console form writes as it is. The fields are JSON there too.
+type consoleEncoder struct{ zapcore.Encoder }
+
+func (c consoleEncoder) Clone() zapcore.Encoder { return consoleEncoder{c.Encoder.Clone()} }
+
+func (c consoleEncoder) EncodeEntry(e zapcore.Entry, fields []zapcore.Field) (*buffer.Buffer, error) {
+	if strings.ContainsFunc(e.Message, unicode.IsControl) {
+		e.Message = fmt.Sprintf("%q", e.Message)
+	}
+	return c.Encoder.EncodeEntry(e, fields)
+}
+
+// fields is a record on its way through zap; pooled, so that a line costs no
+// allocation of its own.
+type fields struct {
+	list []event.Field
+	zap  [1]zapcore.Field
+}
+
+var fieldPool = sync.Pool{New: func() any { return &fields{list: make([]event.Field, 0, 64)} }}
+
+// fact makes the line of r. The caller frees it.
+func (e *encoders) fact(level zapcore.Level, r *event.Record) *buffer.Buffer {
+	f := fieldPool.Get().(*fields)
+	f.list = r.AppendFields(f.list[:0])
+	f.zap[0] = zapcore.Field{Type: zapcore.InlineMarshalerType, Interface: f}
+	name := f.list[3].Str // ts, event_id, schema, event
+	enc := e.facts
+	if ownLevel[name] {
+		enc = e.severity
+	}
+	line, err := enc.EncodeEntry(zapcore.Entry{Level: level, Message: name, Time: r.Time}, f.zap[:])
+	clear(f.list) // hold no text of a message
+	fieldPool.Put(f)
+	if err != nil { // zap's encoders have no way to fail here
+		panic(err)
+	}
+	return line
+}
+
+// MarshalLogObject writes the fields of the record.
+func (f *fields) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	for i := range f.list {
+		if err := addField(enc, &f.list[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func addField(enc zapcore.ObjectEncoder, f *event.Field) error {
+	switch f.Kind {
+	case event.String:
+		enc.AddString(f.Key, f.Str)
+	case event.Int:
+		enc.AddInt64(f.Key, f.Int)
+	case event.Float:
+		enc.AddFloat64(f.Key, f.Float)
+	case event.Time:
+		enc.AddTime(f.Key, f.Time)
+	case event.Bool:
+		enc.AddBool(f.Key, f.Int != 0)
+	case event.Object:
+		switch list := f.Any.(type) {
+		case []event.Recipient:
+			return enc.AddArray(f.Key, recipients(list))
+		case []event.Line:
+			return enc.AddArray(f.Key, transcript(list))
+		}
+		return enc.AddReflected(f.Key, f.Any)
+	}
+	return nil
+}
+
+// recipients and transcript are written by hand, because reflection took most
+// of the time of a line. The replay test fails when a field is forgotten.
+type (
+	recipients []event.Recipient
+	recipient  event.Recipient
+	transcript []event.Line
+	line       event.Line
+)
+
+// MarshalLogArray writes each recipient.
+func (rs recipients) MarshalLogArray(enc zapcore.ArrayEncoder) error {
+	for i := range rs {
+		if err := enc.AppendObject((*recipient)(&rs[i])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// MarshalLogObject writes the recipient as its JSON form has it.
+func (r *recipient) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddString("address", r.Address)
+	addText(enc, "orig_address", r.Original)
+	if r.Disposition != mail.Disposition(0) {
+		enc.AddString("disposition", r.Disposition.String())
+	}
+	if r.Code != 0 {
+		enc.AddInt("code", r.Code)
+	}
+	addText(enc, "enhanced", r.Enhanced)
+	addText(enc, "reply", r.Reply)
+	addText(enc, "class", string(r.Class))
+	return nil
+}
+
+// MarshalLogArray writes each line.
+func (ls transcript) MarshalLogArray(enc zapcore.ArrayEncoder) error {
+	for i := range ls {
+		if err := enc.AppendObject((*line)(&ls[i])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// MarshalLogObject writes the line as its JSON form has it.
+func (l *line) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddFloat64("at", float64(time.Duration(l.At).Microseconds())/1e6)
+	enc.AddString("from", l.From)
+	enc.AddString("text", l.Text)
+	if l.Bytes != 0 {
+		enc.AddInt64("bytes", l.Bytes)
+	}
+	return nil
+}
+
+func addText(enc zapcore.ObjectEncoder, key, value string) {
+	if value != "" {
+		enc.AddString(key, value)
+	}
+}
+
+// appendEscaped appends line to dst with every character that a terminal or a
+// reader of lines may act upon as a JSON escape. C0 is escaped by zap already;
+// here follow DEL, C1, line and paragraph separators, and the characters that
+// reorder or hide text. Outside of strings JSON has none of them, so that the
+// result means the same.
+func appendEscaped(dst, line []byte) []byte {
+	for {
+		i := slices.IndexFunc(line, func(c byte) bool { return c >= 0x7f })
+		if i < 0 {
+			return append(dst, line...)
+		}
+		r, size := utf8.DecodeRune(line[i:])
+		dst = append(dst, line[:i]...)
+		switch {
+		case !hidden(r):
+			dst = append(dst, line[i:i+size]...)
+		case r > 0xffff: // as JSON writes it: a surrogate pair
+			dst = fmt.Appendf(dst, `\u%04x\u%04x`, 0xd800+(r-0x10000)>>10, 0xdc00+(r-0x10000)&0x3ff)
+		default:
+			dst = fmt.Appendf(dst, `\u%04x`, r)
+		}
+		line = line[i+size:]
+	}
+}
+
+// hidden reports whether r has no glyph of its own but an effect: controls
+// (Cc), formats such as bidi and zero-width (Cf), line separators (Zl, Zp), and
+// octets that are no UTF-8.
+func hidden(r rune) bool {
+	return r == utf8.RuneError || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
+}

@@ -1,0 +1,5 @@
+//go:build !unix
+
+package protolog
+
+func unsyncable(error) bool { return false }
