@@ -1,0 +1,286 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// load submits messages over kept connections and times each 250 after the
+// content, while a sink in this process counts what arrives.
+type load struct {
+	addr  string
+	n     int
+	conns int
+	size  int
+	to    func(i int) string // recipient of message i
+	auth  string             // base64 of AUTH PLAIN, or empty
+
+	began, lastReply, lastArrival time.Time
+	latency                       []time.Duration // by message
+	refused                       atomic.Int64
+}
+
+// result is what a load found.
+type result struct {
+	Accepted   int
+	AcceptRate float64 // per second
+	P50, P99   time.Duration
+	EndRate    float64 // per second until the last arrived; 0 without a sink
+	Arrived    int
+	Twice      int
+}
+
+// run submits everything and, with a sink, waits until all has arrived.
+func (l *load) run(s *sink, patience time.Duration) (result, error) {
+	l.latency = make([]time.Duration, l.n)
+	if s != nil {
+		s.expect(l.n)
+	}
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	errs := make([]error, l.conns)
+	l.began = time.Now()
+	for c := range l.conns {
+		wg.Go(func() { errs[c] = l.worker(&next) })
+	}
+	wg.Wait()
+	l.lastReply = time.Now()
+	if err := errors.Join(errs...); err != nil {
+		return result{}, err
+	}
+	var r result
+	ok := l.latency[:0:0]
+	for _, d := range l.latency {
+		if d > 0 {
+			ok = append(ok, d)
+		}
+	}
+	slices.Sort(ok)
+	r.Accepted = len(ok)
+	if len(ok) == 0 {
+		return r, fmt.Errorf("nothing was accepted, %d refused", l.refused.Load())
+	}
+	r.AcceptRate = float64(len(ok)) / l.lastReply.Sub(l.began).Seconds()
+	r.P50, r.P99 = ok[len(ok)/2], ok[len(ok)*99/100]
+	if s != nil {
+		var last time.Time
+		r.Arrived, r.Twice, last = s.wait(r.Accepted, patience)
+		r.EndRate = float64(r.Arrived) / last.Sub(l.began).Seconds()
+	}
+	return r, nil
+}
+
+func (l *load) worker(next *atomic.Int64) error {
+	conn, err := net.Dial("tcp", l.addr)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // after QUIT
+	br := bufio.NewReader(conn)
+	say := func(line string, want int) error {
+		if line != "" {
+			if _, err := io.WriteString(conn, line+"\r\n"); err != nil {
+				return err
+			}
+		}
+		return expect(br, want)
+	}
+	if err := say("", 220); err != nil {
+		return err
+	}
+	if err := say("EHLO bench.test", 250); err != nil {
+		return err
+	}
+	if l.auth != "" {
+		if err := say("AUTH PLAIN "+l.auth, 235); err != nil {
+			return err
+		}
+	}
+	msg := content(l.size)
+	at := bytes.Index(msg, []byte("00000000"))
+	for {
+		i := int(next.Add(1) - 1)
+		if i >= l.n {
+			return say("QUIT", 221)
+		}
+		copy(msg[at:], fmt.Sprintf("%08d", i))
+		if _, err := fmt.Fprintf(conn, "MAIL FROM:<bench@bench.test>\r\nRCPT TO:<%s>\r\nDATA\r\n", l.to(i)); err != nil {
+			return err
+		}
+		for _, want := range []int{250, 250, 354} {
+			if err := expect(br, want); err != nil {
+				return err
+			}
+		}
+		if _, err := conn.Write(msg); err != nil {
+			return err
+		}
+		dot := time.Now()
+		if err := expect(br, 250); err != nil {
+			return err
+		}
+		l.latency[i] = max(1, time.Since(dot))
+	}
+}
+
+// content is a message of about size octets with its number in a header, and the final dot.
+func content(size int) []byte {
+	var b bytes.Buffer
+	b.WriteString("From: <bench@bench.test>\r\nTo: <sink@bench.test>\r\nSubject: bench\r\nDate: Thu, 01 Jan 2026 00:00:00 +0000\r\nMessage-ID: <00000000.bench@bench.test>\r\n\r\n")
+	line := strings.Repeat("waybill ", 9) + "\r\n"
+	for b.Len()+len(line) <= size {
+		b.WriteString(line)
+	}
+	b.WriteString(".\r\n")
+	return b.Bytes()
+}
+
+func expect(br *bufio.Reader, want int) error {
+	for {
+		line, err := br.ReadString('\n')
+		if err != nil {
+			return err
+		}
+		if len(line) > 3 && line[3] == '-' {
+			continue
+		}
+		if code, _ := strconv.Atoi(line[:min(3, len(line))]); code != want { // a bad number is not the wanted one
+			return fmt.Errorf("want %d, got %q", want, strings.TrimSpace(line))
+		}
+		return nil
+	}
+}
+
+// sink is an SMTP server that counts messages by the number in their Message-ID.
+type sink struct {
+	l       net.Listener
+	mu      sync.Mutex
+	seen    []uint8
+	arrived int
+	twice   int
+	last    time.Time
+	done    chan struct{}
+	want    int
+}
+
+func newSink(addr string) (*sink, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	s := &sink{l: l}
+	go s.serve()
+	return s, nil
+}
+
+func (s *sink) port() int { return s.l.Addr().(*net.TCPAddr).Port }
+
+func (s *sink) expect(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen, s.arrived, s.twice, s.want, s.done = make([]uint8, n), 0, 0, 0, make(chan struct{})
+}
+
+// wait waits until n have arrived or nothing more comes in time.
+func (s *sink) wait(n int, patience time.Duration) (arrived, twice int, last time.Time) {
+	s.mu.Lock()
+	s.want = n
+	done := s.done
+	if s.arrived >= n {
+		s.want = -1
+	}
+	full := s.want < 0
+	s.mu.Unlock()
+	if !full {
+		select {
+		case <-done:
+		case <-time.After(patience):
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.arrived, s.twice, s.last
+}
+
+func (s *sink) serve() {
+	for {
+		c, err := s.l.Accept()
+		if err != nil {
+			return
+		}
+		go s.session(c)
+	}
+}
+
+func (s *sink) session(c net.Conn) {
+	defer func() { _ = c.Close() }() // the peer has said QUIT, or is gone
+	br, bw := bufio.NewReaderSize(c, 64<<10), bufio.NewWriter(c)
+	_, _ = bw.WriteString("220 sink.test ESMTP\r\n") // errors show at the flush
+	for {
+		if br.Buffered() == 0 && bw.Flush() != nil {
+			return
+		}
+		line, err := br.ReadSlice('\n')
+		if err != nil {
+			return
+		}
+		switch strings.ToUpper(string(line[:min(4, len(line))])) {
+		case "EHLO":
+			_, _ = bw.WriteString("250-sink.test\r\n250-PIPELINING\r\n250-SIZE 100000000\r\n250 8BITMIME\r\n")
+		case "DATA":
+			_, _ = bw.WriteString("354 go\r\n")
+			if bw.Flush() != nil || !s.body(br) {
+				return
+			}
+			_, _ = bw.WriteString("250 2.0.0 taken\r\n")
+		case "QUIT":
+			_, _ = bw.WriteString("221 bye\r\n")
+			_ = bw.Flush()
+			return
+		default:
+			_, _ = bw.WriteString("250 ok\r\n")
+		}
+	}
+}
+
+func (s *sink) body(br *bufio.Reader) bool {
+	id := -1
+	for {
+		line, err := br.ReadSlice('\n')
+		if err != nil {
+			return false
+		}
+		if id < 0 && len(line) > 20 && (line[0] == 'M' || line[0] == 'm') && bytes.EqualFold(line[:12], []byte("message-id: ")) {
+			id, _ = strconv.Atoi(string(line[13:21])) // another's message counts as number 0
+		}
+		if len(line) == 3 && line[0] == '.' {
+			break
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id < 0 || id >= len(s.seen) {
+		return true
+	}
+	if s.seen[id]++; s.seen[id] > 1 {
+		s.twice++
+		return true
+	}
+	s.arrived++
+	s.last = time.Now()
+	if s.arrived == s.want {
+		s.want = -1
+		close(s.done)
+	}
+	return true
+}

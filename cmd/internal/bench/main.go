@@ -1,0 +1,298 @@
+// Command bench measures Waybill against Debian's Postfix on this machine: the
+// same load, the same sink, the same disk, in alternating rounds of one run.
+// Ratios count; single figures are this machine's.
+//
+// It starts the built bin/waybill and a Postfix of its own on loopback, and
+// needs root for Postfix.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"waybill/cmd/internal/peers"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	n, rounds, size, queued int
+	binary, dir             string
+	relays                  string
+	skipQueue               bool
+}
+
+func run() error {
+	var o options
+	flag.IntVar(&o.n, "n", 20000, "messages in a round")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds; the table has their medians")
+	flag.IntVar(&o.size, "size", 10<<10, "octets of a message")
+	flag.IntVar(&o.queued, "queued", 100000, "messages for the queue's memory and restart")
+	flag.StringVar(&o.binary, "waybill", "bin/waybill", "the program")
+	flag.StringVar(&o.dir, "dir", "", "where spools go: on the disk to be measured (default: a temporary folder)")
+	flag.BoolVar(&o.skipQueue, "skip-queue", false, "leave out the long queue")
+	flag.StringVar(&o.relays, "relays", "waybill,waybill-untracked,postfix", "which relays to measure")
+	flag.Parse()
+	if o.dir == "" {
+		d, err := os.MkdirTemp("", "waybill-bench-")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = os.RemoveAll(d) }() // temporary
+		o.dir = d
+	}
+	if err := os.Chmod(o.dir, 0o755); err != nil { //nolint:gosec // Postfix' own users enter it
+		return err
+	}
+	s, err := newSink("127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	if err := compare(o, s); err != nil {
+		return err
+	}
+	if o.skipQueue {
+		return nil
+	}
+	return longQueue(o)
+}
+
+// subject is one relay under test.
+type subject struct {
+	name string
+	n    int // messages in a round: slow relays get fewer
+	boot func(dir string, sinkPort int) (addr string, pid int, stop func() error, err error)
+}
+
+// cell is one row of the table: a relay at a number of connections.
+type cell struct {
+	relay string
+	conns int
+}
+
+// compare runs every relay at 20 and 100 connections in alternating rounds.
+func compare(o options, s *sink) error {
+	all := []subject{
+		{"waybill", o.n, waybill(o.binary, true)},
+		{"waybill-untracked", o.n, waybill(o.binary, false)},
+		{"postfix", max(1000, o.n/4), postfix},
+	}
+	var subjects []subject
+	for _, sub := range all {
+		if slices.Contains(strings.Split(o.relays, ","), sub.name) {
+			subjects = append(subjects, sub)
+		}
+	}
+	figures := map[cell][]figure{}
+	var order []cell
+	for round := range o.rounds {
+		for _, sub := range subjects {
+			for _, conns := range []int{20, 100} {
+				f, err := measure(o, s, sub, conns)
+				if err != nil {
+					return fmt.Errorf("%s at %d connections: %w", sub.name, conns, err)
+				}
+				c := cell{sub.name, conns}
+				if round == 0 {
+					order = append(order, c)
+				}
+				figures[c] = append(figures[c], f)
+				fmt.Fprintf(os.Stderr, "round %d  %-22s %3d connections: %6.0f accepted/s  p99 %-8s %6.0f end to end/s  %4.0f CPU µs  lost %d twice %d\n",
+					round+1, sub.name, conns, f.AcceptRate, f.P99.Round(100*time.Microsecond), f.EndRate, f.cpu, f.Accepted-f.Arrived, f.Twice)
+			}
+		}
+	}
+	fmt.Printf("\nMedians of %d rounds, %d octets, 1 recipient, both sync before 250:\n\n", o.rounds, o.size)
+	fmt.Println("| relay | connections | accepted/s | end to end/s | p50 of 250 after DATA | p99 | CPU µs/message |")
+	fmt.Println("|---|---|---|---|---|---|---|")
+	for _, c := range order {
+		fs := figures[c]
+		fmt.Printf("| %s | %d | %.0f | %.0f | %s | %s | %.0f |\n", c.relay, c.conns, median(fs, func(f figure) float64 { return f.AcceptRate }),
+			median(fs, func(f figure) float64 { return f.EndRate }), ms(median(fs, func(f figure) float64 { return float64(f.P50) })),
+			ms(median(fs, func(f figure) float64 { return float64(f.P99) })), median(fs, func(f figure) float64 { return f.cpu }))
+	}
+	if len(subjects) == len(all) {
+		fmt.Println()
+		for _, conns := range []int{20, 100} {
+			w, off, p := figures[cell{"waybill", conns}], figures[cell{"waybill-untracked", conns}], figures[cell{"postfix", conns}]
+			accept := func(f figure) float64 { return f.AcceptRate }
+			end := func(f figure) float64 { return f.EndRate }
+			cpu := func(f figure) float64 { return f.cpu }
+			p99 := func(f figure) float64 { return float64(f.P99) }
+			fmt.Printf("%d connections: accept %.1f × Postfix, end to end %.1f ×, p99 %.2f ×, CPU %.2f ×; tracking off gains %.0f %% accept, %.0f %% end to end\n", conns,
+				median(w, accept)/median(p, accept), median(w, end)/median(p, end), median(w, p99)/median(p, p99), median(w, cpu)/median(p, cpu),
+				100*(median(off, accept)/median(w, accept)-1), 100*(median(off, end)/median(w, end)-1))
+		}
+	}
+	return nil
+}
+
+type figure struct {
+	result
+	cpu float64 // µs a message
+}
+
+func measure(o options, s *sink, sub subject, conns int) (figure, error) {
+	dir, err := os.MkdirTemp(o.dir, "cell-")
+	if err != nil {
+		return figure{}, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()     // temporary
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // Postfix' own users enter it
+		return figure{}, err
+	}
+	addr, pid, stop, err := sub.boot(dir, s.port())
+	if err != nil {
+		return figure{}, err
+	}
+	before := peers.CPU(pid)
+	l := &load{addr: addr, n: sub.n, conns: conns, size: o.size, to: func(i int) string { return fmt.Sprintf("user%d@sink.test", i%1000) }}
+	r, err := l.run(s, 2*time.Minute)
+	used := peers.CPU(pid) - before
+	if stopErr := stop(); err == nil {
+		err = stopErr
+	}
+	return figure{r, float64(used.Microseconds()) / float64(max(1, r.Accepted))}, err
+}
+
+func median(fs []figure, of func(figure) float64) float64 {
+	var v []float64
+	for _, f := range fs {
+		v = append(v, of(f))
+	}
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+func ms(ns float64) string { return fmt.Sprintf("%.1f ms", ns/1e6) }
+
+func postfix(dir string, sinkPort int) (string, int, func() error, error) {
+	p, err := peers.StartPostfix(dir, peers.PostfixOptions{RelayPort: sinkPort})
+	if err != nil {
+		return "", 0, nil, err
+	}
+	return fmt.Sprintf("127.0.0.1:%d", p.Port), p.PID(), p.Stop, nil
+}
+
+// waybill boots the built program with a minimal configuration.
+func waybill(binary string, tracking bool) func(string, int) (string, int, func() error, error) {
+	return func(dir string, sinkPort int) (string, int, func() error, error) {
+		port, err := peers.FreePort()
+		if err != nil {
+			return "", 0, nil, err
+		}
+		p, err := startWaybill(binary, dir, port, sinkPort, tracking)
+		if err != nil {
+			return "", 0, nil, err
+		}
+		return fmt.Sprintf("127.0.0.1:%d", port), p.cmd.Process.Pid, p.stop, nil
+	}
+}
+
+type process struct {
+	cmd  *exec.Cmd
+	log  string
+	http int
+}
+
+func startWaybill(binary, dir string, port, sinkPort int, tracking bool) (*process, error) {
+	httpPort, err := peers.FreePort()
+	if err != nil {
+		return nil, err
+	}
+	engine := "badger"
+	if !tracking {
+		engine = "off"
+	}
+	conf := filepath.Join(dir, "waybill.yaml")
+	text := fmt.Sprintf(`hostname: relay.test
+data_dir: %[1]s/data
+receive_connectors:
+  - {name: in, usage: internal, listen: ["127.0.0.1:%[2]d"], remote_ranges: ["127.0.0.0/8"], permissions: [submit, relay], limits: {connections: 5000, connections_per_source: 5000}}
+send_connectors:
+  - {name: sink, address_spaces: [{space: "*", cost: 10}], route: smart_hosts, smart_hosts: ["127.0.0.1:%[3]d"], tls: {level: none}}
+tracking: {engine: %[4]s}
+http: {listen: "127.0.0.1:%[5]d"}
+log: {file: %[1]s/waybill.log}
+`, dir, port, sinkPort, engine, httpPort)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	p := &process{cmd: exec.Command(binary, "serve", "--config", conf), log: filepath.Join(dir, "stderr"), http: httpPort} //nolint:gosec // the program under test
+	out, err := os.Create(p.log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = out.Close() }() // the child has its own
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	if err := peers.WaitPort(port, time.Minute); err != nil {
+		text, _ := os.ReadFile(p.log) // it explains the error
+		return nil, fmt.Errorf("%w\n%s", err, text)
+	}
+	return p, nil
+}
+
+func (p *process) stop() error {
+	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+		return err
+	}
+	return p.cmd.Wait()
+}
+
+// longQueue fills the queue while the next hop is down, and restarts.
+func longQueue(o options) error {
+	dir, err := os.MkdirTemp(o.dir, "queue-")
+	if err != nil {
+		return err
+	}
+	dead, err := peers.FreePort()
+	if err != nil {
+		return err
+	}
+	port, err := peers.FreePort()
+	if err != nil {
+		return err
+	}
+	p, err := startWaybill(o.binary, dir, port, dead, true)
+	if err != nil {
+		return err
+	}
+	l := &load{addr: fmt.Sprintf("127.0.0.1:%d", port), n: o.queued, conns: 20, size: o.size, to: func(i int) string { return fmt.Sprintf("user%d@domain%d.test", i, i%1000) }}
+	r, err := l.run(nil, 0)
+	if err != nil {
+		return err
+	}
+	full, err := peers.RSS(p.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	if err := p.stop(); err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	began := time.Now()
+	if p, err = startWaybill(o.binary, dir, port, dead, true); err != nil {
+		return err
+	}
+	ready := time.Since(began)
+	again, err := peers.RSS(p.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n%d messages queued for a next hop that is down: accepted %.0f/s, RSS %d MiB; restart to ready %s, RSS %d MiB\n",
+		r.Accepted, r.AcceptRate, full>>20, ready.Round(10*time.Millisecond), again>>20)
+	return p.stop()
+}
