@@ -53,7 +53,7 @@ const (
 
 // Failure is why an exchange failed. It is for the operator; the client gets
 // the same reply for all reasons except unavailable.
-type Failure struct {
+type Failure struct { //nolint:errname // an exchange fails; the word is the one of event.AuthFailed
 	User   string // as claimed, normalised and bounded; empty when the exchange did not come so far
 	Reason string // one of the Reason constants
 	Err    error
