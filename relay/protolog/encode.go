@@ -1,6 +1,7 @@
 package protolog
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,11 +10,11 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"go.uber.org/zap/buffer"
-	"go.uber.org/zap/zapcore"
-
 	"waybill/relay/event"
 	"waybill/relay/mail"
+
+	"go.uber.org/zap/buffer"
+	"go.uber.org/zap/zapcore"
 )
 
 // encoders make lines. A fact that has a field of its own named level keeps
@@ -67,8 +68,10 @@ func encodeTime(t time.Time, enc zapcore.PrimitiveArrayEncoder) {
 // console form writes as it is. The fields are JSON there too.
 type consoleEncoder struct{ zapcore.Encoder }
 
+// Clone copies the encoder.
 func (c consoleEncoder) Clone() zapcore.Encoder { return consoleEncoder{c.Encoder.Clone()} }
 
+// EncodeEntry makes a line.
 func (c consoleEncoder) EncodeEntry(e zapcore.Entry, fields []zapcore.Field) (*buffer.Buffer, error) {
 	if strings.ContainsFunc(e.Message, unicode.IsControl) {
 		e.Message = fmt.Sprintf("%q", e.Message)
@@ -200,17 +203,18 @@ func addText(enc zapcore.ObjectEncoder, key, value string) {
 	}
 }
 
-// appendEscaped appends line to dst with every character that a terminal or a
-// reader of lines may act upon as a JSON escape. C0 is escaped by zap already;
-// here follow DEL, C1, line and paragraph separators, and the characters that
-// reorder or hide text. Outside of strings JSON has none of them, so that the
-// result means the same.
-func appendEscaped(dst, line []byte) []byte {
-	for {
-		i := slices.IndexFunc(line, func(c byte) bool { return c >= 0x7f })
-		if i < 0 {
-			return append(dst, line...)
-		}
+// escape returns line with every character that a terminal or a reader of lines
+// may act upon as a JSON escape. C0 is escaped by zap already; here follow DEL,
+// C1, line and paragraph separators, and the characters that reorder or hide
+// text. Outside of strings JSON has none of them, so that the result means the
+// same. A line without any is returned as it is.
+func escape(line []byte) []byte {
+	i := notPlain(line)
+	if i < 0 {
+		return line
+	}
+	dst := make([]byte, 0, len(line)+64)
+	for ; i >= 0; i = notPlain(line) {
 		r, size := utf8.DecodeRune(line[i:])
 		dst = append(dst, line[:i]...)
 		switch {
@@ -223,6 +227,25 @@ func appendEscaped(dst, line []byte) []byte {
 		}
 		line = line[i+size:]
 	}
+	return append(dst, line...)
+}
+
+// notPlain returns the index of the first octet of b from 0x7f up, or -1. It
+// looks at eight octets at a time: adding one carries 0x7f into the high bit.
+func notPlain(b []byte) int {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	i := 0
+	for ; i+8 <= len(b); i += 8 {
+		if w := binary.LittleEndian.Uint64(b[i:]); (w|(w+ones))&highs != 0 {
+			break
+		}
+	}
+	for ; i < len(b); i++ {
+		if b[i] >= 0x7f {
+			return i
+		}
+	}
+	return -1
 }
 
 // hidden reports whether r has no glyph of its own but an effect: controls

@@ -61,7 +61,7 @@ func (f *file) open() error {
 			return err
 		}
 	}
-	h, err := os.OpenFile(f.path, os.O_CREATE|os.O_APPEND|os.O_RDWR, fileMode) //nolint:gosec // G302, G304: the operator names it; see fileMode
+	h, err := os.OpenFile(f.path, os.O_CREATE|os.O_APPEND|os.O_RDWR, fileMode)
 	if err != nil {
 		return err
 	}

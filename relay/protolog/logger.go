@@ -38,10 +38,10 @@ func options() []zap.Option {
 // core is a zapcore.Core that escapes as facts are escaped, and writes to a
 // Log or to a sink.
 type core struct {
-	log  *Log
-	sink zapcore.WriteSyncer
+	log   *Log
+	sink  zapcore.WriteSyncer
 	least zapcore.Level
-	enc  zapcore.Encoder
+	enc   zapcore.Encoder
 }
 
 // Enabled reports whether lines of level are written.
@@ -78,13 +78,13 @@ func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	}
 	defer buf.Free()
 	if c.log != nil {
-		c.log.add(buf.Bytes(), e.Level, true)
+		c.log.add(escape(buf.Bytes()), e.Level, true)
 		if e.Level > zapcore.ErrorLevel { // the program may end right after
 			return c.log.Sync()
 		}
 		return nil
 	}
-	_, err = c.sink.Write(appendEscaped(nil, buf.Bytes()))
+	_, err = c.sink.Write(escape(buf.Bytes()))
 	return err
 }
 

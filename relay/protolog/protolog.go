@@ -32,9 +32,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.uber.org/zap/zapcore"
-
 	"waybill/relay/event"
+
+	"go.uber.org/zap/zapcore"
 )
 
 // The formats of lines.
@@ -153,7 +153,7 @@ func (l *Log) Write(r *event.Record) {
 		return
 	}
 	line := l.enc.fact(level, r)
-	l.add(line.Bytes(), level, wait)
+	l.add(escape(line.Bytes()), level, wait)
 	line.Free()
 }
 
@@ -189,7 +189,7 @@ func (l *Log) add(line []byte, level zapcore.Level, wait bool) {
 		l.failed.Add(1)
 		return
 	}
-	l.pending = appendEscaped(l.pending, line)
+	l.pending = append(l.pending, line...)
 	l.lines++
 	fill := len(l.pending)
 	l.fill.Store(int64(fill))
@@ -245,7 +245,7 @@ func (l *Log) flush() error {
 	n, err := l.out.Write(buf)
 	if err != nil {
 		l.torn = n > 0 && buf[n-1] != '\n'
-		whole := uint64(countLines(buf[:n]))
+		whole := countLines(buf[:n])
 		l.written.Add(whole)
 		return l.fail(err, lines-min(whole, lines))
 	}
@@ -304,8 +304,7 @@ func (l *Log) Stats() Stats {
 	return s
 }
 
-func countLines(b []byte) int {
-	n := 0
+func countLines(b []byte) (n uint64) {
 	for _, c := range b {
 		if c == '\n' {
 			n++
@@ -318,6 +317,11 @@ func countLines(b []byte) int {
 // terminal, and it is not ours.
 type stdout struct{ io.Writer }
 
+// Reopen does nothing.
 func (stdout) Reopen() error { return nil }
-func (stdout) Sync() error   { return nil }
-func (stdout) Close() error  { return nil }
+
+// Sync does nothing.
+func (stdout) Sync() error { return nil }
+
+// Close does nothing.
+func (stdout) Close() error { return nil }

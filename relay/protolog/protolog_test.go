@@ -18,14 +18,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"waybill/relay/event"
+	"waybill/relay/mail"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
-
-	"waybill/relay/event"
-	"waybill/relay/mail"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -113,8 +113,8 @@ func fill(v reflect.Value, rng *rand.Rand) {
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		for i := range v.NumField() {
-			fill(v.Field(i), rng)
+		for _, f := range v.Fields() {
+			fill(f, rng)
 		}
 	case reflect.String:
 		v.SetString(texts[rng.IntN(len(texts))])
@@ -160,7 +160,7 @@ func TestReplay(t *testing.T) {
 			}
 			for i := range want {
 				if i%7 == 0 {
-					l.Logger().Named("test").With(zap.Int("i", i)).Warn("a line of the program", zap.Error(errors.New("odd\u2028text\n")))
+					l.Logger().Named("test").With(zap.Int("i", i)).Warn("a line of the program", zap.Error(errors.New("odd\u2028text\x1b[2J")))
 				}
 				l.Write(&want[i])
 				if i%100 == 0 { // never behind
@@ -348,8 +348,7 @@ func TestFailingOutput(t *testing.T) {
 	}
 	var good, bad int
 	for _, err := range Scan(strings.NewReader(out.String())) {
-		var le *LineError
-		if errors.As(err, &le) {
+		if _, ok := errors.AsType[*LineError](err); ok {
 			bad++
 		} else if err == nil {
 			good++
@@ -604,7 +603,7 @@ func FuzzEscape(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out := appendEscaped(nil, in)
+		out := escape(in)
 		var a, b string
 		if json.Unmarshal(in, &a) != nil || json.Unmarshal(out, &b) != nil || a != b {
 			t.Fatalf("%q became %q", in, out)
