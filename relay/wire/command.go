@@ -1,0 +1,614 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"io"
+	"strings"
+	"time"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+)
+
+// verb is a command that this package knows.
+type verb uint8
+
+const (
+	none verb = iota
+	unknown
+	helo
+	ehlo
+	mailFrom
+	rcptTo
+	data
+	bdat
+	dot // the end of a content, which is answered like a command
+	rset
+	noop
+	quit
+	authenticate
+	starttls
+	vrfy
+	expn
+	help
+)
+
+var verbs = [...]string{
+	none: "", unknown: "UNKNOWN", helo: "HELO", ehlo: "EHLO", mailFrom: "MAIL", rcptTo: "RCPT", data: "DATA", bdat: "BDAT", dot: ".",
+	rset: "RSET", noop: "NOOP", quit: "QUIT", authenticate: "AUTH", starttls: "STARTTLS", vrfy: "VRFY", expn: "EXPN", help: "HELP",
+}
+
+// Verbs are the words of [event.CommandAnswered.Verb] that this package states.
+// "." is the end of a content sent by DATA.
+func Verbs() []string { return append([]string(nil), verbs[unknown:]...) }
+
+func (v verb) String() string { return verbs[v] }
+
+// verbOf finds the command named word, which may be in any case.
+func verbOf(word []byte) verb {
+	var up [8]byte
+	if len(word) == 0 || len(word) > len(up) {
+		return unknown
+	}
+	for i, b := range word {
+		if b >= 'a' && b <= 'z' {
+			b -= 'a' - 'A'
+		}
+		up[i] = b
+	}
+	for v := helo; v <= help; v++ {
+		if v != dot && string(up[:len(word)]) == verbs[v] {
+			return v
+		}
+	}
+	return unknown
+}
+
+// authState is where an AUTH exchange is.
+type authState struct {
+	mechanism string
+	active    bool // go-smtp answered 334: the next line is a response, not a command
+}
+
+// What go-smtp gets in place of what the client said. Nothing in these lines
+// comes from the client, and go-smtp accepts them all.
+const (
+	safeHelo = "HELO client\r\n" // for EHLO too: its reply is made here
+	safeMail = "MAIL FROM:<>\r\n"
+	safeRcpt = "RCPT TO:<recipient@invalid>\r\n"
+	safeData = "DATA\r\n"
+	safeEnd  = ".\r\n"
+	safeRset = "RSET\r\n"
+	safeQuit = "QUIT\r\n"
+	safeStop = "*\r\n" // cancels AUTH (RFC 4954 section 4)
+)
+
+// step brings the conversation to the point where go-smtp gets something in
+// c.pend, or returns the error that ends go-smtp's loop.
+func (c *Conn) step() error {
+	if c.body.open {
+		return c.endBody()
+	}
+	if !c.greet {
+		if err := c.open(); err != nil {
+			return err
+		}
+	}
+	c.settle()
+	for c.cause == "" && len(c.pend) == 0 {
+		if len(c.out) > maxOut {
+			if err := c.flush(); err != nil {
+				return io.EOF
+			}
+		}
+		c.command()
+	}
+	if len(c.pend) > 0 {
+		return nil
+	}
+	_ = c.flush() // the peer may be gone; we are going
+	return io.EOF
+}
+
+// open does the handshake of implicit TLS and replaces go-smtp's greeting.
+func (c *Conn) open() error {
+	c.greet = true
+	if c.opts.Implicit {
+		if err := c.handshake(); err != nil {
+			c.reply = c.reply[:0]
+			return io.EOF
+		}
+	}
+	c.reply = c.reply[:0]
+	c.put("220 " + c.opts.Hostname + " " + c.opts.Banner)
+	return nil
+}
+
+// command reads one command, and answers it or gives it to go-smtp.
+func (c *Conn) command() {
+	c.in.shrink()
+	if c.held != nil {
+		line := c.held
+		c.held = nil
+		c.dispatch(line)
+		return
+	}
+	now := time.Now()
+	deadline := now.Add(c.opts.CommandTimeout)
+	if c.opts.SessionTimeout > 0 {
+		end := c.started.Add(c.opts.SessionTimeout)
+		if c.tx || c.auth.active {
+			end = end.Add(c.opts.CommandTimeout)
+		}
+		if !now.Before(end) {
+			c.bye(CauseTimeout, 421, "4.4.2", "session too long, closing connection")
+			return
+		}
+		if end.Before(deadline) {
+			deadline = end
+		}
+	}
+	if !c.tx && c.isDraining() {
+		c.bye(CauseShutdown, 421, "4.3.2", "service closing, try again later")
+		return
+	}
+	limit := maxLine
+	if c.auth.active {
+		limit = maxAuthLine
+	}
+	line, err := c.line(limit, deadline, !c.tx)
+	c.nowAt = time.Now()
+	switch {
+	case err == nil && c.auth.active:
+		c.response(line)
+	case err == nil:
+		c.dispatch(line)
+	default:
+		c.lineError(err)
+	}
+}
+
+var (
+	errLongLine    = errors.New("line too long")
+	errVeryLong    = errors.New("line much too long")
+	errBareNewline = errors.New("line ends in a bare LF")
+	errBinary      = errors.New("control character in a command")
+)
+
+// line reads one line, without its end. It stays valid until the next read.
+func (c *Conn) line(limit int, deadline time.Time, idle bool) ([]byte, error) {
+	scanned, dropped := 0, 0
+	for {
+		buf := c.in.bytes()
+		i := bytes.IndexByte(buf[scanned:], '\n')
+		if i < 0 {
+			scanned = len(buf)
+			if scanned > maxAuthLine+512 {
+				c.in.advance(scanned)
+				dropped += scanned
+				scanned = 0
+			}
+			if dropped > maxLongLine {
+				return nil, errVeryLong
+			}
+			if err := c.fill(deadline, idle && len(buf) == 0, false); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		i += scanned
+		line := buf[:i]
+		c.in.advance(i + 1)
+		if len(line) > 4 && bytes.EqualFold(line[:5], authPrefix) {
+			limit = maxAuthLine + len(authPrefix)
+		}
+		if dropped > 0 || i > limit {
+			return nil, errLongLine
+		}
+		line, crlf := bytes.CutSuffix(line, crByte)
+		if !crlf && c.opts.BareNewline == Reject {
+			return nil, errBareNewline
+		}
+		for _, b := range line {
+			if b < ' ' && b != '\t' || b == 0x7f {
+				return line, errBinary
+			}
+		}
+		return line, nil
+	}
+}
+
+var authPrefix = []byte("AUTH ")
+
+// lineError answers what did not become a line.
+func (c *Conn) lineError(err error) {
+	c.now = unknown
+	switch {
+	case errors.Is(err, errLongLine) && c.auth.active:
+		c.abandon("500", "5.5.6", "authentication exchange line is too long", "malformed") // RFC 4954 section 4
+	case errors.Is(err, errBinary) && c.auth.active:
+		c.abandon("501", "5.5.2", "malformed response", "malformed")
+	case errors.Is(err, errLongLine):
+		c.script.add(c.nowAt, true, []byte("(line too long)"))
+		c.offend(500, "5.5.2", "line too long")
+	case errors.Is(err, errBinary):
+		c.script.add(c.nowAt, true, []byte("(control characters)"))
+		if c.commands == 0 { // as of a TLS client on a plaintext port
+			c.bye(CauseProtocol, 554, "5.5.1", "this is SMTP")
+			return
+		}
+		c.offend(500, "5.5.2", "control character in command")
+	case errors.Is(err, errBareNewline):
+		// Whoever ends commands in LF may be a smuggled content (RFC 5321 section 2.3.8).
+		c.bye(CauseProtocol, 500, "5.5.2", "lines must end in CRLF")
+	case errors.Is(err, errVeryLong):
+		c.bye(CauseProtocol, 500, "5.5.2", "line too long, closing connection")
+	case errors.Is(err, errDraining):
+		c.now = none
+		c.bye(CauseShutdown, 421, "4.3.2", "service closing, try again later")
+	case errors.Is(err, errTimeout):
+		c.now = none
+		cause := CauseIdle
+		if c.tx || c.auth.active || c.in.len() > 0 {
+			cause = CauseTimeout
+		}
+		c.bye(cause, 421, "4.4.2", "timeout, closing connection")
+	default:
+		c.setCause(CauseClosed)
+	}
+}
+
+// dispatch handles one command line.
+func (c *Conn) dispatch(line []byte) {
+	word, args, _ := bytes.Cut(line, space)
+	v := verbOf(word)
+	c.now = v
+	if v != authenticate {
+		c.script.add(c.nowAt, true, c.shown(v, line))
+	}
+	c.commands++
+	switch v {
+	case noop, rset, vrfy, expn, help, helo, ehlo:
+		if c.junk++; c.junk > maxJunk {
+			c.throttled("junk", "close")
+			c.bye(CauseErrors, 421, "4.7.0", "too many commands without mail")
+			return
+		}
+	}
+	args = bytes.TrimLeft(args, " \t")
+	switch v {
+	case helo, ehlo:
+		c.hello(v, args)
+	case mailFrom:
+		c.mail(args)
+	case rcptTo:
+		c.recipient(args)
+	case data:
+		c.data(args)
+	case bdat:
+		c.chunk(args)
+	case authenticate:
+		c.authenticate(args)
+	case starttls:
+		c.startTLS(args)
+	case rset:
+		c.plainCommand(args, safeRset)
+	case quit:
+		c.plainCommand(args, safeQuit)
+	case noop: // its argument is ignored (RFC 5321 section 4.1.1.9)
+		c.answer(250, "2.0.0", "ok")
+	case help:
+		c.answer(214, "2.0.0", "EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT AUTH STARTTLS VRFY; see RFC 5321")
+	case vrfy:
+		c.answer(252, "2.5.0", "send mail, and see") // RFC 5321 section 3.5.3
+	case expn:
+		c.answer(502, "5.5.1", "not here")
+	default:
+		if foreign(word, args) {
+			c.bye(CauseProtocol, 554, "5.5.1", "this is SMTP")
+			return
+		}
+		c.offend(500, "5.5.1", "command not recognised")
+	}
+}
+
+var space = []byte{' '}
+
+// shown is what of a command may be kept. After an AUTH that was refused a
+// client may go on with what it takes for its credentials.
+func (c *Conn) shown(v verb, line []byte) []byte {
+	if v == unknown && c.sawAuth {
+		return []byte("***")
+	}
+	return redacted(line)
+}
+
+// redacted masks what follows the mechanism in whatever looks like AUTH.
+func redacted(line []byte) []byte {
+	if len(line) >= 4 && bytes.EqualFold(line[:4], []byte("AUTH")) {
+		return []byte("AUTH ***")
+	}
+	return line
+}
+
+// foreign reports whether a line is of another protocol: a browser that was made
+// to post to us, for example. Its content would follow as commands.
+func foreign(word, args []byte) bool {
+	switch strings.ToUpper(string(word)) {
+	case "GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "DELETE", "PATCH", "TRACE", "PRI":
+		return true
+	}
+	return bytes.HasSuffix(word, []byte{':'}) && len(word) > 1 || bytes.HasPrefix(word, []byte("SSH-")) || bytes.Contains(args, []byte(" HTTP/"))
+}
+
+// give hands line to go-smtp.
+func (c *Conn) give(line string) { c.pend = append(c.pend[:0], line...) }
+
+// plainCommand hands a command that takes no argument to go-smtp.
+func (c *Conn) plainCommand(args []byte, line string) {
+	if len(bytes.TrimSpace(args)) > 0 {
+		c.offend(501, "5.5.4", "no argument is allowed")
+		return
+	}
+	c.give(line)
+}
+
+func (c *Conn) hello(v verb, args []byte) {
+	name, _, _ := bytes.Cut(args, space)
+	if len(name) == 0 || len(name) > 255 {
+		c.offend(501, "5.5.4", "your name, please")
+		return
+	}
+	c.helo, c.esmtp = Printable(string(name), 255), v == ehlo
+	c.give(safeHelo)
+}
+
+// mail handles MAIL. Its order of checks is that of the replies in RFC 5321
+// section 4.1.4: sequence, then syntax, then policy (in the session).
+func (c *Conn) mail(args []byte) {
+	if !c.greeted || c.tx {
+		c.refuse(args, mail.Refuse(503, "5.5.1", "protocol", "bad sequence of commands"))
+		return
+	}
+	env, err := mail.ParseMail(string(args))
+	if err == nil && env.Body == mail.BodyBinaryMIME { // not announced
+		err = mail.ErrUnknownParameter
+	}
+	if err != nil {
+		c.refuse(args, syntax(err, "5.1.7"))
+		return
+	}
+	c.env, c.mailAt = env, c.nowAt
+	c.give(safeMail)
+}
+
+func (c *Conn) recipient(args []byte) {
+	if !c.tx {
+		c.refuse(args, mail.Refuse(503, "5.5.1", "protocol", "bad sequence of commands"))
+		return
+	}
+	rcpt, err := mail.ParseRcpt(string(args), c.env.UTF8)
+	if err != nil {
+		c.refuse(args, syntax(err, "5.1.3"))
+		return
+	}
+	c.rcpt = rcpt
+	c.give(safeRcpt)
+}
+
+// syntax is the reply to what package mail could not parse (RFC 5321 section
+// 4.1.1.11, RFC 6531 section 3.5).
+func syntax(err error, address string) *mail.ReplyError {
+	var e *mail.ReplyError
+	switch {
+	case errors.Is(err, mail.ErrUnknownParameter):
+		e = mail.Refuse(555, "5.5.4", "syntax", "parameter not recognised")
+	case errors.Is(err, mail.ErrParameter):
+		e = mail.Refuse(501, "5.5.4", "syntax", "bad parameter")
+	case errors.Is(err, mail.ErrAddressUTF8):
+		e = mail.Refuse(553, "5.6.7", "utf8", "non-ASCII address needs SMTPUTF8")
+	default:
+		e = mail.Refuse(501, address, "syntax", "malformed address")
+	}
+	e.Err = err
+	return e
+}
+
+// refuse answers MAIL or RCPT with e, and lets the session state it.
+func (c *Conn) refuse(args []byte, e *mail.ReplyError) {
+	v := c.now
+	arg := Printable(string(args), 320)
+	c.offend(e.Reply.Code, e.Reply.Enhanced, e.Reply.Text)
+	if c.opts.Hooks.Refused != nil {
+		c.opts.Hooks.Refused(v.String(), arg, e)
+	}
+}
+
+func (c *Conn) data(args []byte) {
+	switch {
+	case len(bytes.TrimSpace(args)) > 0:
+		c.offend(501, "5.5.4", "DATA takes no argument")
+	case !c.tx:
+		c.offend(503, "5.5.1", "bad sequence of commands")
+	case c.rcpts == 0:
+		c.answer(554, "5.5.1", "no valid recipients") // RFC 5321 section 3.3
+	default:
+		if e := c.begin(); e != nil {
+			c.answer(e.Reply.Code, e.Reply.Enhanced, e.Reply.Text)
+			break
+		}
+		c.body.start(modeData)
+		c.give(safeData)
+		return
+	}
+	if c.in.len() > 0 {
+		// DATA is the last of its group (RFC 2920 section 3.1): what follows is a
+		// content that was sent without waiting, and must not be run.
+		c.setCause(CauseProtocol)
+	}
+}
+
+func (c *Conn) begin() *mail.ReplyError {
+	if c.opts.Hooks.Begin == nil {
+		return nil
+	}
+	return c.opts.Hooks.Begin()
+}
+
+func (c *Conn) startTLS(args []byte) {
+	switch {
+	case len(bytes.TrimSpace(args)) > 0:
+		c.offend(501, "5.5.4", "STARTTLS takes no argument")
+	case c.tls != nil:
+		c.offend(503, "5.5.1", "TLS is active")
+	case c.opts.TLS == nil:
+		c.answer(502, "5.5.1", "TLS is not available")
+	case c.tx || c.authed:
+		c.offend(503, "5.5.1", "bad sequence of commands")
+	case c.in.len() > 0:
+		// Whatever was sent with it may be an attacker's: CVE-2011-0411.
+		c.bye(CauseProtocol, 554, "5.5.1", "nothing may follow STARTTLS before its reply")
+	default:
+		c.answer(220, "2.0.0", "go ahead")
+		if c.flush() != nil || c.handshake() != nil {
+			c.setCause(CauseClosed)
+			return
+		}
+		c.greeted, c.esmtp, c.helo = false, false, "" // RFC 3207 section 4.2
+	}
+}
+
+func (c *Conn) authenticate(args []byte) {
+	word, initial, has := bytes.Cut(bytes.TrimRight(args, " "), space)
+	initial = bytes.TrimLeft(initial, " ")
+	c.auth.mechanism = Mechanism(string(word))
+	c.script.add(c.nowAt, true, []byte("AUTH "+c.auth.mechanism+" ***"))
+	c.sawAuth = true
+	switch {
+	case !c.greeted || c.tx:
+		c.offend(503, "5.5.1", "bad sequence of commands")
+	case c.authed:
+		c.offend(503, "5.5.1", "already authenticated")
+	case !saslName(word):
+		c.offend(501, "5.5.4", "malformed mechanism")
+	case has && !isBase64(initial):
+		c.authEnded("malformed", 501)
+		c.offend(501, "5.5.2", "malformed response")
+	default:
+		line := make([]byte, 0, len(args)+8)
+		line = append(line, "AUTH "...)
+		line = append(line, word...)
+		if has {
+			line = append(line, ' ')
+			line = append(line, initial...)
+		}
+		c.give(string(append(line, '\r', '\n')))
+		clear(line)
+	}
+}
+
+// mechanisms are the SASL mechanisms that records name.
+var mechanisms = []string{
+	"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS",
+	"XOAUTH2", "OAUTHBEARER", "GSSAPI", "GSS-SPNEGO", "NTLM", "EXTERNAL", "ANONYMOUS",
+}
+
+// Mechanism is word as records may hold it: the name of a SASL mechanism, or
+// "other", since clients have been seen to send the credential in its place.
+func Mechanism(word string) string {
+	for _, m := range mechanisms {
+		if strings.EqualFold(m, word) {
+			return m
+		}
+	}
+	return "other"
+}
+
+// saslName checks a mechanism's name (RFC 4422 section 3.1).
+func saslName(b []byte) bool {
+	for _, x := range b {
+		if (x < 'A' || x > 'Z') && (x < 'a' || x > 'z') && (x < '0' || x > '9') && x != '-' && x != '_' {
+			return false
+		}
+	}
+	return len(b) > 0 && len(b) <= 20
+}
+
+func isBase64(b []byte) bool {
+	if string(b) == "=" { // an empty response (RFC 4954 section 4)
+		return true
+	}
+	if len(b) == 0 {
+		return false
+	}
+	plain := make([]byte, base64.StdEncoding.DecodedLen(len(b)))
+	_, err := base64.StdEncoding.Decode(plain, b)
+	clear(plain)
+	return err == nil
+}
+
+// response handles a line within an AUTH exchange.
+func (c *Conn) response(line []byte) {
+	c.now = authenticate
+	if string(line) == "*" {
+		c.script.add(c.nowAt, true, line)
+		c.abandon("501", "5.7.0", "authentication cancelled", "cancelled")
+		return
+	}
+	c.script.add(c.nowAt, true, []byte("***"))
+	if len(line) > 0 && !isBase64(line) {
+		c.abandon("501", "5.5.2", "malformed response", "malformed")
+		return
+	}
+	c.auth.active = false
+	c.give(string(line) + "\r\n")
+}
+
+// abandon ends an AUTH exchange for go-smtp, and says code to the client.
+func (c *Conn) abandon(code, enhanced, text, reason string) {
+	c.now = authenticate
+	c.auth.active = false
+	c.override = mail.Reply{Code: atoi(code), Enhanced: enhanced, Text: text}
+	c.give(safeStop)
+	c.authEnded(reason, c.override.Code)
+}
+
+func (c *Conn) authEnded(reason string, code int) {
+	if c.opts.Hooks.AuthEnded != nil {
+		c.opts.Hooks.AuthEnded(c.auth.mechanism, reason, code)
+	}
+}
+
+func atoi(s string) int {
+	n := 0
+	for i := range len(s) {
+		n = n*10 + int(s[i]-'0')
+	}
+	return n
+}
+
+func (c *Conn) throttled(limit, action string) {
+	if c.opts.Hooks.Throttled != nil {
+		c.opts.Hooks.Throttled(limit, action)
+	}
+}
+
+// answered states that the current command was answered, and keeps the counts
+// of its session.
+func (c *Conn) answered(code int, enhanced string) {
+	took := time.Since(c.nowAt)
+	if code >= 400 && code != 421 { // bye decides about that
+		c.failed = true
+	}
+	if took > slowReply && code < 500 {
+		c.slow = true
+	}
+	if c.now == none {
+		return
+	}
+	c.opts.Emitter.Emit(event.CommandAnswered{
+		Connector: c.opts.Connector, Verb: c.now.String(), Code: code, Enhanced: enhanced, Took: event.Secs(took),
+	})
+}

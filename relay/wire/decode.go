@@ -1,0 +1,151 @@
+package wire
+
+import "bytes"
+
+// Newline says what becomes of a carriage return or a line feed that stands
+// alone, and of NUL, in a content. RFC 5321 section 2.3.8 forbids them all;
+// receivers that disagree about them can be made to see two messages where we
+// see one, so that none of them must ever leave the relay.
+type Newline uint8
+
+// The policies. The zero Newline refuses.
+const (
+	Reject    Newline = iota // refuse the message: 550 5.6.0
+	Normalise                // make CRLF of a bare LF, a space of a bare CR and of NUL
+)
+
+// dots decodes the content of DATA: it takes the stuffed dots out and finds the
+// end (RFC 5321 section 4.5.2). The zero dots is at the start of a content.
+type dots struct {
+	mid     bool // not at the start of a line
+	afterLF bool // at the start of a line that follows a bare LF
+	bare    bool // a bare CR or LF was seen
+	nul     bool
+}
+
+// heldCR is how many CRs at the end of a block wait for what follows them.
+const heldCR = 3
+
+// decode decodes the start of src in place. It returns the decoded octets,
+// which are a part of src, how many octets of src it has consumed, and whether
+// they end the content. It leaves in src what it cannot decide without the
+// octets that follow: at most three.
+func (d *dots) decode(src []byte) (out []byte, n int, end bool) {
+	i, run, w, crlf := 0, 0, 0, 0 // src[run:i] is decided and not yet in src[:w]
+	flush := func() {
+		if w == run {
+			w = i
+		} else {
+			w += copy(src[w:], src[run:i])
+		}
+	}
+	skip := 0
+scan:
+	for i < len(src) {
+		if src[i] == '.' && (!d.mid || d.afterLF) {
+			switch {
+			case i+1 == len(src):
+				break scan
+			case d.afterLF:
+				// The line before ended in a bare LF: this is no end of the content
+				// whatever follows, but a sender of such lines may have stuffed it.
+				if src[i+1] == '.' {
+					flush()
+					i++
+					run = i
+				}
+			case src[i+1] == '\r' && i+2 == len(src):
+				break scan
+			case src[i+1] == '\r' && src[i+2] == '\n':
+				end, skip = true, 3
+				break scan
+			default:
+				flush()
+				i++
+				run = i
+			}
+		}
+		d.mid, d.afterLF = true, false
+		j := bytes.IndexByte(src[i:], '\n')
+		if j < 0 {
+			last := i
+			i = len(src)
+			for range heldCR {
+				if i > last && src[i-1] == '\r' {
+					i--
+				}
+			}
+			break
+		}
+		if j > 0 && src[i+j-1] == '\r' {
+			d.mid = false
+			crlf++
+		} else {
+			d.bare, d.afterLF = true, true
+		}
+		i += j + 1
+	}
+	flush()
+	out = src[:w]
+	if bytes.Count(out, crByte) != crlf {
+		d.bare = true
+	}
+	if bytes.IndexByte(out, 0) >= 0 {
+		d.nul = true
+	}
+	return out, i + skip, end
+}
+
+var crByte = []byte{'\r'}
+
+// clean reports whether p has no bare CR, no bare LF and no NUL, when a CR has
+// gone before it or not. A CR at its end counts as bare.
+func clean(p []byte, afterCR bool) bool {
+	crlf := 0
+	for i := 0; ; {
+		j := bytes.IndexByte(p[i:], '\n')
+		if j < 0 {
+			break
+		}
+		switch k := i + j; {
+		case k == 0 && afterCR:
+		case k > 0 && p[k-1] == '\r':
+			crlf++
+		default:
+			return false
+		}
+		i += j + 1
+	}
+	return bytes.Count(p, crByte) == crlf && bytes.IndexByte(p, 0) < 0
+}
+
+// normalise appends p to dst: CRLF for a bare LF and for CRs before a LF, a
+// space for any other CR and for NUL. A line feed at the start of p belongs to
+// a CR before it when afterCR is set.
+func normalise(dst, p []byte, afterCR bool) []byte {
+	for i := 0; i < len(p); i++ {
+		switch p[i] {
+		case '\n':
+			if i > 0 || !afterCR {
+				dst = append(dst, '\r')
+			}
+			dst = append(dst, '\n')
+		case '\r':
+			j := i
+			for j < len(p) && p[j] == '\r' {
+				j++
+			}
+			if j == len(p) || p[j] != '\n' {
+				for range j - i {
+					dst = append(dst, ' ')
+				}
+			}
+			i = j - 1
+		case 0:
+			dst = append(dst, ' ')
+		default:
+			dst = append(dst, p[i])
+		}
+	}
+	return dst
+}

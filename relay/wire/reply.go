@@ -1,0 +1,293 @@
+package wire
+
+import (
+	"bytes"
+	"strconv"
+	"time"
+
+	"waybill/relay/mail"
+)
+
+// answer replies to the current command without go-smtp.
+func (c *Conn) answer(code int, enhanced, text string) {
+	c.say(mail.Reply{Code: code, Enhanced: enhanced, Text: text})
+	c.now = none
+}
+
+// offend answers a protocol error, and ends the session when there were too many.
+func (c *Conn) offend(code int, enhanced, text string) {
+	if c.errors++; c.errors >= c.opts.ProtocolErrors {
+		c.throttled("protocol_errors", "close")
+		c.bye(CauseErrors, 421, "4.7.0", "too many errors")
+		return
+	}
+	c.answer(code, enhanced, text)
+}
+
+// bye answers and ends the session.
+func (c *Conn) bye(cause string, code int, enhanced, text string) {
+	c.setCause(cause)
+	if cause != CauseShutdown && cause != CauseIdle { // going is not failing
+		c.failed = true
+	}
+	c.say(mail.Reply{Code: code, Enhanced: enhanced, Text: text})
+	c.now = none
+}
+
+// say sends r as the reply to the current command.
+func (c *Conn) say(r mail.Reply) {
+	c.answered(r.Code, r.Enhanced)
+	c.tarpit(r.Code)
+	text := []byte(r.Text)
+	for more := true; more; {
+		var line []byte
+		line, text, more = bytes.Cut(text, lf)
+		c.replyLine(r, line, more)
+	}
+}
+
+var lf = []byte{'\n'}
+
+// replyLine appends one line of a reply. Every line carries the enhanced code
+// (RFC 2034 section 3), no line holds what could be taken for another.
+func (c *Conn) replyLine(r mail.Reply, text []byte, more bool) {
+	at := len(c.out)
+	c.out = strconv.AppendInt(c.out, int64(r.Code), 10)
+	if more {
+		c.out = append(c.out, '-')
+	} else {
+		c.out = append(c.out, ' ')
+	}
+	if r.Enhanced != "" {
+		c.out = append(c.out, r.Enhanced...)
+		c.out = append(c.out, ' ')
+	}
+	const limit = 480 // RFC 5321 section 4.5.3.1.5: 512 with everything
+	for i, b := range text {
+		if i == limit {
+			break
+		}
+		if b < ' ' || b == 0x7f || b >= 0x80 && !c.env.UTF8 {
+			b = '?'
+		}
+		c.out = append(c.out, b)
+	}
+	c.script.add(time.Now(), false, c.out[at:])
+	c.out = append(c.out, '\r', '\n')
+}
+
+// put sends one line as it is, outside any command.
+func (c *Conn) put(line string) {
+	c.script.add(time.Now(), false, []byte(line))
+	c.out = append(c.out, line...)
+	c.out = append(c.out, '\r', '\n')
+}
+
+// tarpit delays a 5xx reply while nobody is authenticated, so that guessing
+// costs the guesser time. It holds no more than an idle session does.
+func (c *Conn) tarpit(code int) {
+	if code < 500 || c.authed || c.opts.Tarpit <= 0 {
+		return
+	}
+	if !c.tarpitted {
+		c.tarpitted = true
+		c.throttled("tarpit", "tarpit")
+	}
+	c.in.shrink()
+	if c.flush() != nil {
+		return
+	}
+	t := time.NewTimer(c.opts.Tarpit)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-c.gone:
+	}
+}
+
+// settle takes go-smtp's reply, which is complete, and sends ours.
+func (c *Conn) settle() {
+	if c.now == none {
+		if len(c.reply) > 0 { // go-smtp speaks unasked only to say that it ends
+			c.out = append(c.out, c.reply...)
+			c.reply = c.reply[:0]
+		}
+		return
+	}
+	r := parseReply(c.reply)
+	c.reply = c.reply[:0]
+	v := c.now
+	if r.Code == 0 { // go-smtp said nothing: it is ending
+		c.now = none
+		return
+	}
+	if c.override.Code != 0 {
+		r, c.override = c.override, mail.Reply{}
+	}
+	c.state(v, r.Code)
+	if c.swallow {
+		c.swallow = false
+		c.now = none
+		return
+	}
+	if c.override.Code != 0 { // there were too many of it
+		r, c.override = c.override, mail.Reply{}
+	}
+	switch {
+	case r.Code == 334:
+		// Not answered yet. The challenge may hold what the client should not see logged.
+		c.out = append(c.out, "334 "...)
+		c.out = append(c.out, r.Text...)
+		c.out = append(c.out, '\r', '\n')
+		c.script.add(time.Now(), false, []byte("334 ***"))
+		return
+	case v == ehlo && r.Code == 250:
+		c.answered(250, "")
+		c.capabilities()
+	case v == data && r.Code == 354:
+		c.answered(354, "")
+		c.put("354 end with CRLF.CRLF")
+	default:
+		c.say(ours(v, r))
+	}
+	c.now = none
+}
+
+// ours replaces go-smtp's words for success by more exact ones.
+func ours(v verb, r mail.Reply) mail.Reply {
+	switch {
+	case v == mailFrom && r.Code == 250:
+		return mail.Reply{Code: 250, Enhanced: "2.1.0", Text: "sender ok"}
+	case v == rcptTo && r.Code == 250:
+		return mail.Reply{Code: 250, Enhanced: "2.1.5", Text: "recipient ok"}
+	case v == rset && r.Code == 250:
+		return mail.Reply{Code: 250, Enhanced: "2.0.0", Text: "ok"}
+	case v == quit && r.Code == 221:
+		return mail.Reply{Code: 221, Enhanced: "2.0.0", Text: "bye"}
+	case v == authenticate && r.Code == 235:
+		return mail.Reply{Code: 235, Enhanced: "2.7.0", Text: "authenticated"}
+	case v == helo && r.Code == 250:
+		return mail.Reply{Code: 250, Text: "ok"}
+	}
+	return r
+}
+
+// state follows what a reply means for the conversation.
+func (c *Conn) state(v verb, code int) {
+	ok := code/100 == 2
+	switch v {
+	case helo, ehlo:
+		if ok {
+			c.greeted, c.tx, c.env.UTF8 = true, false, false
+		}
+	case mailFrom:
+		if ok {
+			c.tx, c.rcpts = true, 0
+		} else {
+			c.refused()
+		}
+	case rcptTo:
+		if ok {
+			c.rcpts++
+		} else {
+			c.refused()
+		}
+	case rset:
+		c.tx, c.env.UTF8 = false, false
+	case dot, bdat:
+		c.tx = false
+		c.env.UTF8 = false
+		if ok {
+			c.junk, c.refusals = 0, 0
+		}
+	case data:
+		if code != 354 {
+			c.body.open = false
+		}
+	case quit:
+		c.setCause(CauseQuit)
+	case authenticate:
+		c.auth.active = code == 334
+		c.authed = code == 235
+	default: // the others are answered here
+	}
+}
+
+// refused counts a command that policy refused.
+func (c *Conn) refused() {
+	if c.refusals++; c.refusals >= maxRefusals {
+		c.throttled("refusals", "close")
+		c.failed = true
+		c.setCause(CauseErrors)
+		c.override = mail.Reply{Code: 421, Enhanced: "4.7.0", Text: "too many errors"}
+	}
+}
+
+// capabilities answers EHLO (RFC 5321 section 4.1.1.1).
+func (c *Conn) capabilities() {
+	c.put("250-" + c.opts.Hostname)
+	c.put("250-PIPELINING")
+	size := "250-SIZE"
+	if c.opts.MaxSize > 0 {
+		size += " " + strconv.FormatInt(c.opts.MaxSize, 10)
+	}
+	c.put(size)
+	c.put("250-8BITMIME")
+	c.put("250-SMTPUTF8")
+	c.put("250-CHUNKING")
+	c.put("250-DSN")
+	if c.tls == nil && c.opts.TLS != nil && !c.authed {
+		c.put("250-STARTTLS")
+	}
+	if c.opts.Hooks.Mechanisms != nil && !c.authed {
+		line := "250-AUTH"
+		for _, m := range c.opts.Hooks.Mechanisms() {
+			line += " " + m
+		}
+		if len(line) > len("250-AUTH") {
+			c.put(line)
+		}
+	}
+	c.put("250 ENHANCEDSTATUSCODES")
+}
+
+// parseReply reads go-smtp's reply: lines of one code, of which the last has an
+// enhanced code.
+func parseReply(b []byte) mail.Reply {
+	var r mail.Reply
+	var text []byte
+	first := true
+	for line := range bytes.SplitSeq(bytes.TrimSuffix(b, []byte("\r\n")), []byte("\r\n")) {
+		if len(line) < 4 {
+			continue
+		}
+		if n, err := strconv.Atoi(string(line[:3])); err == nil && n >= 200 && n < 600 {
+			r.Code = n
+		}
+		rest := line[4:]
+		if line[3] == ' ' && r.Code != 334 && r.Code != 354 {
+			if word, after, ok := bytes.Cut(rest, space); ok && enhancedCode(word) {
+				r.Enhanced, rest = string(word), after
+			}
+		}
+		if !first {
+			text = append(text, '\n')
+		}
+		text, first = append(text, rest...), false
+	}
+	r.Text = string(text)
+	return r
+}
+
+func enhancedCode(b []byte) bool {
+	dots := 0
+	for i, x := range b {
+		switch {
+		case x == '.' && i > 0:
+			dots++
+		case x < '0' || x > '9':
+			return false
+		}
+	}
+	return dots == 2 && (b[0] == '2' || b[0] == '4' || b[0] == '5')
+}

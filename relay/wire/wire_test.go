@@ -1,0 +1,279 @@
+package wire
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"waybill/relay/mail"
+)
+
+// backend is a session that keeps what it accepts. With wire set it reads the
+// way that this package wants; without, it is a plain go-smtp backend.
+type backend struct {
+	mu       sync.Mutex
+	wire     bool
+	messages []message
+	panics   string
+	stop     int64 // refuse contents above it; 0 none
+}
+
+type message struct {
+	from, to string
+	content  string
+}
+
+func (b *backend) NewSession(c *smtp.Conn) (smtp.Session, error) { return &session{b: b, c: c}, nil }
+
+func (b *backend) got() []message {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]message(nil), b.messages...)
+}
+
+type session struct {
+	b        *backend
+	c        *smtp.Conn
+	from, to string
+}
+
+func (s *session) Reset()        { s.from, s.to = "", "" }
+func (s *session) Logout() error { return nil }
+
+func (s *session) Mail(from string, _ *smtp.MailOptions) error {
+	s.from = from
+	if s.b.wire {
+		e, _ := s.c.Conn().(*Conn).Envelope()
+		s.from = e.Sender.String()
+	}
+	return nil
+}
+
+func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
+	if s.b.wire {
+		to = s.c.Conn().(*Conn).Recipient().Address.String()
+	}
+	if strings.HasPrefix(to, "no@") {
+		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "no such user\nreally"}
+	}
+	s.to += to + " "
+	return nil
+}
+
+func (s *session) Data(r io.Reader) error {
+	if s.b.wire {
+		r = s.c.Conn().(*Conn).Body()
+	}
+	var buf bytes.Buffer
+	if s.b.stop > 0 {
+		r = io.LimitReader(r, s.b.stop)
+	}
+	if _, err := io.Copy(&buf, r); err != nil {
+		var e *mail.ReplyError
+		if errors.As(err, &e) {
+			return &smtp.SMTPError{Code: e.Reply.Code, EnhancedCode: smtp.EnhancedCode{e.Reply.Code / 100, 6, 0}, Message: e.Reply.Text}
+		}
+		return err
+	}
+	if s.b.stop > 0 && int64(buf.Len()) == s.b.stop {
+		return &smtp.SMTPError{Code: 552, EnhancedCode: smtp.EnhancedCode{5, 3, 4}, Message: "too large"}
+	}
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	s.b.messages = append(s.b.messages, message{s.from, strings.TrimSpace(s.to), buf.String()})
+	return nil
+}
+
+// listener hands out connections of this package.
+type listener struct {
+	net.Listener
+	opts  Options
+	conns chan *Conn
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	w := New(c, l.opts)
+	select {
+	case l.conns <- w:
+	default:
+	}
+	return w, nil
+}
+
+type logger struct{ t testing.TB }
+
+func (l logger) Printf(f string, v ...any) {}
+func (l logger) Println(v ...any)          {}
+
+type server struct {
+	*backend
+	addr  string
+	conns chan *Conn
+}
+
+// serve starts a server: of ours, or of go-smtp alone.
+func serve(t testing.TB, ours bool, opts Options, bare func(*smtp.Server)) *server {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{backend: &backend{wire: ours}, addr: ln.Addr().String(), conns: make(chan *Conn, 100)}
+	srv := NewServer(s.backend, logger{t})
+	if !ours {
+		srv = smtp.NewServer(s.backend)
+		srv.ErrorLog = logger{t}
+		srv.AllowInsecureAuth = true
+		if bare != nil {
+			bare(srv)
+		}
+	} else {
+		if opts.Hostname == "" {
+			opts.Hostname = "mx.example.com"
+		}
+		ln = &listener{ln, opts, s.conns}
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.Serve(ln) }()
+	t.Cleanup(func() {
+		_ = srv.Close()
+		<-done
+	})
+	return s
+}
+
+type client struct {
+	t  testing.TB
+	c  net.Conn
+	br *bufio.Reader
+}
+
+func dial(t testing.TB, addr string) *client {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	return &client{t, c, bufio.NewReader(c)}
+}
+
+func (c *client) send(s string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c.c, s); err != nil {
+		c.t.Logf("send: %v", err)
+	}
+}
+
+// reply reads one reply, its lines joined by "|"; "" at the end of the connection.
+func (c *client) reply() string {
+	c.t.Helper()
+	var all []string
+	for {
+		line, err := c.br.ReadString('\n')
+		if err != nil {
+			if ne, ok := err.(net.Error); ok && ne.Timeout() {
+				return "(timeout)"
+			}
+			return strings.Join(all, "|")
+		}
+		line = strings.TrimRight(line, "\r\n")
+		all = append(all, line)
+		if len(line) < 4 || line[3] != '-' {
+			return strings.Join(all, "|")
+		}
+	}
+}
+
+func (c *client) expect(want string) string {
+	c.t.Helper()
+	got := c.reply()
+	if !strings.HasPrefix(got, want) {
+		c.t.Fatalf("reply = %q, want %q", got, want)
+	}
+	return got
+}
+
+// talk sends each command and checks its reply: "command=>reply".
+func (c *client) talk(lines ...string) {
+	c.t.Helper()
+	for _, l := range lines {
+		cmd, want, _ := strings.Cut(l, "=>")
+		c.send(cmd)
+		c.expect(want)
+	}
+}
+
+func TestConversation(t *testing.T) {
+	s := serve(t, true, Options{ProtocolErrors: 100}, nil)
+	c := dial(t, s.addr)
+	c.expect("220 mx.example.com ESMTP Waybill")
+	c.talk(
+		"NOOP\r\n=>250 2.0.0",
+		"NOOP what ever\r\n=>250 2.0.0",
+		"MAIL FROM:<a@example.com>\r\n=>503 5.5.1",
+		"EHLO\r\n=>501 5.5.4",
+		"EHLO me.example.com\r\n=>250-mx.example.com|250-PIPELINING|250-SIZE|250-8BITMIME|250-SMTPUTF8|250-CHUNKING|250-DSN|250 ENHANCEDSTATUSCODES",
+		"HELP\r\n=>214 2.0.0",
+		"VRFY postmaster\r\n=>252 2.5.0",
+		"EXPN list\r\n=>502 5.5.1",
+		"XYZZY\r\n=>500 5.5.1",
+		"STARTTLS\r\n=>502 5.5.1",
+		"MAIL FROM:<a@example.com> SIZE=100\r\n=>250 2.1.0",
+		"MAIL FROM:<b@example.com>\r\n=>503 5.5.1",
+		"DATA\r\n=>554 5.5.1",
+		"RCPT TO:<no@example.com>\r\n=>550-5.1.1 no such user|550 5.1.1 really",
+		"RCPT TO:<Postmaster>\r\n=>250 2.1.5",
+		"RCPT TO:<\"x y\"@example.com>\r\n=>250 2.1.5",
+		"DATA\r\n=>354",
+		"Subject: x\r\n\r\n..dot\r\n.\r\n=>250 2.0.0",
+		"DATA\r\n=>503",
+		"RSET\r\n=>250 2.0.0",
+		"QUIT\r\n=>221 2.0.0",
+	)
+	if got := c.reply(); got != "" {
+		t.Errorf("after QUIT: %q", got)
+	}
+	got := s.got()
+	if len(got) != 1 || got[0] != (message{"a@example.com", `Postmaster "x y"@example.com`, "Subject: x\r\n\r\n.dot\r\n"}) {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestChunks(t *testing.T) {
+	s := serve(t, true, Options{}, nil)
+	c := dial(t, s.addr)
+	c.talk(
+		"=>220", "EHLO me\r\n=>250",
+		"MAIL FROM:<a@example.com>\r\n=>250", "RCPT TO:<b@example.com>\r\n=>250",
+		"BDAT 10\r\n0123456\r\n.=>250 2.0.0 chunk",
+		"NOOP\r\n=>250",
+		"BDAT 3\r\n\r\nA=>250 2.0.0 chunk",
+		"RCPT TO:<c@example.com>\r\n=>503",
+		"BDAT 0 LAST\r\n=>250 2.0.0 OK",
+		"MAIL FROM:<a@example.com>\r\n=>250", "RCPT TO:<b@example.com>\r\n=>250",
+		"BDAT 4\r\nabcd=>250",
+		"RSET\r\n=>250 2.0.0 ok",
+		"BDAT 4 LAST\r\nabcd=>503",
+		"MAIL FROM:<a2@example.com>\r\n=>250", "RCPT TO:<no@example.com>\r\n=>550",
+		"BDAT 6\r\nQUIT\r\n=>554 5.5.1",
+		"RSET\r\n=>250", "QUIT\r\n=>221",
+	)
+	got := s.got()
+	if len(got) != 1 || got[0] != (message{"a@example.com", "b@example.com", "0123456\r\n.\r\nA"}) {
+		t.Errorf("got %q", got)
+	}
+}
