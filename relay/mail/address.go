@@ -14,6 +14,7 @@ import (
 const (
 	maxLocalPart = 64
 	maxDomain    = 255
+	maxLabel     = 63 // RFC 1035 section 2.3.4
 	maxPath      = 254
 )
 
@@ -182,28 +183,31 @@ func checkDomain(d string) error {
 		}
 		return nil
 	}
-	ascii := true
-	for label := range strings.SplitSeq(d, ".") {
-		if label == "" || label[0] == '-' || label[len(label)-1] == '-' {
+	ascii := d
+	if !isASCII(d) {
+		var err error
+		if ascii, err = idna.Lookup.ToASCII(d); err != nil || len(ascii) > maxDomain {
+			return bad("internationalised name")
+		}
+	}
+	// The A-labels are checked, not the letters as given: the mapping makes dots,
+	// digits and nothing at all out of other letters (RFC 5895).
+	last := ""
+	for label := range strings.SplitSeq(ascii, ".") {
+		if label == "" || len(label) > maxLabel || label[0] == '-' || label[len(label)-1] == '-' {
 			return bad("label")
 		}
 		for i := range len(label) {
-			switch c := label[i]; {
-			case c >= utf8.RuneSelf:
-				ascii = false
-			case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
-			default:
+			if c := label[i]; !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
 				return bad("character")
 			}
 		}
-		if ascii && len(label) > 63 {
-			return bad("label longer than 63 octets")
-		}
+		last = label
 	}
-	if !ascii {
-		if _, err := idna.Lookup.ToASCII(d); err != nil {
-			return bad("internationalised name")
-		}
+	// 127.0.0.1 is no host name (RFC 3696 section 2), but what dials it would
+	// take it for an address that relay control has not seen.
+	if strings.Trim(last, "0123456789") == "" {
+		return bad("top-level label is a number")
 	}
 	return nil
 }

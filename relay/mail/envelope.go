@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Body says what the content may hold (RFC 6152, RFC 3030).
@@ -17,7 +18,12 @@ const (
 	BodyBinaryMIME
 )
 
-func (b Body) String() string { return [...]string{"7BIT", "8BITMIME", "BINARYMIME"}[b] }
+func (b Body) String() string {
+	if b > BodyBinaryMIME {
+		return fmt.Sprintf("body(%d)", uint8(b))
+	}
+	return [...]string{"7BIT", "8BITMIME", "BINARYMIME"}[b]
+}
 
 // Notify is when the sender wants a DSN for a recipient (RFC 3461 section
 // 4.1). The zero Notify means that nothing was asked: failure and delay.
@@ -97,7 +103,7 @@ func ParseMail(args string) (Envelope, error) {
 		switch key {
 		case "SIZE":
 			n, err := strconv.ParseInt(val, 10, 64)
-			if err != nil || n < 0 || len(val) > 20 || val[0] == '+' {
+			if err != nil || len(val) > 20 || val[0] == '+' || val[0] == '-' {
 				return errBadValue
 			}
 			e.Size = n
@@ -146,8 +152,8 @@ func ParseMail(args string) (Envelope, error) {
 }
 
 // ParseRcpt parses what follows "RCPT" in a command line, such as
-// "TO:<b@example.com> NOTIFY=FAILURE". Set utf8 when MAIL gave SMTPUTF8.
-func ParseRcpt(args string, utf8 bool) (Recipient, error) {
+// "TO:<b@example.com> NOTIFY=FAILURE". Set smtputf8 when MAIL gave SMTPUTF8.
+func ParseRcpt(args string, smtputf8 bool) (Recipient, error) {
 	var r Recipient
 	addr, params, err := parsePathArgs("TO:", args)
 	if err != nil {
@@ -173,7 +179,7 @@ func ParseRcpt(args string, utf8 bool) (Recipient, error) {
 		case "ORCPT":
 			kind, enc, ok := strings.Cut(val, ";")
 			s, err := DecodeXText(enc)
-			if !ok || kind == "" || err != nil || s == "" || len(val) > 500 || strings.ContainsAny(kind, "+=") {
+			if !ok || kind == "" || err != nil || s == "" || len(val) > 500 || !isAtom(kind) {
 				return errBadValue
 			}
 			r.ORcpt = kind + ";" + s
@@ -182,13 +188,24 @@ func ParseRcpt(args string, utf8 bool) (Recipient, error) {
 		}
 		return nil
 	})
-	if err == nil && !utf8 && !addr.ASCII() {
+	if err == nil && !smtputf8 && !addr.ASCII() {
 		err = ErrAddressUTF8
 	}
 	return r, err
 }
 
 var errBadValue = errors.New("bad value")
+
+// isAtom reports whether s can be an address type (RFC 3461 section 4.2) and be
+// written as it is.
+func isAtom(s string) bool {
+	for i := range len(s) {
+		if !isAtext(s[i]) || s[i] == '+' || s[i] == '=' {
+			return false
+		}
+	}
+	return s != ""
+}
 
 func parsePathArgs(keyword, args string) (Address, string, error) {
 	args = strings.TrimLeft(args, " ")
@@ -242,7 +259,8 @@ func EncodeXText(s string) string {
 }
 
 // DecodeXText decodes xtext (RFC 3461 section 4). It refuses what decodes to
-// control characters, which no honest ENVID, ORCPT or AUTH holds.
+// control characters or is not UTF-8, which no honest ENVID, ORCPT or AUTH is,
+// and which records could not hold unchanged.
 func DecodeXText(s string) (string, error) {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
@@ -263,7 +281,7 @@ func DecodeXText(s string) (string, error) {
 			b.WriteByte(c)
 		}
 	}
-	if hasControl(b.String()) {
+	if hasControl(b.String()) || !utf8.ValidString(b.String()) {
 		return "", fmt.Errorf("%w: xtext", ErrParameter)
 	}
 	return b.String(), nil

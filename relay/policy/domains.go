@@ -6,9 +6,9 @@ import (
 	"slices"
 	"strings"
 
-	"waybill/relay/mail"
-
 	"golang.org/x/net/publicsuffix"
+
+	"waybill/relay/mail"
 )
 
 // DomainType says what we are to an accepted domain.
