@@ -55,6 +55,7 @@ type MX struct {
 	Host       string // lower case, without the trailing dot
 	Preference uint16
 	Implicit   bool // the domain has no MX and is its own host (RFC 5321 section 5.1)
+	Secure     bool // the server authenticated the answer (AD bit)
 }
 
 // Looker is what smtpout asks; [Resolver] is the real one.
