@@ -1,0 +1,329 @@
+package metrics
+
+import (
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"waybill/relay/event"
+	"waybill/relay/queue"
+	"waybill/relay/route"
+)
+
+// Levels is what is so right now. It is asked for at each scrape and must come
+// from memory. Parts that are nil or empty are not exposed.
+type Levels struct {
+	Queue        *queue.Levels
+	Hops         []queue.HopStatus // with Queue
+	Lifetime     time.Duration     // how long a message may wait
+	Connections  []Connections
+	Tracking     *Tracking
+	Log          *Log
+	Disks        []Disk // beside the queue's own
+	Certificates []Certificate
+	Stores       []Store
+}
+
+// Connections are the open sessions of one connector.
+type Connections struct {
+	Direction string // event.Inbound or event.Outbound
+	Connector string
+	Open      int
+	Limit     int // 0: none
+}
+
+// Tracking is the state of the tracking store.
+type Tracking struct {
+	IndexLag    time.Duration // age of the oldest fact that search does not show yet
+	Oldest      time.Time     // of the oldest fact kept; zero when there is none
+	Bytes       int64
+	Dropped     map[string]uint64 // facts not kept, by reason: buffer_full, closed, invalid, error
+	WriteErrors uint64
+}
+
+// Log is what became of the log's lines.
+type Log struct {
+	Written, Sampled, Dropped, Failed uint64
+	Pending                           int // octets in the buffer
+}
+
+// Disk is the space of the volume that a directory is on.
+type Disk struct {
+	Volume     string // what it is for: tracking, log
+	Free, Size int64
+}
+
+// Certificate is a TLS certificate in use.
+type Certificate struct {
+	Name     string
+	NotAfter time.Time
+}
+
+// Store is the size of one Badger database.
+type Store struct {
+	Name            string // queue, tracking
+	LSMBytes, Value int64
+}
+
+// The closed sets of levels.
+var (
+	queueStates  = []string{"accepted", "active", "deferred", "held"}
+	allStates    = append(slices.Clone(queueStates), "unroutable", "poison")
+	oldestStates = []string{"active", "deferred", "held"}
+	olderThan    = []string{"1m", "5m", "15m", "1h", "4h", "1d"}
+	hopStates    = []string{"ready", "active", "retry", "held"}
+	dropReasons  = []string{"buffer_full", "closed", "invalid", "error"}
+	lineResults  = []string{"written", "sampled", "dropped", "failed"}
+)
+
+// level is a gauge or counter that is read, not kept.
+type level struct {
+	desc *prometheus.Desc
+	typ  prometheus.ValueType
+}
+
+func (d *definer) level(typ prometheus.ValueType, name, help string, labels ...Label) level {
+	m := Metric{Name: namespace + "_" + name, Type: "gauge", Help: help, Labels: labels}
+	if typ == prometheus.CounterValue {
+		m.Type = "counter"
+	}
+	d.levels = append(d.levels, m)
+	d.catalogue = append(d.catalogue, m)
+	var names []string
+	for _, l := range labels {
+		names = append(names, l.Name)
+	}
+	return level{prometheus.NewDesc(m.Name, help, names, nil), typ}
+}
+
+func (l level) send(ch chan<- prometheus.Metric, v float64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(l.desc, l.typ, v, labels...)
+}
+
+// levels is the collector of everything that is read at scrape time.
+type levels struct {
+	read   atomic.Pointer[func() Levels]
+	reload *reload
+	build  [3]string // version, revision, goversion
+	top    top
+
+	all []level
+
+	queueMessages, queueBytes, queueOldest, dueLag, older, destinations, accepting  level
+	outboxRecords, outboxAge, segmentBytes, segmentFiles, lifetime, pressure        level
+	diskFree, diskSize, connections, connectionsLimit                               level
+	indexLag, oldestEvent, storeBytes, eventsDropped, writeErrors, lines, logBuffer level
+	certificate, lsmBytes, valueBytes, reloadOK, reloadAt, buildInfo                level
+}
+
+func (c *levels) define(d *definer, opts Options) {
+	c.reload = d.reloadState()
+	c.build = [3]string{opts.Version, opts.Revision, runtime.Version()}
+	c.top = newTop(50, 75, time.Hour)
+
+	g, n := prometheus.GaugeValue, prometheus.CounterValue
+	def := func(l *level, typ prometheus.ValueType, name, help string, labels ...Label) {
+		*l = d.level(typ, name, help, labels...)
+		c.all = append(c.all, *l)
+	}
+	words := func(name string, values []string) Label { return Label{Name: name, Values: values} }
+	queueLabel := Label{Name: "queue", Note: `name of the next hop: the 50 largest or oldest, and "other"`}
+
+	def(&c.queueMessages, g, "queue_messages", "Messages in the queue; one with several next hops counts in each.", queueLabel, words("state", allStates))
+	def(&c.queueBytes, g, "queue_bytes", "Octets of content in the queue.", queueLabel)
+	def(&c.queueOldest, g, "queue_oldest_message_age_seconds", "Time since the oldest message in that state was accepted; 0 when there is none.",
+		queueLabel, words("state", oldestStates))
+	def(&c.dueLag, g, "queue_due_lag_seconds", "How long the most overdue message has waited for a worker.")
+	def(&c.older, g, "queue_messages_older_than", "Messages in the queue that were accepted longer ago than this.", words("age", olderThan), words("state", oldestStates))
+	def(&c.destinations, g, "queue_destinations", "Next hops with a queue, by what they do.", words("status", hopStates))
+	def(&c.accepting, g, "queue_accepting", "1 when the queue takes messages, 0 when it is closed after a failure of storage.")
+	def(&c.outboxRecords, g, "queue_outbox_records", "Durable facts that the tracking store has not confirmed yet.")
+	def(&c.outboxAge, g, "queue_outbox_oldest_age_seconds", "Age of the oldest fact in the outbox; 0 when it is empty.")
+	def(&c.segmentBytes, g, "queue_segment_bytes", "Octets of the files that hold contents.")
+	def(&c.segmentFiles, g, "queue_segment_files", "Files that hold contents.")
+	def(&c.lifetime, g, "config_message_lifetime_seconds", "How long a message may wait before it expires.")
+	def(&c.pressure, g, "backpressure_level", "0 normal, 1 slowing down, 2 refusing.", words("resource", event.Resources()))
+	def(&c.diskFree, g, "spool_disk_free_bytes", "Free space of the volume.", Label{Name: "volume", Note: "queue, tracking, log"})
+	def(&c.diskSize, g, "spool_disk_size_bytes", "Size of the volume.", Label{Name: "volume", Note: "queue, tracking, log"})
+
+	direction, connector := words("direction", directionDim.words), Label{Name: "connector", Note: "receive or send connector"}
+	def(&c.connections, g, "connections", "Open SMTP sessions.", direction, connector)
+	def(&c.connectionsLimit, g, "connections_limit", "How many SMTP sessions may be open; absent where there is no limit.", direction, connector)
+
+	def(&c.indexLag, g, "tracking_index_lag_seconds", "How far search is behind the facts.")
+	def(&c.oldestEvent, g, "tracking_oldest_event_timestamp_seconds", "Time of the oldest fact that is kept.")
+	def(&c.storeBytes, g, "tracking_store_bytes", "Size of the tracking store.")
+	def(&c.eventsDropped, n, "tracking_events_dropped_total", "Facts that the tracking store did not keep.", words("reason", append(slices.Clone(dropReasons), other)))
+	def(&c.writeErrors, n, "tracking_write_errors_total", "Writes to the tracking store that failed.")
+	def(&c.lines, n, "protocol_log_lines_total", "Lines of the log, by what became of them.", words("result", lineResults))
+	def(&c.logBuffer, g, "protocol_log_buffer_bytes", "Octets that wait for the log's output.")
+
+	store := Label{Name: "store", Note: "queue, tracking"}
+	def(&c.lsmBytes, g, "badger_lsm_bytes", "Size of the tables of a Badger database.", store)
+	def(&c.valueBytes, g, "badger_vlog_bytes", "Size of the value log of a Badger database.", store)
+	def(&c.certificate, g, "tls_certificate_not_after_timestamp_seconds", "When a certificate expires.", Label{Name: "certificate", Note: "its name in the configuration"})
+	def(&c.reloadOK, g, "config_last_reload_successful", "1 when the latest configuration was taken into use, 0 when it was refused.")
+	def(&c.reloadAt, g, "config_last_reload_success_timestamp_seconds", "When a configuration was last taken into use.")
+	def(&c.buildInfo, g, "build_info", "1; the labels say what runs.", Label{Name: "version"}, Label{Name: "revision"}, Label{Name: "goversion"})
+}
+
+// Describe sends the descriptions of all levels.
+func (c *levels) Describe(ch chan<- *prometheus.Desc) {
+	for _, l := range c.all {
+		ch <- l.desc
+	}
+}
+
+// Collect reads the levels.
+func (c *levels) Collect(ch chan<- prometheus.Metric) {
+	ok, at := c.reload.state()
+	c.reloadOK.send(ch, bit(ok))
+	c.reloadAt.send(ch, float64(at.UnixMicro())/1e6)
+	c.buildInfo.send(ch, 1, c.build[:]...)
+
+	read := c.read.Load()
+	if read == nil {
+		return
+	}
+	l := (*read)()
+	if l.Queue != nil {
+		c.collectQueue(ch, l.Queue, l.Hops)
+	}
+	if l.Lifetime > 0 {
+		c.lifetime.send(ch, l.Lifetime.Seconds())
+	}
+	once := map[[2]string]bool{} // a series twice would spoil the whole scrape
+	first := func(family, value string) bool {
+		k := [2]string{family, value}
+		defer func() { once[k] = true }()
+		return !once[k]
+	}
+	for _, x := range l.Connections {
+		if name := label(x.Connector); first(x.Direction, name) && slices.Contains(directionDim.words, x.Direction) {
+			c.connections.send(ch, float64(x.Open), x.Direction, name)
+			if x.Limit > 0 {
+				c.connectionsLimit.send(ch, float64(x.Limit), x.Direction, name)
+			}
+		}
+	}
+	if l.Tracking != nil {
+		c.collectTracking(ch, l.Tracking)
+	}
+	if l.Log != nil {
+		for i, n := range [...]uint64{l.Log.Written, l.Log.Sampled, l.Log.Dropped, l.Log.Failed} {
+			c.lines.send(ch, float64(n), lineResults[i])
+		}
+		c.logBuffer.send(ch, float64(l.Log.Pending))
+	}
+	for _, x := range l.Disks {
+		if name := label(x.Volume); first("disk", name) && (l.Queue == nil || name != "queue") {
+			c.diskFree.send(ch, float64(x.Free), name)
+			c.diskSize.send(ch, float64(x.Size), name)
+		}
+	}
+	for _, x := range l.Stores {
+		if name := label(x.Name); first("store", name) {
+			c.lsmBytes.send(ch, float64(x.LSMBytes), name)
+			c.valueBytes.send(ch, float64(x.Value), name)
+		}
+	}
+	for _, x := range l.Certificates {
+		if name := label(x.Name); first("certificate", name) && !x.NotAfter.IsZero() {
+			c.certificate.send(ch, float64(x.NotAfter.Unix()), name)
+		}
+	}
+}
+
+func (c *levels) collectQueue(ch chan<- prometheus.Metric, q *queue.Levels, hops []queue.HopStatus) {
+	now := time.Now()
+	shown, rest := c.top.pick(foldHops(hops), now)
+	status := map[string]int{}
+	unroutable := 0
+	for i := range hops {
+		if hops[i].Hop == route.Unroutable {
+			unroutable += hops[i].Queued + hops[i].Active + hops[i].Deferred
+			continue
+		}
+		state := hops[i].State
+		if !slices.Contains(hopStates, state) {
+			state = "ready"
+		}
+		status[state]++
+	}
+	for _, h := range append(shown, rest) {
+		for i, n := range [...]int{h.queued, h.active, h.deferred, h.held} {
+			c.queueMessages.send(ch, float64(n), h.name, queueStates[i])
+		}
+		c.queueBytes.send(ch, float64(h.bytes), h.name)
+		for i, state := range oldestStates {
+			c.queueOldest.send(ch, age(h.oldestBy[i], now), h.name, state)
+		}
+	}
+	// These belong to no next hop.
+	c.queueMessages.send(ch, float64(max(unroutable, q.ByState["unroutable"])), "none", "unroutable")
+	c.queueMessages.send(ch, float64(q.ByState["poison"]), "none", "poison")
+	for _, s := range hopStates {
+		c.destinations.send(ch, float64(status[s]), s)
+	}
+	for _, a := range olderThan {
+		for _, s := range oldestStates {
+			c.older.send(ch, float64(q.OlderThan[a][s]), a, s)
+		}
+	}
+	for _, r := range event.Resources() {
+		c.pressure.send(ch, float64(q.Pressure[r]), r)
+	}
+	c.dueLag.send(ch, max(q.DueLag, 0).Seconds())
+	c.accepting.send(ch, bit(q.Closed == ""))
+	c.outboxRecords.send(ch, float64(q.OutboxRows))
+	c.outboxAge.send(ch, max(q.OutboxAge, 0).Seconds())
+	c.segmentBytes.send(ch, float64(q.SegmentBytes))
+	c.segmentFiles.send(ch, float64(q.SegmentFiles))
+	c.diskFree.send(ch, float64(q.DiskFree), "queue")
+	c.diskSize.send(ch, float64(q.DiskSize), "queue")
+}
+
+func (c *levels) collectTracking(ch chan<- prometheus.Metric, t *Tracking) {
+	c.indexLag.send(ch, max(t.IndexLag, 0).Seconds())
+	if !t.Oldest.IsZero() {
+		c.oldestEvent.send(ch, float64(t.Oldest.UnixMicro())/1e6)
+	}
+	c.storeBytes.send(ch, float64(t.Bytes))
+	c.writeErrors.send(ch, float64(t.WriteErrors))
+	var rest uint64
+	for reason, n := range t.Dropped {
+		if !slices.Contains(dropReasons, reason) {
+			rest += n
+		}
+	}
+	for _, reason := range dropReasons {
+		c.eventsDropped.send(ch, float64(t.Dropped[reason]), reason)
+	}
+	c.eventsDropped.send(ch, float64(rest), other)
+}
+
+func bit(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func age(t, now time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return max(now.Sub(t), 0).Seconds()
+}
+
+// label makes s fit for a label value.
+func label(s string) string {
+	if len(s) > 255 {
+		s = s[:255]
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}
