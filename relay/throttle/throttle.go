@@ -17,9 +17,9 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"waybill/relay/event"
+
+	"golang.org/x/time/rate"
 )
 
 // Source is what counts as one source: an IPv4 address, or the /64 network of
@@ -116,13 +116,7 @@ type Messages struct {
 	By        By
 
 	mu    sync.Mutex
-	keys  map[string]*bucket
-	swept time.Time
-}
-
-type bucket struct {
-	rate *rate.Limiter
-	used time.Time
+	table table
 }
 
 // Client is who asks for a message.
@@ -141,15 +135,14 @@ func (m *Messages) Admit(now time.Time, client Client, emit event.Emitter) bool 
 	scope := "source"
 	ok := true
 	m.mu.Lock()
-	m.sweep(now)
+	m.table.sweep(now, 2*time.Minute)
 	if client.User != "" && m.By != BySource {
 		scope = "user"
 		ok = m.take(now, "u"+client.User)
 	}
 	if ok && (client.User == "" || m.By != ByUser) {
 		scope = "source"
-		b := Source(client.IP).As16()
-		ok = m.take(now, string(b[:]))
+		ok = m.take(now, sourceKey(client.IP))
 	}
 	m.mu.Unlock()
 	if !ok {
@@ -161,35 +154,93 @@ func (m *Messages) Admit(now time.Time, client Client, emit event.Emitter) bool 
 	return ok
 }
 
+// take takes one message of key's rate. The burst is a minute's worth: a message
+// a second and sixty at once are the same to us.
 func (m *Messages) take(now time.Time, key string) bool {
-	b := m.keys[key]
-	if b == nil {
-		if m.keys == nil {
-			m.keys = map[string]*bucket{}
-		}
-		if len(m.keys) >= maxKeys {
-			for k := range m.keys { // any one: the order of a map is random
-				delete(m.keys, k)
-				break
-			}
-		}
-		// The burst is a minute's worth, so that a message a second and sixty at once are the same to us.
-		b = &bucket{rate: rate.NewLimiter(rate.Limit(float64(m.PerMinute)/60), m.PerMinute)}
-		m.keys[key] = b
-	}
+	return m.table.get(key, rate.Limit(float64(m.PerMinute)/60), m.PerMinute).take(now)
+}
+
+// table holds the buckets of those who were seen lately.
+type table struct {
+	keys  map[string]*bucket
+	swept time.Time
+}
+
+type bucket struct {
+	rate *rate.Limiter
+	used time.Time
+}
+
+func (b *bucket) take(now time.Time) bool {
 	b.used = now
 	return b.rate.AllowN(now, 1)
 }
 
-// sweep forgets, once a minute, those whose bucket has filled up again.
-func (m *Messages) sweep(now time.Time) {
-	if now.Sub(m.swept) < time.Minute {
-		return
+// get returns the bucket of key, and makes it when there is none.
+func (t *table) get(key string, limit rate.Limit, burst int) *bucket {
+	b := t.keys[key]
+	if b != nil {
+		return b
 	}
-	m.swept = now
-	for k, b := range m.keys {
-		if now.Sub(b.used) > 2*time.Minute {
-			delete(m.keys, k)
+	if t.keys == nil {
+		t.keys = map[string]*bucket{}
+	}
+	if len(t.keys) >= maxKeys {
+		for k := range t.keys { // any one: the order of a map is random
+			delete(t.keys, k)
+			break
 		}
 	}
+	b = &bucket{rate: rate.NewLimiter(limit, burst)}
+	t.keys[key] = b
+	return b
+}
+
+// sweep forgets, once a minute, those who were quiet for so long that their
+// bucket is full again.
+func (t *table) sweep(now time.Time, full time.Duration) {
+	if now.Sub(t.swept) < time.Minute {
+		return
+	}
+	t.swept = now
+	for k, b := range t.keys {
+		if now.Sub(b.used) > full {
+			delete(t.keys, k)
+		}
+	}
+}
+
+func sourceKey(ip netip.Addr) string {
+	b := Source(ip).As16()
+	return string(b[:])
+}
+
+// Failures limits how often a source may fail to authenticate, over all of its
+// sessions. The zero value allows a burst of 30, and then one in ten seconds:
+// enough for an office behind one address, too slow for guessing. It holds
+// nothing against a user, so that strangers cannot lock one out.
+type Failures struct {
+	mu    sync.Mutex
+	table table
+}
+
+const (
+	failureBurst = 30
+	failureEvery = 10 * time.Second
+)
+
+// Allowed reports whether ip may try at time now.
+func (f *Failures) Allowed(now time.Time, ip netip.Addr) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	b := f.table.keys[sourceKey(ip)]
+	return b == nil || b.rate.TokensAt(now) >= 1
+}
+
+// Failed counts a failure of ip at time now.
+func (f *Failures) Failed(now time.Time, ip netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.table.sweep(now, failureBurst*failureEvery)
+	f.table.get(sourceKey(ip), rate.Every(failureEvery), failureBurst).take(now)
 }

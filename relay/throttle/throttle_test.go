@@ -137,12 +137,12 @@ func TestMessagesMemoryIsBounded(t *testing.T) {
 	for i := range maxKeys + 1000 {
 		m.Admit(now, Client{IP: ip(fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255))}, event.Emitter{})
 	}
-	if len(m.keys) != maxKeys {
-		t.Errorf("%d keys, want %d", len(m.keys), maxKeys)
+	if len(m.table.keys) != maxKeys {
+		t.Errorf("%d keys, want %d", len(m.table.keys), maxKeys)
 	}
 	m.Admit(now.Add(10*time.Minute), Client{IP: ip("192.0.2.1")}, event.Emitter{})
-	if len(m.keys) != 1 {
-		t.Errorf("%d keys after they were quiet, want 1", len(m.keys))
+	if len(m.table.keys) != 1 {
+		t.Errorf("%d keys after they were quiet, want 1", len(m.table.keys))
 	}
 }
 
@@ -153,5 +153,26 @@ func TestNoLimit(t *testing.T) {
 		if !m.Admit(time.Now(), Client{}, event.Emitter{}) || c.Admit(ip("::1")) != Admitted {
 			t.Fatal("the zero value refused")
 		}
+	}
+}
+
+func TestFailures(t *testing.T) {
+	var f Failures
+	now := time.Unix(1e9, 0)
+	bad, good := ip("192.0.2.1"), ip("192.0.2.2")
+	for range failureBurst {
+		if !f.Allowed(now, bad) {
+			t.Fatal("refused within the burst")
+		}
+		f.Failed(now, bad)
+	}
+	if f.Allowed(now, bad) {
+		t.Error("allowed after the burst")
+	}
+	if !f.Allowed(now, good) {
+		t.Error("another source was refused")
+	}
+	if !f.Allowed(now.Add(failureEvery), bad) {
+		t.Error("refused for ever")
 	}
 }

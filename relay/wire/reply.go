@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"strconv"
+	"strings"
 	"time"
 
 	"waybill/relay/mail"
@@ -240,12 +241,8 @@ func (c *Conn) capabilities() {
 		c.put("250-STARTTLS")
 	}
 	if c.opts.Hooks.Mechanisms != nil && !c.authed {
-		line := "250-AUTH"
-		for _, m := range c.opts.Hooks.Mechanisms() {
-			line += " " + m
-		}
-		if len(line) > len("250-AUTH") {
-			c.put(line)
+		if m := c.opts.Hooks.Mechanisms(); len(m) > 0 {
+			c.put("250-AUTH " + strings.Join(m, " "))
 		}
 	}
 	c.put("250 ENHANCEDSTATUSCODES")

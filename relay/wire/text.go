@@ -15,13 +15,14 @@ func Printable(s string, limit int) string {
 		return s
 	}
 	var b strings.Builder
-	for i, size := 0, 0; i < len(s); i += size {
-		var r rune
-		r, size = utf8.DecodeRuneInString(s[i:])
+	for i := 0; i < len(s); {
+		r, size := utf8.DecodeRuneInString(s[i:])
+		first := s[i]
+		i += size
 		mark := b.Len()
 		switch {
 		case r == utf8.RuneError && size == 1:
-			fmt.Fprintf(&b, `\x%02x`, s[i])
+			fmt.Fprintf(&b, `\x%02x`, first)
 		case unicode.IsPrint(r):
 			b.WriteRune(r)
 		case r < 0x100:

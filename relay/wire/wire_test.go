@@ -6,14 +6,15 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/emersion/go-smtp"
-
 	"waybill/relay/mail"
+
+	"github.com/emersion/go-smtp"
 )
 
 // backend is a session that keeps what it accepts. With wire set it reads the
@@ -22,7 +23,6 @@ type backend struct {
 	mu       sync.Mutex
 	wire     bool
 	messages []message
-	panics   string
 	stop     int64 // refuse contents above it; 0 none
 }
 
@@ -77,8 +77,7 @@ func (s *session) Data(r io.Reader) error {
 		r = io.LimitReader(r, s.b.stop)
 	}
 	if _, err := io.Copy(&buf, r); err != nil {
-		var e *mail.ReplyError
-		if errors.As(err, &e) {
+		if e, ok := errors.AsType[*mail.ReplyError](err); ok {
 			return &smtp.SMTPError{Code: e.Reply.Code, EnhancedCode: smtp.EnhancedCode{e.Reply.Code / 100, 6, 0}, Message: e.Reply.Text}
 		}
 		return err
@@ -185,7 +184,7 @@ func (c *client) reply() string {
 	for {
 		line, err := c.br.ReadString('\n')
 		if err != nil {
-			if ne, ok := err.(net.Error); ok && ne.Timeout() {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
 				return "(timeout)"
 			}
 			return strings.Join(all, "|")

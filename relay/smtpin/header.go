@@ -1,0 +1,248 @@
+package smtpin
+
+import (
+	"bytes"
+	"mime"
+	"strings"
+
+	"waybill/relay/mail"
+	"waybill/relay/wire"
+)
+
+// Bounds of what is kept of a header section, by taste: RFC 5322 allows more,
+// and nobody looks at it.
+const (
+	maxName  = 32   // of a field name
+	maxValue = 2048 // of an unfolded value
+	maxWord  = 512  // of what goes into a record
+)
+
+// fields are the header fields that are read.
+type field uint8
+
+const (
+	otherField field = iota
+	messageID
+	from
+	subject
+	receivedField
+)
+
+// headerScanner reads a header section as it passes, in whatever pieces it
+// comes, and keeps what a [mail.Header] needs. Its memory is bounded.
+type headerScanner struct {
+	done     bool
+	size     int // octets of the section, with the empty line
+	received int
+
+	name    [maxName]byte // of the line that has begun, until its colon
+	nameLen int
+	inName  bool
+	long    bool // the name does not fit
+	middle  bool // not at the start of a line
+	blank   bool // the line has begun with CR
+	field   field
+	keep    bool // the value is kept
+	have    [receivedField + 1]bool
+	values  [receivedField + 1][]byte
+}
+
+// write takes the next octets of the content.
+func (h *headerScanner) write(p []byte) {
+	for len(p) > 0 && !h.done {
+		line, rest, whole := p, []byte(nil), false
+		if i := bytes.IndexByte(p, '\n'); i >= 0 {
+			line, rest, whole = p[:i+1], p[i+1:], true
+		}
+		h.size += len(line)
+		h.part(line, whole)
+		if h.done && !h.blank {
+			h.size -= len(line) // it was the first of the body
+		}
+		p = rest
+	}
+}
+
+// end is called at the end of the content.
+func (h *headerScanner) end() { h.done = true }
+
+// part takes a line, or the next part of it; whole says that the line ends here.
+func (h *headerScanner) part(p []byte, whole bool) {
+	if !h.middle {
+		h.middle = true
+		switch p[0] {
+		case '\n':
+			h.blank, h.done = true, true
+			return
+		case '\r':
+			if len(p) == 2 && p[1] == '\n' {
+				h.blank, h.done = true, true
+				return
+			}
+			if len(p) == 1 {
+				h.blank = true // if a LF follows
+				return
+			}
+		case ' ', '\t': // goes on
+			h.inName = false
+		default:
+			h.inName, h.nameLen, h.long, h.field, h.keep = true, 0, false, otherField, false
+		}
+	} else if h.blank {
+		if p[0] == '\n' {
+			h.done = true
+			return
+		}
+		h.blank = false
+	}
+	if h.inName {
+		i := bytes.IndexByte(p, ':')
+		if i < 0 && whole {
+			// Not a field: the header section has ended without an empty line.
+			h.done = true
+			return
+		}
+		name := p
+		if i >= 0 {
+			name = p[:i]
+		}
+		if h.nameLen+len(name) > maxName {
+			h.long = true
+		} else {
+			h.nameLen += copy(h.name[h.nameLen:], name)
+		}
+		if i >= 0 {
+			h.begin()
+			p = p[i+1:]
+		}
+	}
+	if h.keep && !h.inName {
+		v := h.values[h.field]
+		v = append(v, p[:min(len(p), maxValue-len(v))]...)
+		h.values[h.field] = v
+	}
+	if whole {
+		h.middle = false
+	}
+}
+
+// begin is called when a field's name is known.
+func (h *headerScanner) begin() {
+	h.inName = false
+	if h.long {
+		return
+	}
+	name := bytes.TrimRight(h.name[:h.nameLen], " \t")
+	switch {
+	case bytes.EqualFold(name, []byte("Received")):
+		h.received++
+	case bytes.EqualFold(name, []byte("Message-ID")):
+		h.field = messageID
+	case bytes.EqualFold(name, []byte("From")):
+		h.field = from
+	case bytes.EqualFold(name, []byte("Subject")):
+		h.field = subject
+	}
+	// The first of each counts: it is the one that others show.
+	h.keep = h.field != otherField && !h.have[h.field]
+	h.have[h.field] = true
+}
+
+// header is what was found.
+func (h *headerScanner) header() mail.Header {
+	return mail.Header{
+		MessageID: wire.Printable(firstID(unfold(h.values[messageID])), maxWord),
+		From:      wire.Printable(firstAddress(unfold(h.values[from])), maxWord),
+		Subject:   wire.Printable(decodeWords(unfold(h.values[subject])), maxWord),
+		Received:  h.received,
+		Bytes:     h.size,
+	}
+}
+
+// unfold removes line ends (RFC 5322 section 2.2.3) and surrounding space, in
+// place.
+func unfold(v []byte) string {
+	b := v[:0]
+	for _, c := range v {
+		switch c {
+		case '\r', '\n':
+		case '\t':
+			b = append(b, ' ')
+		default:
+			b = append(b, c)
+		}
+	}
+	return string(bytes.TrimSpace(b))
+}
+
+// firstID is the first identifier in a Message-ID field, with its brackets; or
+// all of the value, when it has none.
+func firstID(v string) string {
+	i := strings.IndexByte(v, '<')
+	if i < 0 {
+		return v
+	}
+	if j := strings.IndexByte(v[i:], '>'); j >= 0 {
+		return v[i : i+j+1]
+	}
+	return v[i:]
+}
+
+// firstAddress is the first address of a From field, without name, comment and
+// brackets. It does not judge: what it finds is for people to search by.
+func firstAddress(v string) string {
+	var word strings.Builder
+	quoted, depth := false, 0
+	for i := 0; i < len(v); i++ {
+		c := v[i]
+		switch {
+		case c == '\\' && (quoted || depth > 0) && i+1 < len(v):
+			i++
+			if depth == 0 {
+				word.WriteByte(c)
+				word.WriteByte(v[i])
+			}
+		case depth > 0:
+			if c == ')' {
+				depth--
+			} else if c == '(' {
+				depth++
+			}
+		case c == '"':
+			quoted = !quoted
+			word.WriteByte(c)
+		case quoted:
+			word.WriteByte(c)
+		case c == '(':
+			depth++
+		case c == '<':
+			if j := strings.IndexByte(v[i:], '>'); j > 0 {
+				return strings.TrimSpace(v[i+1 : i+j])
+			}
+			return strings.TrimSpace(v[i+1:])
+		case c == ',' || c == ';':
+			if s := strings.TrimSpace(word.String()); strings.Contains(s, "@") {
+				return s
+			}
+			word.Reset()
+		case c == ':': // the name of a group
+			word.Reset()
+		default:
+			word.WriteByte(c)
+		}
+	}
+	return strings.TrimSpace(word.String())
+}
+
+// decodeWords decodes encoded words (RFC 2047), as far as their charset is known.
+func decodeWords(v string) string {
+	if !strings.Contains(v, "=?") {
+		return v
+	}
+	var d mime.WordDecoder
+	s, err := d.DecodeHeader(v)
+	if err != nil {
+		return v
+	}
+	return s
+}

@@ -1,0 +1,234 @@
+package smtpin
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"waybill/relay/auth"
+	"waybill/relay/event"
+	"waybill/relay/mail"
+	"waybill/relay/policy"
+	"waybill/relay/throttle"
+	"waybill/relay/wire"
+)
+
+// An Acceptor takes responsibility for messages. Its errors may be
+// [*mail.ReplyError]; any other error is answered 451 4.3.0.
+type Acceptor interface {
+	// Begin prepares for one content. sizeHint is what the client announced, or 0.
+	Begin(ctx context.Context, sizeHint int64) (Incoming, error)
+}
+
+// An Incoming takes one content. It is ended by Commit or by Abort, once.
+type Incoming interface {
+	io.Writer
+	// Commit returns nil when message and content are on stable storage. After
+	// an error the message is not queued.
+	Commit(ctx context.Context, d mail.Draft) error
+	Abort()
+}
+
+// Options configure a Server.
+type Options struct {
+	Hostname     string // our name, in greetings and in Received fields
+	Connectors   []Connector
+	Acceptor     Acceptor
+	Emitter      event.Emitter
+	DrainTimeout time.Duration // how long transactions in hand may take at the end; zero means 25s
+	Ready        func() error  // nil, or asked before each transaction: an error answers 452 4.3.1
+}
+
+// A Connector is one receive connector: where it listens, for whom, and what
+// they may do.
+type Connector struct {
+	Name         string
+	Listen       []string       // host:port; port 0 is a free one
+	RemoteRanges []netip.Prefix // whom it is for; empty: everybody
+	Banner       string         // in the greeting, after our name; empty means "ESMTP Waybill"
+
+	TLSMode     string // "off", "starttls" or "implicit"; empty means off
+	TLSRequired bool   // no MAIL and no AUTH before TLS
+	TLS         *tls.Config
+
+	AuthRequired  bool
+	Mechanisms    []string // empty: all that package auth knows
+	AuthBeforeTLS bool     // offer them without TLS too
+	Auth          auth.Store
+
+	Policy      *policy.Control
+	Permissions policy.Permissions
+
+	BareNewline       string // in DATA: "reject" (when empty) or "normalise"
+	BareNewlineChunks string // in BDAT: "normalise" (when empty), since senders that use it may send bare newlines, or "reject"
+
+	Limits     Limits
+	Transcript string // which sessions' conversations are kept: "off", "failures" (when empty), "all", or failures and a share, such as "0.01"
+}
+
+// Limits bound what a client may use. Zero means the default that the comment
+// names, a negative value means no limit.
+type Limits struct {
+	Connections          int           // at once; 5000
+	ConnectionsPerSource int           // at once, of one IPv4 address or IPv6 /64; 20
+	MessagesPerMinute    int           // no limit
+	RateBy               string        // "source" (when empty), "user" or "both"
+	Recipients           int           // of a message; 200
+	MessageSize          int64         // octets; 36 MiB
+	HeaderSize           int           // octets; 256 KiB
+	Hops                 int           // Received fields; 30
+	ProtocolErrors       int           // of a session; 5
+	AuthFailures         int           // of a session; 3
+	Tarpit               time.Duration // delay of refusals to those who have not authenticated; 5s
+	CommandTimeout       time.Duration // 5m
+	SessionTimeout       time.Duration // 10m
+}
+
+func (l Limits) withDefaults() Limits {
+	def := func(p *int, d int) {
+		if *p == 0 {
+			*p = d
+		}
+		*p = max(*p, 0)
+	}
+	def(&l.Connections, 5000)
+	def(&l.ConnectionsPerSource, 20)
+	def(&l.MessagesPerMinute, 0)
+	def(&l.Recipients, 200)
+	def(&l.HeaderSize, 256<<10)
+	def(&l.Hops, 30)
+	def(&l.AuthFailures, 3)
+	if l.ProtocolErrors == 0 {
+		l.ProtocolErrors = 5
+	}
+	if l.ProtocolErrors < 0 {
+		l.ProtocolErrors = 1 << 30
+	}
+	if l.MessageSize == 0 {
+		l.MessageSize = 36 << 20
+	}
+	l.MessageSize = max(l.MessageSize, 0)
+	dur := func(p *time.Duration, d time.Duration) {
+		if *p == 0 {
+			*p = d
+		}
+		*p = max(*p, 0)
+	}
+	dur(&l.Tarpit, 5*time.Second)
+	dur(&l.SessionTimeout, 10*time.Minute)
+	dur(&l.CommandTimeout, 5*time.Minute) // package wire reads 0 as the same: a wait has always an end
+	return l
+}
+
+// connector is a Connector in use.
+type connector struct {
+	Connector
+	bare, bareChunks wire.Newline
+	keep             float64 // share of orderly sessions whose transcript is kept
+	script           bool    // transcripts are made
+	mechanisms       []string
+	conns            throttle.Connections
+	rate             throttle.Messages
+	guess            throttle.Failures
+}
+
+func newConnector(c Connector) (*connector, error) {
+	if c.Name == "" {
+		return nil, errors.New("receive connector without a name")
+	}
+	bad := func(format string, v ...any) error {
+		return fmt.Errorf("receive connector %s: %w", c.Name, fmt.Errorf(format, v...))
+	}
+	c.Limits = c.Limits.withDefaults()
+	out := &connector{Connector: c, script: true}
+	switch c.TLSMode {
+	case "", "off":
+		if c.TLSRequired {
+			return nil, bad("tls is required, and off")
+		}
+		out.TLS = nil
+	case "starttls", "implicit":
+		if c.TLS == nil {
+			return nil, bad("tls mode %s needs a certificate", c.TLSMode)
+		}
+	default:
+		return nil, bad("tls mode %q: off, starttls or implicit", c.TLSMode)
+	}
+	var err error
+	if out.bare, err = newline(c.BareNewline, wire.Reject); err != nil {
+		return nil, bad("%w", err)
+	}
+	if out.bareChunks, err = newline(c.BareNewlineChunks, wire.Normalise); err != nil {
+		return nil, bad("%w", err)
+	}
+	switch c.Transcript {
+	case "off":
+		out.script = false
+	case "", "failures":
+	case "all":
+		out.keep = 1
+	default:
+		if out.keep, err = strconv.ParseFloat(c.Transcript, 64); err != nil || out.keep < 0 || out.keep > 1 {
+			return nil, bad("transcript %q: off, failures, all, or a share such as 0.01", c.Transcript)
+		}
+	}
+	if c.AuthRequired && c.Auth == nil {
+		return nil, bad("authentication is required, and there are no users")
+	}
+	if c.Auth != nil {
+		out.mechanisms = slices.Clone(c.Mechanisms)
+		if len(out.mechanisms) == 0 {
+			out.mechanisms = auth.Mechanisms()
+		}
+		for _, m := range out.mechanisms {
+			if !slices.Contains(auth.Mechanisms(), m) {
+				return nil, bad("unknown mechanism %q", m)
+			}
+		}
+	}
+	out.conns.Total, out.conns.PerSource = c.Limits.Connections, c.Limits.ConnectionsPerSource
+	out.rate.PerMinute = c.Limits.MessagesPerMinute
+	switch c.Limits.RateBy {
+	case "", "source":
+	case "user":
+		out.rate.By = throttle.ByUser
+	case "both":
+		out.rate.By = throttle.ByBoth
+	default:
+		return nil, bad("rate_by %q: source, user or both", c.Limits.RateBy)
+	}
+	return out, nil
+}
+
+func newline(word string, def wire.Newline) (wire.Newline, error) {
+	switch word {
+	case "":
+		return def, nil
+	case "reject":
+		return wire.Reject, nil
+	case "normalise":
+		return wire.Normalise, nil
+	}
+	return 0, fmt.Errorf("bare_newline %q: reject or normalise", word)
+}
+
+// match is how narrowly c is for ip: the length of the narrowest range that ip
+// is in, or -1.
+func (c *connector) match(ip netip.Addr) int {
+	if len(c.RemoteRanges) == 0 {
+		return 0
+	}
+	best := -1
+	for _, p := range c.RemoteRanges {
+		if p.Contains(ip) {
+			best = max(best, p.Bits())
+		}
+	}
+	return best
+}

@@ -1,0 +1,304 @@
+package smtpin
+
+import (
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+	"waybill/relay/policy"
+	"waybill/relay/throttle"
+	"waybill/relay/wire"
+
+	"github.com/emersion/go-smtp"
+)
+
+// session is one connection. All of it but the drain is used on the one
+// goroutine that go-smtp runs for the connection.
+type session struct {
+	srv    *Server
+	c      *connector
+	conn   *conn
+	id     string
+	emit   event.Emitter
+	remote netip.AddrPort
+	local  netip.AddrPort
+
+	user      string
+	senders   []string
+	anySender bool
+	mechanism string
+	failures  int // of AUTH
+
+	tx       *transaction
+	messages int
+}
+
+func (s *Server) newSession(c *connector, raw net.Conn, remote netip.AddrPort) *session {
+	now := time.Now()
+	ses := &session{srv: s, c: c, id: mail.NewID(now), remote: remote}
+	ses.emit = s.emit.Session(ses.id)
+	if a, err := netip.ParseAddrPort(raw.LocalAddr().String()); err == nil {
+		ses.local = netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+	}
+	announced := c.Limits.MessageSize
+	if c.Permissions.BypassSize {
+		announced = 0
+	}
+	ses.conn = &conn{ses: ses, Conn: wire.New(raw, wire.Options{
+		Hostname: s.opts.Hostname, Banner: c.Banner, Connector: c.Name, Client: remote.Addr(),
+		TLS: c.TLS, Implicit: c.TLSMode == "implicit", MaxSize: announced,
+		BareNewline: c.bare, BareNewlineChunks: c.bareChunks,
+		CommandTimeout: c.Limits.CommandTimeout, SessionTimeout: c.Limits.SessionTimeout,
+		ProtocolErrors: c.Limits.ProtocolErrors, Tarpit: c.Limits.Tarpit, NoTranscript: !c.script,
+		Emitter: ses.emit,
+		Hooks: wire.Hooks{
+			Mechanisms: ses.mechanisms, Begin: ses.begin, Refused: ses.refusedByWire, AuthEnded: ses.authEnded,
+			Throttled: ses.throttled, Panicked: ses.panicked, Closed: ses.closed,
+		},
+	})}
+	return ses
+}
+
+func (s *session) opened() {
+	s.emit.Emit(event.SessionOpened{
+		Direction: event.Inbound, Connector: s.c.Name, ClientIP: s.remote.Addr(), ClientPort: s.remote.Port(),
+		LocalIP: s.local.Addr(), LocalPort: s.local.Port(),
+	})
+}
+
+// closed states the end of the session.
+func (s *session) closed(sum wire.Summary) {
+	defer s.srv.forget(s)
+	fact := event.SessionClosed{
+		Direction: event.Inbound, Connector: s.c.Name, ClientIP: s.remote.Addr(), AuthUser: s.user, Cause: sum.Cause,
+		Commands: sum.Commands, Messages: s.messages, BytesIn: sum.BytesIn, BytesOut: sum.BytesOut, Duration: event.Secs(sum.Duration),
+	}
+	if s.c.script && (sum.Failed || sum.Slow || s.c.keep >= 1 || s.c.keep > 0 && rand.Float64() < s.c.keep) { //nolint:gosec // sampling
+		fact.Transcript = s.conn.Transcript()
+	}
+	s.emit.Emit(fact)
+}
+
+// peer is the client as relay control sees it.
+func (s *session) peer() policy.Peer {
+	p := s.c.Permissions
+	p.AnySender = p.AnySender || s.anySender
+	return policy.Peer{IP: s.remote.Addr(), User: s.user, Senders: s.senders, TLS: s.conn.TLS() != nil, Permissions: p}
+}
+
+// Mail begins a transaction. Syntax and sequence were checked by package wire.
+func (s *session) Mail(string, *smtp.MailOptions) (err error) {
+	defer s.guard("MAIL", &err)
+	env, at := s.conn.Envelope()
+	if e := s.mayMail(env); e != nil {
+		s.emit.Emit(event.SenderRefused{Refusal: s.refusal(e, env)})
+		return answer(e)
+	}
+	s.tx = &transaction{s: s, env: env, at: at}
+	return nil
+}
+
+// mayMail asks all who may object to a sender, the cheap ones first.
+func (s *session) mayMail(env mail.Envelope) *mail.ReplyError {
+	switch l := s.c.Limits; {
+	case s.c.TLSRequired && s.conn.TLS() == nil:
+		return mail.Refuse(530, "5.7.0", "tls_required", "STARTTLS first") // RFC 3207 section 4
+	case s.c.AuthRequired && s.user == "":
+		return mail.Refuse(530, "5.7.0", "auth_required", "authentication required") // RFC 4954 section 6
+	case l.MessageSize > 0 && env.Size > l.MessageSize && !s.c.Permissions.BypassSize:
+		return mail.Refuse(552, "5.3.4", "size", "message too large") // RFC 1870 section 6.1
+	}
+	if s.c.Policy != nil {
+		if e := s.c.Policy.Sender(s.peer(), env); e != nil {
+			return e
+		}
+	}
+	if s.srv.opts.Ready != nil {
+		if err := s.srv.opts.Ready(); err != nil {
+			return replyError(err, mail.Refuse(452, "4.3.1", "backpressure", "not enough resources, try again later"))
+		}
+	}
+	client := throttle.Client{Connector: s.c.Name, IP: s.remote.Addr(), User: s.user}
+	if !s.c.rate.Admit(time.Now(), client, s.emit) {
+		return mail.Refuse(450, "4.7.1", "throttle", "too many messages, try again later")
+	}
+	return nil
+}
+
+// Rcpt adds a recipient.
+func (s *session) Rcpt(string, *smtp.RcptOptions) (err error) {
+	defer s.guard("RCPT", &err)
+	rcpt := s.conn.Recipient()
+	if e := s.mayRcpt(rcpt); e != nil {
+		s.emit.Emit(event.RecipientRefused{Refusal: s.refusal(e, s.tx.env), Recipient: rcpt.Address.String()})
+		return answer(e)
+	}
+	if s.c.Policy != nil {
+		rcpt.Address = s.c.Policy.Target(rcpt.Address)
+	}
+	s.tx.add(rcpt)
+	return nil
+}
+
+func (s *session) mayRcpt(rcpt mail.Recipient) *mail.ReplyError {
+	if n := s.c.Limits.Recipients; n > 0 && len(s.tx.env.Recipients) >= n {
+		return mail.Refuse(452, "4.5.3", "recipients", "too many recipients") // RFC 5321 section 4.5.3.1.10
+	}
+	if s.c.Policy == nil {
+		return nil
+	}
+	return s.c.Policy.Recipient(s.peer(), s.tx.env, rcpt)
+}
+
+// begin is asked when DATA or the first BDAT comes.
+func (s *session) begin() *mail.ReplyError {
+	in, err := s.srv.opts.Acceptor.Begin(s.srv.life, s.tx.env.Size)
+	if err != nil {
+		e := replyError(err, mail.Refuse(451, "4.3.0", "storage", "cannot take the message now"))
+		s.emit.Emit(s.tx.refused(e))
+		return e
+	}
+	s.tx.in = in
+	return nil
+}
+
+// Data takes the content. What go-smtp offers is empty: the content comes from
+// the connection.
+func (s *session) Data(io.Reader) (err error) {
+	defer s.guard("DATA", &err)
+	body := s.conn.Body()
+	tx := s.tx
+	id, e := tx.receive(body)
+	if e == nil {
+		s.messages++
+		return &smtp.SMTPError{Code: 250, EnhancedCode: smtp.EnhancedCode{2, 0, 0}, Message: "queued as " + string(id)}
+	}
+	if errors.Is(e, wire.ErrAborted) || errors.Is(e, io.ErrUnexpectedEOF) {
+		return answer(e) // the client went: nobody was refused anything
+	}
+	s.emit.Emit(tx.refused(e))
+	return answer(e)
+}
+
+// Reset ends the transaction.
+func (s *session) Reset() {
+	if s.tx != nil {
+		s.tx.abort()
+		s.tx = nil
+	}
+}
+
+// Logout is called when the connection ends.
+func (s *session) Logout() error {
+	s.Reset()
+	return nil
+}
+
+// refusedByWire states what package wire refused on its own.
+func (s *session) refusedByWire(verb, arg string, e *mail.ReplyError) {
+	if verb == "RCPT" {
+		var env mail.Envelope
+		if s.tx != nil {
+			env = s.tx.env
+		}
+		r := s.refusal(e, env)
+		if s.tx == nil {
+			r.MailFrom = ""
+		}
+		s.emit.Emit(event.RecipientRefused{Refusal: r, Recipient: arg})
+		return
+	}
+	r := s.refusal(e, mail.Envelope{})
+	r.MailFrom = arg
+	s.emit.Emit(event.SenderRefused{Refusal: r})
+}
+
+func (s *session) throttled(limit, action string) {
+	s.emit.Emit(event.ThrottleEngaged{
+		Connector: s.c.Name, ClientIP: s.remote.Addr(), AuthUser: s.user, Scope: "source", Limit: limit, Action: action,
+	})
+}
+
+// refusal is what facts about a refusal have in common.
+func (s *session) refusal(e *mail.ReplyError, env mail.Envelope) event.Refusal {
+	r := event.Refusal{
+		Connector: s.c.Name, ClientIP: s.remote.Addr(), AuthUser: s.user, MailFrom: event.Sender(env.Sender),
+		Code: e.Reply.Code, Enhanced: e.Reply.Enhanced, Reply: wire.Printable(e.Reply.String(), 512), Reason: e.Reason,
+	}
+	if r.Reason == "" {
+		r.Reason = "internal"
+	}
+	if e.Err != nil {
+		r.Error = wire.Printable(e.Err.Error(), 500)
+	}
+	return r
+}
+
+// guard turns a panic into a fact and a reply that ends the session. It is
+// deferred by everything that go-smtp calls.
+func (s *session) guard(where string, err *error) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	s.emit.Emit(event.Panicked{Where: "smtpin " + where, Value: wire.Printable(printed(v), 500), Stack: string(debug.Stack())})
+	s.conn.HangUp(wire.CausePanic)
+	*err = answer(mail.Refuse(421, "4.3.0", "internal", "internal error"))
+}
+
+func (s *session) panicked(v any, stack []byte) {
+	s.emit.Emit(event.Panicked{Where: "wire", Value: wire.Printable(printed(v), 500), Stack: string(stack)})
+}
+
+func printed(v any) string {
+	switch x := v.(type) {
+	case error:
+		return x.Error()
+	case string:
+		return x
+	case interface{ String() string }:
+		return x.String()
+	}
+	return "panic"
+}
+
+// replyError is err as a ReplyError: itself, or other with err as its cause.
+func replyError(err error, other *mail.ReplyError) *mail.ReplyError {
+	if e, ok := errors.AsType[*mail.ReplyError](err); ok && e.Reply.Code >= 400 && e.Reply.Code < 600 {
+		if e.Reason != "" {
+			return e
+		}
+		c := *e
+		c.Reason = other.Reason
+		return &c
+	}
+	other.Err = err
+	return other
+}
+
+// answer is e as go-smtp takes it: only this type keeps internals from the client.
+func answer(e *mail.ReplyError) *smtp.SMTPError {
+	out := &smtp.SMTPError{Code: e.Reply.Code, EnhancedCode: smtp.NoEnhancedCode, Message: e.Reply.Text}
+	if words := strings.Split(e.Reply.Enhanced, "."); len(words) == 3 {
+		for i, w := range words {
+			n, err := strconv.Atoi(w)
+			if err != nil {
+				out.EnhancedCode = smtp.NoEnhancedCode
+				break
+			}
+			out.EnhancedCode[i] = n
+		}
+	}
+	if out.Message == "" {
+		out.Message = "no"
+	}
+	return out
+}

@@ -1,0 +1,76 @@
+package smtpin
+
+import (
+	"crypto/tls"
+	"time"
+
+	"waybill/relay/mail"
+)
+
+// trace is our Received field (RFC 5321 section 4.4). The recipient is in it
+// only when it is the only one: others must not learn of each other.
+func trace(hostname string, o mail.Origin, id mail.QueueID, env mail.Envelope, at time.Time) []byte {
+	b := make([]byte, 0, 512)
+	b = append(b, "Received: from "...)
+	b = append(b, extendedDomain(o.Helo)...)
+	b = append(b, " (["...)
+	if ip := o.Client.Addr(); ip.Is6() {
+		b = append(b, "IPv6:"...)
+		b = ip.AppendTo(b)
+	} else {
+		b = ip.AppendTo(b)
+	}
+	b = append(b, "])\r\n"...)
+	if o.TLSVersion != "" {
+		b = append(b, "\t(using TLS "...)
+		b = append(b, o.TLSVersion...)
+		b = append(b, " with "...)
+		b = append(b, o.TLSCipher...)
+		b = append(b, ")\r\n"...)
+	}
+	b = append(b, "\tby "...)
+	b = append(b, hostname...)
+	b = append(b, " (Waybill) with "...)
+	b = append(b, o.Protocol...)
+	b = append(b, " id "...)
+	b = append(b, id...)
+	b = append(b, "\r\n"...)
+	if len(env.Recipients) == 1 {
+		b = append(b, "\tfor "...)
+		b = append(b, env.Recipients[0].Address.Path()...)
+		b = append(b, ";\r\n\t"...)
+	} else {
+		b = append(b[:len(b)-2], ";\r\n\t"...)
+	}
+	b = at.AppendFormat(b, "Mon, 2 Jan 2006 15:04:05 -0700")
+	return append(b, '\r', '\n')
+}
+
+// extendedDomain is a client's name for itself as a Received field may hold it.
+func extendedDomain(helo string) string {
+	d, err := mail.ParseDomain(helo)
+	if err != nil {
+		return "unknown"
+	}
+	return d
+}
+
+// protocol is the word after "with" (RFC 3848, RFC 6531 section 4.3).
+func protocol(esmtp, utf8, tls, auth bool) string {
+	if !esmtp {
+		return "SMTP"
+	}
+	word := "ESMTP"
+	if utf8 {
+		word = "UTF8SMTP"
+	}
+	if tls {
+		word += "S"
+	}
+	if auth {
+		word += "A"
+	}
+	return word
+}
+
+func cipherName(id uint16) string { return tls.CipherSuiteName(id) }

@@ -1,0 +1,137 @@
+package smtpin
+
+import (
+	"errors"
+	"io"
+	"time"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+	"waybill/relay/wire"
+)
+
+// transaction is one MAIL and what follows it, to its end.
+type transaction struct {
+	s    *session
+	env  mail.Envelope
+	seen map[string]struct{} // recipients, when there is more than one
+	at   time.Time           // MAIL was read
+	in   Incoming            // nil before content, and when it is ended
+	head headerScanner
+	size int64
+}
+
+// add adds a recipient, unless it is there already: a message is for somebody
+// once.
+func (tx *transaction) add(r mail.Recipient) {
+	if len(tx.env.Recipients) > 0 {
+		if tx.seen == nil {
+			tx.seen = map[string]struct{}{tx.env.Recipients[0].Address.Key(): {}}
+		}
+		key := r.Address.Key()
+		if _, dup := tx.seen[key]; dup {
+			return
+		}
+		tx.seen[key] = struct{}{}
+	}
+	tx.env.Recipients = append(tx.env.Recipients, r)
+}
+
+// receive streams the content to the acceptor, and hands the message over.
+func (tx *transaction) receive(body *wire.Body) (mail.QueueID, *mail.ReplyError) {
+	for {
+		p, err := body.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return "", replyError(err, mail.Refuse(451, "4.4.2", "protocol", "content is not complete"))
+		}
+		if e := tx.take(p); e != nil {
+			return "", e
+		}
+	}
+	ended := time.Now()
+	tx.head.end()
+	if e := tx.check(); e != nil {
+		return "", e
+	}
+	s := tx.s
+	id := mail.QueueID(mail.NewID(ended))
+	o := tx.origin(ended)
+	draft := mail.Draft{
+		ID: id, UID: mail.NewUID(ended), Envelope: tx.env, Origin: o, Header: tx.head.header(),
+		Trace: trace(s.srv.opts.Hostname, o, id, tx.env, ended),
+	}
+	in := tx.in
+	tx.in = nil // Commit ends it, whatever comes of it
+	if err := in.Commit(s.srv.life, draft); err != nil {
+		return "", replyError(err, mail.Refuse(451, "4.3.0", "storage", "cannot take the message now"))
+	}
+	return id, nil
+}
+
+// take checks and passes on a part of the content.
+func (tx *transaction) take(p []byte) *mail.ReplyError {
+	tx.size += int64(len(p))
+	if l := tx.s.c.Limits.MessageSize; l > 0 && tx.size > l && !tx.s.c.Permissions.BypassSize {
+		return mail.Refuse(552, "5.3.4", "size", "message too large")
+	}
+	if !tx.head.done {
+		tx.head.write(p)
+		if e := tx.check(); e != nil {
+			return e
+		}
+	}
+	if _, err := tx.in.Write(p); err != nil {
+		return replyError(err, mail.Refuse(451, "4.3.0", "storage", "cannot take the message now"))
+	}
+	return nil
+}
+
+// check looks at what is known of the header section.
+func (tx *transaction) check() *mail.ReplyError {
+	l := tx.s.c.Limits
+	if l.HeaderSize > 0 && tx.head.size > l.HeaderSize {
+		return mail.Refuse(552, "5.3.4", "header", "header section too large")
+	}
+	if l.Hops > 0 && tx.head.received > l.Hops {
+		return mail.Refuse(554, "5.4.6", "hops", "too many hops: mail loop") // RFC 5321 section 6.3
+	}
+	return nil
+}
+
+func (tx *transaction) origin(ended time.Time) mail.Origin {
+	s := tx.s
+	name, esmtp := s.conn.Helo()
+	o := mail.Origin{
+		Session: s.id, Connector: s.c.Name, Client: s.remote, Helo: name, User: s.user, Mechanism: s.mechanism,
+		MailAt: tx.at, DataEndedAt: ended,
+	}
+	t := s.conn.TLS()
+	if t != nil {
+		o.TLSVersion, o.TLSCipher = wire.TLSVersion(t.Version), cipherName(t.CipherSuite)
+	}
+	o.Protocol = protocol(esmtp, tx.env.UTF8, t != nil, s.user != "")
+	return o
+}
+
+// refused is the fact that the content was refused.
+func (tx *transaction) refused(e *mail.ReplyError) event.MessageRefused {
+	f := event.MessageRefused{Refusal: tx.s.refusal(e, tx.env), Size: tx.size}
+	for _, r := range tx.env.Recipients {
+		f.Recipients = append(f.Recipients, event.Recipient{
+			Address: r.Address.String(), Original: r.ORcpt, Code: e.Reply.Code, Enhanced: e.Reply.Enhanced,
+		})
+	}
+	return f
+}
+
+// abort gives up what was not handed over.
+func (tx *transaction) abort() {
+	if tx.in != nil {
+		in := tx.in
+		tx.in = nil
+		in.Abort()
+	}
+}
