@@ -13,6 +13,7 @@
 package queue
 
 import (
+	"sync/atomic"
 	"time"
 
 	"waybill/relay/event"
@@ -37,11 +38,18 @@ type Options struct {
 	Emitter     event.Emitter       // readers of facts
 	Confirm     Confirmer           // nil: no outbox is kept
 	Lifetime    time.Duration       // for the facts' Expires; zero means 48h
-	Concurrency func(route.Hop) int // leases at once for a hop; nil means 20. Asked often; must be fast
+	Concurrency func(route.Hop) int // leases at once for a hop; nil means 20. Asked often; must be fast and not call the queue
 	LateAfter   time.Duration       // hand-over target of normal mail; zero means 5m
 	DiskFreeMin int64               // stop accepting below this many free octets; zero means 1 GiB
 	MaxMessages int                 // stop accepting above this many messages; zero means no limit
 	NoSync      bool                // for benchmarks of other parts only
+
+	// Reports composes the DSNs for recipients (by index) that an operator
+	// bounced; nil makes none. It may read the content, and must not wait for
+	// another change of the queue.
+	Reports func(m *Message, index []int, outcomes []mail.Outcome) []Report
+
+	tune tuning
 }
 
 // Message is one queued message. Values are snapshots: they do not change.
@@ -69,6 +77,10 @@ type State struct {
 	LastHost    string
 	DelaySent   bool // a delay DSN was made
 	Late        bool // the hand-over target passed
+
+	since   time.Time     // when the present wait began
+	backoff time.Duration // of the waits before: on purpose
+	queued  time.Duration // of the waits before: on purpose and our lag
 }
 
 // Lease is a claim on some recipients of one message, all for one hop. Its
@@ -80,8 +92,16 @@ type Lease struct {
 	Attempt int   // counts from 1: the highest number of attempts among them, plus one
 	Due     time.Time
 	Claimed time.Time
-	// unexported bookkeeping is added by the implementation
-	queue *Queue
+
+	queue   *Queue
+	entry   *entry
+	group   *group
+	hop     *hopQueue
+	number  uint32
+	stored  *stored
+	version uint32 // of the entry when stored was read
+	routing uint64 // which routing table was in use
+	ended   atomic.Bool
 }
 
 // Settlement is how a lease ended.
@@ -171,24 +191,3 @@ type Affected struct {
 	Bytes    int64
 	IDs      []mail.QueueID // at most 100
 }
-
-// The methods of Queue, as other packages use them:
-//
-//	Open(opts Options) (*Queue, error)
-//	(q) Run(ctx) error                    GC, outbox confirmation, disk guard, late marks; returns when ctx is done
-//	(q) Close() error
-//	(q) Begin(ctx, sizeHint int64) (*Incoming, error)      *mail.ReplyError with 452 4.3.1 when it cannot take mail
-//	(in) Write(p) (int, error); (in) Commit(ctx, mail.Draft) error; (in) Abort()
-//	(q) Put(ctx, mail.Draft, content []byte) error         Begin, Write and Commit in one
-//	(q) Claim(ctx) (*Lease, error)                          waits for the next due group
-//	(l) Open() (io.ReadCloser, error); (l) Release()        content without Trace; give back without an attempt
-//	(q) Settle(ctx, *Lease, Settlement) error
-//	(q) Get(id) (*Message, error)                           ErrNotFound
-//	(q) Content(id) (io.ReadCloser, error)                  Trace and content
-//	(q) List(ctx, Filter, after mail.QueueID, limit int) ([]*Message, error)
-//	(q) Act(ctx, Action) (Affected, error)
-//	(q) Hops() []HopStatus; (q) Levels() Levels; (q) Ready() error
-//	(q) Reroute()                                           after a new routing table
-
-// Queue is the queue of one node.
-type Queue struct{}

@@ -1,0 +1,373 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"time"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+	"waybill/relay/route"
+)
+
+// Incoming is a content on its way into the queue. One goroutine uses it, and
+// ends it with Commit or Abort.
+type Incoming struct {
+	q    *Queue
+	buf  *buffer
+	n    int      // octets in buf
+	own  *segment // the file of a large content
+	at   int64    // octets in it
+	sum  uint32   // of those
+	err  error
+	done bool
+}
+
+func storageReply(err error) error {
+	return &mail.ReplyError{Reply: mail.Reply{Code: 452, Enhanced: "4.3.0", Text: "Mail storage is not available, try again later"}, Reason: "storage", Err: err}
+}
+
+func fullReply(err error) error {
+	return &mail.ReplyError{Reply: mail.Reply{Code: 452, Enhanced: "4.3.1", Text: "Insufficient system storage, try again later"}, Reason: "backpressure", Err: err}
+}
+
+// Begin prepares to take a message of about sizeHint octets, or any size when
+// it is 0. When the queue takes no mail, the error is a *mail.ReplyError with a
+// 452 reply (RFC 5321 section 4.2.2).
+func (q *Queue) Begin(ctx context.Context, sizeHint int64) (*Incoming, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	select {
+	case <-q.closing:
+		return nil, storageReply(ErrClosed)
+	default:
+	}
+	if err := q.failure(); err != nil {
+		return nil, storageReply(fmt.Errorf("%w: %w", ErrStorage, err))
+	}
+	if why := q.refusal(); why != "" {
+		return nil, fullReply(errors.New(why))
+	}
+	if !q.guard.room(sizeHint) {
+		return nil, fullReply(fmt.Errorf("no room for %d octets", sizeHint))
+	}
+	return &Incoming{q: q, buf: getBuffer(int(min(max(sizeHint, 0), smallContent)) + contentHeader)}, nil
+}
+
+// Write takes the next part of the content. A content of up to 256 KiB stays
+// in memory until Commit; a larger one goes into a file of its own as it comes.
+func (in *Incoming) Write(p []byte) (int, error) {
+	if in.done {
+		return 0, os.ErrClosed
+	}
+	if in.err != nil {
+		return 0, in.err
+	}
+	written := 0
+	for len(p) > 0 {
+		room := len(in.buf.b) - contentHeader - in.n
+		if room == 0 {
+			if in.err = in.more(); in.err != nil {
+				return written, in.err
+			}
+			continue
+		}
+		n := copy(in.buf.b[contentHeader+in.n:], p[:min(room, len(p))])
+		in.n += n
+		written += n
+		p = p[n:]
+	}
+	return written, nil
+}
+
+// more makes room in the buffer: by a larger one, or by writing it out.
+func (in *Incoming) more() error {
+	if len(in.buf.b) < smallContent+contentHeader {
+		larger := getBuffer(len(in.buf.b) + 1)
+		copy(larger.b, in.buf.b)
+		putBuffer(in.buf)
+		in.buf = larger
+		return nil
+	}
+	if in.own == nil {
+		own, err := in.q.contents.create()
+		if err != nil {
+			return in.q.writeFailed(err)
+		}
+		in.own = own
+	}
+	return in.flush()
+}
+
+// flush writes the buffer to the content's own file.
+func (in *Incoming) flush() error {
+	if !in.q.guard.spend(int64(in.n)) {
+		return fullReply(errors.New("the disk is nearly full"))
+	}
+	part := in.buf.b[contentHeader : contentHeader+in.n]
+	if _, err := in.own.f.WriteAt(part, contentHeader+in.at); err != nil {
+		return in.q.writeFailed(err)
+	}
+	in.sum = crc32.Update(in.sum, castagnoli, part)
+	in.at += int64(in.n)
+	in.n = 0
+	return nil
+}
+
+// writeFailed answers for a write that failed: a full disk is the guard's
+// business and passes, anything else stops the queue.
+func (q *Queue) writeFailed(err error) error {
+	if isFull(err) {
+		q.guard.full()
+		return fullReply(err)
+	}
+	q.fail(err)
+	return storageReply(fmt.Errorf("%w: %w", ErrStorage, err))
+}
+
+// Size is how many octets were written.
+func (in *Incoming) Size() int64 { return in.at + int64(in.n) }
+
+// Abort forgets the content. After Commit it does nothing.
+func (in *Incoming) Abort() {
+	if in.done {
+		return
+	}
+	in.done = true
+	in.discard(in.own)
+}
+
+func (in *Incoming) discard(seg *segment) {
+	if seg != nil {
+		in.q.contents.abort(seg)
+	}
+	if in.buf != nil {
+		putBuffer(in.buf)
+		in.buf = nil
+	}
+}
+
+// Commit makes the message durable: when it returns nil, the relay is
+// responsible for it. Errors are *mail.ReplyError, except for those of the
+// caller (no recipients, a bad or known ID, ctx done before the work began).
+func (in *Incoming) Commit(ctx context.Context, d mail.Draft) error {
+	if in.done {
+		return os.ErrClosed
+	}
+	in.done = true
+	if err := errors.Join(ctx.Err(), in.err); err != nil {
+		in.discard(in.own)
+		return err
+	}
+	q := in.q
+	now := time.Now()
+	id, err := q.identify(&d, now)
+	if err != nil {
+		in.discard(in.own)
+		return err
+	}
+	size := in.Size()
+	seg, off, err := in.finish(id)
+	if err != nil {
+		in.discard(nil)
+		return err
+	}
+	c := &change{segs: []*segment{seg}, dir: seg.own}
+	if err := q.enqueue(c, id, d, size, seg, off, now); err != nil {
+		in.discard(seg)
+		return err
+	}
+	if err := q.submit(c); err != nil {
+		in.discard(seg)
+		return storageReply(err)
+	}
+	putBuffer(in.buf)
+	in.buf = nil
+	return nil
+}
+
+// identify checks what the queue needs of a draft, and gives it its identity
+// where it has none.
+func (q *Queue) identify(d *mail.Draft, now time.Time) (ident, error) {
+	if len(d.Envelope.Recipients) == 0 {
+		return ident{}, errors.New("message without recipients")
+	}
+	if d.ID == "" {
+		d.ID = mail.QueueID(mail.NewID(now))
+	}
+	id, ok := parseIdent(d.ID)
+	if !ok {
+		return ident{}, fmt.Errorf("bad queue ID %.40q", d.ID)
+	}
+	if q.entry(id) != nil {
+		return ident{}, fmt.Errorf("message %s is queued already", d.ID)
+	}
+	if d.UID == "" {
+		d.UID = mail.NewUID(now)
+	}
+	return id, nil
+}
+
+func (q *Queue) entry(id ident) *entry {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.messages[id]
+}
+
+// finish brings the content to where it stays.
+func (in *Incoming) finish(id ident) (*segment, int64, error) {
+	q := in.q
+	if in.own == nil {
+		if !q.guard.spend(int64(in.n)) {
+			return nil, 0, fullReply(errors.New("the disk is nearly full"))
+		}
+		seg, off, err := q.contents.append(id, in.buf.b[:contentHeader+in.n])
+		if err != nil {
+			return nil, 0, q.writeFailed(err)
+		}
+		return seg, off, nil
+	}
+	err := in.flush()
+	if err == nil {
+		var head [contentHeader]byte
+		putContentHeader(head[:], id, in.at, in.sum)
+		if _, werr := in.own.f.WriteAt(head[:], 0); werr != nil {
+			err = q.writeFailed(werr)
+		}
+	}
+	if err == nil {
+		// Synced here, and not by the committer, so that large contents do not hold up the others.
+		if serr := q.contents.sync(in.own); serr != nil {
+			q.fail(serr)
+			err = storageReply(fmt.Errorf("%w: %w", ErrStorage, serr))
+		}
+	}
+	if err != nil {
+		q.contents.abort(in.own)
+		return nil, 0, err
+	}
+	return in.own, 0, nil
+}
+
+// enqueue adds a new message, whose content is in seg at off, to c.
+func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segment, off int64, now time.Time) error {
+	at := now.UTC().Truncate(time.Microsecond)
+	m := &stored{
+		Message: Message{
+			Draft: d, Size: size, AcceptedAt: at, ExpiresAt: at.Add(q.opts.Lifetime),
+			States: make([]State, len(d.Envelope.Recipients)),
+		},
+		loc: location{seg.seq, off},
+	}
+	routing := q.routing.Load()
+	decisions := q.decide(&m.Message)
+	for i := range m.States {
+		m.States[i] = State{Disposition: mail.Queued, Hop: decisions[i].Hop, Due: at, since: at}
+	}
+	key := messageKey(string(d.ID))
+	value := encodeRecord(make([]byte, 0, 512+len(d.Trace)+96*len(m.States)), m)
+	if len(value) > maxRecord {
+		return &mail.ReplyError{
+			Reply:  mail.Reply{Code: 452, Enhanced: "4.5.3", Text: "Too many recipients in one transaction"},
+			Reason: "recipients", Err: fmt.Errorf("envelope of %d octets, at most %d", len(value), maxRecord),
+		}
+	}
+	c.set = append(c.set, pair{key, value})
+
+	emit := q.opts.Emitter.Message(d.ID, d.UID)
+	if !d.Origin.DataEndedAt.IsZero() {
+		c.arrived = append(c.arrived, arrival{len(c.facts), d.Origin.DataEndedAt})
+	}
+	if err := q.state(c, emit.Session(d.Origin.Session), messageQueued(&m.Message, now)); err != nil {
+		return err
+	}
+	if err := q.stateRoutes(c, emit, &m.Message, decisions, nil); err != nil {
+		return err
+	}
+	e := newEntry(id, m, seg)
+	ws := waits(m)
+	apply := c.apply
+	c.apply = func() {
+		if apply != nil {
+			apply()
+		}
+		q.contents.commit(seg, id, size)
+		q.messages[id] = e
+		q.sched.add(e)
+		us := now.UnixMicro()
+		for _, w := range ws {
+			q.sched.set(e, w.hop, w.due, w.tried, us)
+		}
+		if q.routing.Load() != routing {
+			q.misrouted(id)
+		}
+	}
+	return nil
+}
+
+// decide asks the router about every recipient of m.
+func (q *Queue) decide(m *Message) []route.Decision {
+	ds := make([]route.Decision, len(m.Envelope.Recipients))
+	for i := range ds {
+		ds[i] = q.routeOf(m, i)
+	}
+	return ds
+}
+
+func (q *Queue) routeOf(m *Message, i int) route.Decision {
+	d := q.opts.Router.Route(route.Query{
+		Sender: m.Envelope.Sender, Recipient: m.Envelope.Recipients[i].Address, Size: m.Size, Receive: m.Origin.Connector,
+	})
+	if d.Hop == (route.Hop{}) {
+		d.Hop = route.Unroutable
+	}
+	return d
+}
+
+// stateRoutes states one MessageRouted for each hop of the decisions, of the
+// recipients with the given indexes, or of all when index is nil.
+func (q *Queue) stateRoutes(c *change, emit event.Emitter, m *Message, ds []route.Decision, index []int) error {
+	var told []route.Hop
+next:
+	for k := range ds {
+		for _, h := range told {
+			if h == ds[k].Hop {
+				continue next
+			}
+		}
+		told = append(told, ds[k].Hop)
+		ev := event.MessageRouted{
+			Info: infoOf(m), ConnectorOut: ds[k].Hop.Connector, Queue: ds[k].Hop.Name, Space: ds[k].Space, Why: ds[k].Why,
+		}
+		for l := k; l < len(ds); l++ {
+			if ds[l].Hop == ds[k].Hop {
+				i := l
+				if index != nil {
+					i = index[l]
+				}
+				ev.Recipients = append(ev.Recipients, recipientOf(m, i))
+			}
+		}
+		if err := q.state(c, emit.Source(event.SourceRouting), ev); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Put queues a message whose content is at hand: Begin, Write and Commit in one.
+func (q *Queue) Put(ctx context.Context, d mail.Draft, content []byte) error {
+	in, err := q.Begin(ctx, int64(len(content)))
+	if err != nil {
+		return err
+	}
+	defer in.Abort()
+	if _, err := in.Write(content); err != nil {
+		return err
+	}
+	return in.Commit(ctx, d)
+}

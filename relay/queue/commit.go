@@ -1,0 +1,301 @@
+package queue
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"waybill/relay/event"
+)
+
+// Errors that callers can tell apart.
+var (
+	// ErrNotFound says that no such message is queued.
+	ErrNotFound = errors.New("no such message in the queue")
+	// ErrClosed says that the queue was closed.
+	ErrClosed = errors.New("queue is closed")
+	// ErrStorage is wrapped by everything that fails after a commit or a sync
+	// failed. The queue does nothing more until it is opened again.
+	ErrStorage = errors.New("queue storage failed")
+)
+
+// Keys. DESIGN.md has the layout.
+const (
+	prefixMessage = "m/" // + queue ID
+	prefixOutbox  = "o/" // + sequence, 8 octets, big endian
+	prefixHold    = "h/" // + connector, NUL, hop name
+	keyFormat     = "g/format"
+	keySegment    = "g/segment" // a segment number that no new segment may go below
+	keyOutbox     = "g/outbox"  // facts below this sequence are confirmed
+)
+
+func messageKey(id string) []byte { return append([]byte(prefixMessage), id...) }
+
+func outboxKey(seq uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte(prefixOutbox), seq)
+}
+
+type pair struct{ key, value []byte }
+
+// change is something that becomes durable as a whole, with its facts.
+type change struct {
+	set     []pair
+	del     [][]byte
+	facts   []event.Record // to publish, in order
+	lines   []byte         // those of them that are durable, as JSON lines
+	rows    int            // how many
+	segs    []*segment     // contents that must be on disk first
+	dir     bool           // one of them is a new file
+	apply   func()         // after the commit, with q.mu held
+	arrived []arrival
+	done    chan error
+
+	key []byte // backs set[0].key
+}
+
+// arrival points at a MessageQueued among a change's facts, whose TAccept ends
+// with the commit.
+type arrival struct {
+	fact int
+	from time.Time
+}
+
+// size estimates the room that c takes in a transaction.
+func (c *change) size() int64 {
+	n := int64(len(c.lines))
+	for _, p := range c.set {
+		n += int64(len(p.key)+len(p.value)) + 16
+	}
+	for _, k := range c.del {
+		n += int64(len(k)) + 16
+	}
+	return n
+}
+
+// state adds a fact to c. Durable facts also go into the outbox.
+func (q *Queue) state(c *change, emit event.Emitter, ev event.Event) error {
+	c.facts = append(c.facts, emit.Stamp(ev))
+	if q.opts.Confirm == nil || event.Class(ev) != event.Durable {
+		return nil
+	}
+	line, err := c.facts[len(c.facts)-1].MarshalJSON()
+	if err != nil {
+		return fmt.Errorf("encode fact: %w", err)
+	}
+	c.lines = append(append(c.lines, line...), '\n')
+	c.rows++
+	return nil
+}
+
+// committer merges the changes that wait into one transaction at a time.
+type committer struct {
+	mu      sync.Mutex
+	waiting []*change
+	closed  bool
+	wake    chan struct{} // holds one token when something waits
+}
+
+// submit hands c to the committer and waits until it is durable.
+func (q *Queue) submit(c *change) error {
+	c.done = make(chan error, 1)
+	if c.size() > q.batchBytes {
+		return fmt.Errorf("change of %d octets is too large for one transaction", c.size())
+	}
+	q.com.mu.Lock()
+	if q.com.closed {
+		q.com.mu.Unlock()
+		return ErrClosed
+	}
+	q.com.waiting = append(q.com.waiting, c)
+	q.com.mu.Unlock()
+	select {
+	case q.com.wake <- struct{}{}:
+	default:
+	}
+	return <-c.done
+}
+
+// take removes the changes of the next transaction. It returns nil when the
+// committer shall end.
+func (q *Queue) take() []*change {
+	for {
+		q.com.mu.Lock()
+		if n := len(q.com.waiting); n > 0 {
+			var bytes, keys int64
+			take := 0
+			for take < n {
+				c := q.com.waiting[take]
+				bytes += c.size()
+				keys += int64(len(c.set) + len(c.del))
+				if take > 0 && (bytes > q.batchBytes || keys > q.batchKeys) {
+					break
+				}
+				take++
+			}
+			group := q.com.waiting[:take:take]
+			q.com.waiting = q.com.waiting[take:]
+			if len(q.com.waiting) == 0 {
+				q.com.waiting = nil
+			}
+			q.com.mu.Unlock()
+			return group
+		}
+		closed := q.com.closed
+		q.com.mu.Unlock()
+		if closed {
+			return nil
+		}
+		<-q.com.wake
+	}
+}
+
+// commitLoop is the one goroutine that writes to Badger.
+func (q *Queue) commitLoop() {
+	defer close(q.published)
+	for {
+		group := q.take()
+		if group == nil {
+			return
+		}
+		start := time.Now()
+		row, err := q.commitGroup(group)
+		if err != nil {
+			q.fail(err)
+			for _, c := range group {
+				c.done <- fmt.Errorf("%w: %w", ErrStorage, err)
+			}
+			continue
+		}
+		now := time.Now()
+		q.latency.add(now.Sub(start))
+		q.mu.Lock()
+		for _, c := range group {
+			if c.apply != nil {
+				c.apply()
+			}
+		}
+		q.rearm(now)
+		q.mu.Unlock()
+		for _, c := range group {
+			c.done <- nil
+		}
+		q.published <- publication{group: group, at: now, row: row}
+	}
+}
+
+// commitGroup makes the group durable: first the contents, then the
+// transaction that names them. It returns the sequence of the outbox row.
+func (q *Queue) commitGroup(group []*change) (row uint64, err error) {
+	if err := q.failure(); err != nil {
+		return 0, err
+	}
+	if err := q.syncContents(group); err != nil {
+		return 0, err
+	}
+	txn := q.db.NewTransaction(true)
+	defer txn.Discard()
+	var lines []byte
+	rows := 0
+	for _, c := range group {
+		for _, p := range c.set {
+			if err := txn.Set(p.key, p.value); err != nil {
+				return 0, fmt.Errorf("commit: %w", err)
+			}
+		}
+		for _, k := range c.del {
+			if err := txn.Delete(k); err != nil {
+				return 0, fmt.Errorf("commit: %w", err)
+			}
+		}
+		rows += c.rows
+	}
+	if rows > 0 {
+		row = q.outbox.next
+		lines = group[0].lines
+		if len(group) > 1 {
+			n := 0
+			for _, c := range group {
+				n += len(c.lines)
+			}
+			lines = make([]byte, 0, n)
+			for _, c := range group {
+				lines = append(lines, c.lines...)
+			}
+		}
+		if err := txn.Set(outboxKey(row), lines); err != nil {
+			return 0, fmt.Errorf("commit: %w", err)
+		}
+	}
+	if err := q.opts.tune.commit(); err != nil {
+		return 0, fmt.Errorf("commit: %w", err)
+	}
+	if err := txn.Commit(); err != nil {
+		return 0, fmt.Errorf("commit: %w", err)
+	}
+	if rows > 0 {
+		q.outbox.add(row, rows, len(lines), time.Now())
+	}
+	return row, nil
+}
+
+// syncContents syncs the segments that the group names, and remembers the
+// highest number, so that none is ever given twice.
+func (q *Queue) syncContents(group []*change) error {
+	var segs []*segment
+	dir := false
+	for _, c := range group {
+		dir = dir || c.dir
+	next:
+		for _, s := range c.segs {
+			for _, have := range segs {
+				if have == s {
+					continue next
+				}
+			}
+			segs = append(segs, s)
+		}
+	}
+	for _, s := range segs {
+		if !s.own { // a large content was synced by the session that wrote it
+			if err := q.contents.sync(s); err != nil {
+				return err
+			}
+		}
+		if s.seq >= q.segmentMark {
+			q.segmentMark = s.seq + 1
+			group[0].set = append(group[0].set, pair{[]byte(keySegment), binary.BigEndian.AppendUint64(nil, q.segmentMark)})
+		}
+	}
+	if dir {
+		return q.contents.syncDir()
+	}
+	return nil
+}
+
+// publication is a committed group on its way to the readers.
+type publication struct {
+	group []*change
+	at    time.Time
+	row   uint64
+}
+
+// publishLoop states the facts of committed groups, in order. It is apart from
+// the committer so that slow readers do not hold up an acknowledgement.
+func (q *Queue) publishLoop() {
+	for p := range q.published {
+		for _, c := range p.group {
+			for _, a := range c.arrived {
+				if ev, ok := c.facts[a.fact].Event.(event.MessageQueued); ok {
+					ev.TAccept = event.Since(a.from, p.at)
+					c.facts[a.fact].Event = ev
+				}
+			}
+			q.opts.Emitter.Publish(c.facts...)
+		}
+		if p.row != 0 {
+			q.outbox.emitted(p.row)
+		}
+	}
+}

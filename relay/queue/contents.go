@@ -1,0 +1,560 @@
+package queue
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+const (
+	segmentSize   = 64 << 20  // of a shared segment
+	smallContent  = 256 << 10 // larger contents get a file of their own
+	contentHeader = 40        // octets in front of each content
+	contentAlign  = 8
+	segmentSuffix = ".seg"
+	ownSuffix     = ".msg"
+)
+
+// contentMagic begins the header of each content.
+var contentMagic = [4]byte{'W', 'B', 'c', '1'}
+
+// ErrDamaged is wrapped when a content is not what was accepted. The message
+// is isolated, never delivered.
+var ErrDamaged = errors.New("damaged content")
+
+// putContentHeader writes the header of a content into b.
+func putContentHeader(b []byte, id ident, size int64, sum uint32) {
+	copy(b, contentMagic[:])
+	copy(b[8:24], id[:])
+	binary.LittleEndian.PutUint64(b[24:], uint64(size)) //nolint:gosec // sizes are positive
+	binary.LittleEndian.PutUint32(b[32:], sum)
+	binary.LittleEndian.PutUint32(b[36:], 0)
+	binary.LittleEndian.PutUint32(b[4:], crc32.Checksum(b[8:contentHeader], castagnoli))
+}
+
+// checkContentHeader returns the checksum that the content of id must have.
+func checkContentHeader(b []byte, id ident, size int64) (sum uint32, err error) {
+	switch {
+	case [4]byte(b[:4]) != contentMagic, binary.LittleEndian.Uint32(b[4:]) != crc32.Checksum(b[8:contentHeader], castagnoli):
+		return 0, fmt.Errorf("%w: header", ErrDamaged)
+	case ident(b[8:24]) != id:
+		return 0, fmt.Errorf("%w: belongs to %s", ErrDamaged, ident(b[8:24]).QueueID())
+	case binary.LittleEndian.Uint64(b[24:]) != uint64(size): //nolint:gosec // sizes are positive
+		return 0, fmt.Errorf("%w: size", ErrDamaged)
+	}
+	return binary.LittleEndian.Uint32(b[32:]), nil
+}
+
+// segment is one file of contents: shared by many small ones, or a large one's own.
+// Its fields belong to the lock of contents.
+type segment struct {
+	seq     uint64
+	own     bool
+	f       file  // open while something may be written
+	used    int64 // octets given out
+	sealed  bool  // nothing more is given out
+	pinned  bool  // never removed by this process
+	pending int   // written or being written, not yet committed
+	live    int   // messages whose content is here
+	bytes   int64 // of those
+	ids     []ident
+}
+
+func (s *segment) name() string {
+	suffix := segmentSuffix
+	if s.own {
+		suffix = ownSuffix
+	}
+	return fmt.Sprintf("%016x%s", s.seq, suffix)
+}
+
+// contents keeps the contents of all messages in files beside Badger.
+//
+// A content is appended before its message is committed, is synced by the
+// committer, and is referred to from then on. A segment goes when nothing
+// refers to it any more; the keys of the messages that were in it are deleted
+// only after that, so that a deleted key that comes back names no content.
+type contents struct {
+	fs     fsys
+	dir    string
+	limit  int64 // size of a shared segment
+	noSync bool
+
+	mu     sync.Mutex
+	active *segment
+	segs   map[uint64]*segment
+	next   uint64
+	dead   []*segment // sealed, nothing refers to them
+	bytes  int64      // given out, over all segments
+}
+
+// newSegment makes the next segment's file. c.mu is held.
+func (c *contents) newSegment(own bool) (*segment, error) {
+	s := &segment{seq: c.next, own: own}
+	f, err := c.fs.Create(filepath.Join(c.dir, s.name()))
+	if err != nil {
+		return nil, err
+	}
+	s.f = f
+	c.next++
+	c.segs[s.seq] = s
+	return s, nil
+}
+
+// rotate seals the active segment and opens the next one. c.mu is held.
+func (c *contents) rotate() error {
+	c.seal()
+	s, err := c.newSegment(false)
+	if err != nil {
+		return err
+	}
+	err = s.f.Allocate(c.limit)
+	if err == nil && !c.noSync {
+		err = c.fs.SyncDir(c.dir)
+	}
+	if err != nil {
+		_ = s.f.Close()
+		delete(c.segs, s.seq)
+		return errors.Join(err, c.fs.Remove(filepath.Join(c.dir, s.name())))
+	}
+	c.active = s
+	return nil
+}
+
+// seal ends the active segment. c.mu is held.
+func (c *contents) seal() {
+	if s := c.active; s != nil {
+		c.active = nil
+		s.sealed = true
+		c.settled(s)
+	}
+}
+
+// settled closes a segment that is no longer written to, and notes when
+// nothing refers to it. c.mu is held.
+func (c *contents) settled(s *segment) {
+	if !s.sealed || s.pending > 0 {
+		return
+	}
+	if s.f != nil {
+		_ = s.f.Close() // everything in it is on disk, or of no concern
+		s.f = nil
+		if !s.own {
+			_ = c.fs.Truncate(filepath.Join(c.dir, s.name()), s.used) // gives the rest back; no harm if not
+		}
+	}
+	if s.live == 0 && !s.pinned {
+		c.dead = append(c.dead, s)
+	}
+}
+
+// append writes a small content into the active segment. rec has room for the
+// header in front. The caller must answer with commit or abort.
+func (c *contents) append(id ident, rec []byte) (*segment, int64, error) {
+	body := rec[contentHeader:]
+	putContentHeader(rec, id, int64(len(body)), crc32.Checksum(body, castagnoli))
+	need := (int64(len(rec)) + contentAlign - 1) &^ (contentAlign - 1)
+
+	c.mu.Lock()
+	if c.active == nil || c.active.used+need > c.limit {
+		if err := c.rotate(); err != nil {
+			c.mu.Unlock()
+			return nil, 0, fmt.Errorf("new segment: %w", err)
+		}
+	}
+	s, off := c.active, c.active.used
+	s.used += need
+	s.pending++
+	c.bytes += need
+	c.mu.Unlock()
+
+	if _, err := s.f.WriteAt(rec, off); err != nil {
+		c.abort(s)
+		return nil, 0, fmt.Errorf("write segment: %w", err)
+	}
+	return s, off, nil
+}
+
+// create opens a file for one large content.
+func (c *contents) create() (*segment, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, err := c.newSegment(true)
+	if err != nil {
+		return nil, fmt.Errorf("new content file: %w", err)
+	}
+	s.sealed = true
+	s.pending = 1
+	return s, nil
+}
+
+// writeContent writes a content that is at hand, into the active segment or a
+// file of its own. The caller must answer with commit or abort.
+func (q *Queue) writeContent(id ident, content []byte) (*segment, int64, error) {
+	rec := make([]byte, contentHeader+len(content))
+	copy(rec[contentHeader:], content)
+	if len(content) <= smallContent {
+		return q.contents.append(id, rec)
+	}
+	s, err := q.contents.create()
+	if err != nil {
+		return nil, 0, err
+	}
+	putContentHeader(rec, id, int64(len(content)), crc32.Checksum(content, castagnoli))
+	if _, err = s.f.WriteAt(rec, 0); err == nil {
+		err = q.contents.sync(s)
+	}
+	if err != nil {
+		q.contents.abort(s)
+		return nil, 0, err
+	}
+	return s, 0, nil
+}
+
+// commit says that the message id now refers to size octets in s.
+func (c *contents) commit(s *segment, id ident, size int64) {
+	c.mu.Lock()
+	s.pending--
+	if s.own {
+		s.used = contentHeader + size
+		c.bytes += s.used
+	}
+	s.refer(id, size)
+	c.settled(s)
+	c.mu.Unlock()
+}
+
+func (s *segment) refer(id ident, size int64) {
+	s.live++
+	s.bytes += contentHeader + size
+	s.ids = append(s.ids, id)
+}
+
+// abort says that what was written for one content is not needed.
+func (c *contents) abort(s *segment) {
+	c.mu.Lock()
+	s.pending--
+	c.settled(s)
+	c.mu.Unlock()
+}
+
+// release says that a message of size octets no longer refers to s.
+func (c *contents) release(s *segment, size int64) {
+	c.mu.Lock()
+	s.live--
+	s.bytes -= contentHeader + size
+	c.settled(s)
+	c.mu.Unlock()
+}
+
+// sync brings what was written to s onto the disk. s has something pending.
+func (c *contents) sync(s *segment) error {
+	if c.noSync {
+		return nil
+	}
+	if err := s.f.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", s.name(), err)
+	}
+	return nil
+}
+
+func (c *contents) syncDir() error {
+	if c.noSync {
+		return nil
+	}
+	return c.fs.SyncDir(c.dir)
+}
+
+// find returns the segment numbered seq, or nil.
+func (c *contents) find(seq uint64) *segment {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.segs[seq]
+}
+
+// usage returns the octets and the number of files.
+func (c *contents) usage() (bytes int64, files int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.bytes, len(c.segs)
+}
+
+// sweep removes the files that nothing refers to and returns the ids whose
+// keys may be deleted now. An active segment that is worth it is sealed first.
+func (c *contents) sweep() ([]ident, error) {
+	c.mu.Lock()
+	if s := c.active; s != nil && s.live == 0 && s.pending == 0 && s.used >= c.limit/16 {
+		c.seal()
+	}
+	dead := c.dead
+	c.dead = nil
+	c.mu.Unlock()
+
+	var ids []ident
+	for i, s := range dead {
+		if err := c.fs.Remove(filepath.Join(c.dir, s.name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+			c.mu.Lock()
+			c.dead = append(c.dead, dead[i:]...)
+			c.mu.Unlock()
+			return ids, fmt.Errorf("remove segment: %w", err)
+		}
+		c.mu.Lock()
+		delete(c.segs, s.seq)
+		c.bytes -= s.used
+		c.mu.Unlock()
+		ids = append(ids, s.ids...)
+	}
+	return ids, nil
+}
+
+// sparse returns a shared segment of which little is still needed, or nil.
+// Copying its stragglers forward frees the rest.
+func (c *contents) sparse() *segment {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var best *segment
+	for _, s := range c.segs {
+		if s.own || !s.sealed || s.pinned || s.pending > 0 || s.live == 0 || s.bytes > s.used/4 {
+			continue
+		}
+		if best == nil || s.used-s.bytes > best.used-best.bytes {
+			best = s
+		}
+	}
+	return best
+}
+
+// stragglers lists the ids that were stored in s.
+func (c *contents) stragglers(s *segment) []ident {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]ident(nil), s.ids...)
+}
+
+// forget drops an id that now lives in another segment from the list of s, so
+// that its key does not go with it.
+func (c *contents) forget(s *segment, id ident) {
+	c.mu.Lock()
+	if i := slices.Index(s.ids, id); i >= 0 {
+		s.ids[i] = s.ids[len(s.ids)-1]
+		s.ids = s.ids[:len(s.ids)-1]
+	}
+	c.mu.Unlock()
+}
+
+// pin keeps s for as long as this process lives.
+func (c *contents) pin(s *segment) {
+	c.mu.Lock()
+	s.pinned = true
+	c.mu.Unlock()
+}
+
+// load takes the files that are there at start. Sizes are those of the files
+// until trim says better.
+func (c *contents) load() error {
+	files, err := c.fs.List(c.dir)
+	if err != nil {
+		return err
+	}
+	for name, size := range files {
+		own := strings.HasSuffix(name, ownSuffix)
+		base := strings.TrimSuffix(strings.TrimSuffix(name, ownSuffix), segmentSuffix)
+		seq, err := strconv.ParseUint(base, 16, 64)
+		s := &segment{seq: seq, own: own, sealed: true, used: size}
+		if err != nil || s.name() != name {
+			continue // not ours
+		}
+		c.segs[seq] = s
+		c.bytes += size
+		c.next = max(c.next, seq+1)
+	}
+	return nil
+}
+
+// trim ends the start: segments are cut behind their last live content (ends),
+// and those that nothing refers to wait for sweep.
+func (c *contents) trim(ends map[uint64]int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.segs {
+		switch end := ends[s.seq]; {
+		case s.pinned:
+		case s.live == 0:
+			c.dead = append(c.dead, s)
+		case !s.own && end < s.used:
+			if c.fs.Truncate(filepath.Join(c.dir, s.name()), end) == nil {
+				c.bytes -= s.used - end
+				s.used = end
+			}
+		}
+	}
+}
+
+// close closes what is open.
+func (c *contents) close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var errs []error
+	for _, s := range c.segs {
+		if s.f != nil {
+			errs = append(errs, s.f.Close())
+			s.f = nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// open returns the content of id at loc, checked: a small one is read whole, a
+// large one is read once for its checksum before the caller gets the first octet.
+func (c *contents) open(id ident, loc location, size int64) (io.ReadCloser, error) {
+	s := c.find(loc.seq)
+	if s == nil {
+		return nil, fmt.Errorf("%w: segment %016x is not there", ErrDamaged, loc.seq)
+	}
+	f, err := c.fs.Open(filepath.Join(c.dir, s.name()))
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+		return nil, err
+	}
+	if size <= smallContent {
+		defer func() { _ = f.Close() }()
+		buf := getBuffer(int(size) + contentHeader)
+		rec := buf.b[:int(size)+contentHeader]
+		if err := readFull(f, rec, loc.off); err != nil {
+			putBuffer(buf)
+			return nil, err
+		}
+		sum, err := checkContentHeader(rec, id, size)
+		if err == nil && crc32.Checksum(rec[contentHeader:], castagnoli) != sum {
+			err = fmt.Errorf("%w: checksum", ErrDamaged)
+		}
+		if err != nil {
+			putBuffer(buf)
+			return nil, err
+		}
+		return &bufferReader{buf: buf, rest: rec[contentHeader:]}, nil
+	}
+	if err := checkLarge(f, id, loc.off, size); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return &fileReader{io.NewSectionReader(f, loc.off+contentHeader, size), f}, nil
+}
+
+func checkLarge(f file, id ident, off, size int64) error {
+	var head [contentHeader]byte
+	if err := readFull(f, head[:], off); err != nil {
+		return err
+	}
+	want, err := checkContentHeader(head[:], id, size)
+	if err != nil {
+		return err
+	}
+	buf := getBuffer(smallContent)
+	defer putBuffer(buf)
+	var sum uint32
+	for at := int64(0); at < size; {
+		part := buf.b[:min(int64(smallContent), size-at)]
+		if err := readFull(f, part, off+contentHeader+at); err != nil {
+			return err
+		}
+		sum = crc32.Update(sum, castagnoli, part)
+		at += int64(len(part))
+	}
+	if sum != want {
+		return fmt.Errorf("%w: checksum", ErrDamaged)
+	}
+	return nil
+}
+
+// readFull reads all of b; a file that ends before is damaged.
+func readFull(f file, b []byte, off int64) error {
+	n, err := f.ReadAt(b, off)
+	if n == len(b) {
+		return nil
+	}
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: cut off", ErrDamaged)
+	}
+	return err
+}
+
+// buffer is pooled memory, in three sizes.
+type buffer struct{ b []byte }
+
+var bufferSizes = [...]int{16<<10 + contentHeader, 64<<10 + contentHeader, smallContent + contentHeader}
+
+var bufferPools [len(bufferSizes)]sync.Pool
+
+// getBuffer returns a buffer for n octets, at most smallContent and a header.
+func getBuffer(n int) *buffer {
+	for i, size := range bufferSizes {
+		if n <= size {
+			if b, ok := bufferPools[i].Get().(*buffer); ok {
+				return b
+			}
+			return &buffer{make([]byte, size)}
+		}
+	}
+	return &buffer{make([]byte, n)}
+}
+
+func putBuffer(b *buffer) {
+	for i, size := range bufferSizes {
+		if len(b.b) == size {
+			bufferPools[i].Put(b)
+		}
+	}
+}
+
+type bufferReader struct {
+	buf  *buffer
+	rest []byte
+}
+
+func (r *bufferReader) Read(p []byte) (int, error) {
+	switch {
+	case r.buf == nil:
+		return 0, os.ErrClosed
+	case len(r.rest) == 0:
+		return 0, io.EOF
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// WriteTo lets io.Copy do without a buffer of its own.
+func (r *bufferReader) WriteTo(w io.Writer) (int64, error) {
+	if r.buf == nil {
+		return 0, os.ErrClosed
+	}
+	n, err := w.Write(r.rest)
+	r.rest = r.rest[n:]
+	return int64(n), err
+}
+
+func (r *bufferReader) Close() error {
+	if r.buf != nil {
+		putBuffer(r.buf)
+		r.buf, r.rest = nil, nil
+	}
+	return nil
+}
+
+type fileReader struct {
+	*io.SectionReader
+	f file
+}
+
+func (r *fileReader) Close() error { return r.f.Close() }

@@ -1,0 +1,174 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"waybill/relay/event"
+)
+
+const ballastName = "ballast"
+
+// guard watches the free space of the volume. A full disk must not happen:
+// Badger writes through mapped sparse files, so that it would kill the process.
+//
+// With m = Options.DiskFreeMin, the marks are: below m nothing is accepted,
+// until m·5/4 are free again; below m/4 the ballast file is given up; below m/8
+// nothing is claimed either, because a settlement could not be written.
+type guard struct {
+	q    *Queue
+	fs   fsys
+	dir  string
+	min  int64
+	free atomic.Int64 // as far as known; counts down between two looks
+	size atomic.Int64
+
+	stopped  atomic.Bool // nothing is accepted
+	critical atomic.Bool // nothing is claimed
+
+	mu      sync.Mutex // one look at a time
+	level   int
+	ballast bool
+	blind   bool // the last look failed
+}
+
+func newGuard(q *Queue) *guard {
+	g := &guard{q: q, fs: q.opts.tune.fs, dir: q.opts.Dir, min: q.opts.DiskFreeMin}
+	g.free.Store(math.MaxInt64)
+	return g
+}
+
+func (g *guard) ballastFile() string { return filepath.Join(g.dir, ballastName) }
+
+// beforeOpen looks before the database is opened, and gives up the ballast
+// when that is what it takes.
+func (g *guard) beforeOpen() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.removeTorn()
+	if err := g.look(); err != nil {
+		return err
+	}
+	need := g.min / 8
+	if g.free.Load() < need && g.ballast {
+		if err := g.drop(); err != nil {
+			return err
+		}
+		if err := g.look(); err != nil {
+			return err
+		}
+	}
+	if free := g.free.Load(); free < need {
+		return fmt.Errorf("the disk is full: %d octets are free in %s, at least %d are needed to open the database safely; make room and start again",
+			free, g.dir, need)
+	}
+	g.judge()
+	return nil
+}
+
+// removeTorn forgets a ballast that was not completed.
+func (g *guard) removeTorn() {
+	files, err := g.fs.List(g.dir)
+	size, there := files[ballastName]
+	g.ballast = err == nil && there
+	if g.ballast && size != g.ballastSize() {
+		_ = g.drop()
+	}
+}
+
+func (g *guard) ballastSize() int64 { return max(g.min/8, 4096) }
+
+func (g *guard) drop() error {
+	if err := g.fs.Remove(g.ballastFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove ballast: %w", err)
+	}
+	g.ballast = false
+	return nil
+}
+
+// keep makes the ballast file.
+func (g *guard) keep() {
+	f, err := g.fs.Create(g.ballastFile())
+	if err != nil {
+		return // tried again at the next look
+	}
+	err = f.Allocate(g.ballastSize())
+	g.ballast = true
+	if cerr := f.Close(); err != nil || cerr != nil {
+		_ = g.drop()
+	}
+}
+
+func (g *guard) look() error {
+	free, size, err := g.fs.Space(g.dir)
+	if err != nil {
+		return fmt.Errorf("free space of %s: %w", g.dir, err)
+	}
+	g.free.Store(free)
+	g.size.Store(size)
+	return nil
+}
+
+// judge sets the level from the free space.
+func (g *guard) judge() {
+	free := g.free.Load()
+	switch {
+	case free < g.min:
+		g.level = 2
+	case g.level == 2 && free < g.min/4*5: // hysteresis
+	case free < 2*g.min:
+		g.level = 1
+	case g.level == 1 && free < g.min/4*9:
+	default:
+		g.level = 0
+	}
+	g.stopped.Store(g.level == 2)
+	critical := free < g.min/8 || g.critical.Load() && free < g.min/4
+	if g.critical.Swap(critical) && !critical {
+		g.q.ring()
+	}
+}
+
+// check looks and acts on what it sees. Run calls it every second.
+func (g *guard) check() {
+	g.mu.Lock()
+	err := g.look()
+	if err == nil {
+		switch free := g.free.Load(); {
+		case free < g.min/4 && g.ballast:
+			err = g.drop()
+			_ = g.look()
+		case free >= 2*g.min && !g.ballast:
+			g.keep()
+		}
+		g.judge()
+	}
+	level, free, seen := g.level, g.free.Load(), g.blind
+	g.blind = err != nil
+	g.mu.Unlock()
+	if err != nil {
+		if !seen {
+			g.q.remark("disk guard", err.Error())
+		}
+		return
+	}
+	g.q.setPressure(event.PressureChanged{Resource: "disk_space", Level: level, Detail: fmt.Sprintf("%d octets free", free)})
+}
+
+// full says that a write met a full disk.
+func (g *guard) full() {
+	g.stopped.Store(true) // until the next look says otherwise
+	g.free.Store(0)
+}
+
+// room reports whether size octets may come.
+func (g *guard) room(size int64) bool { return g.free.Load()-max(size, 0) >= g.min/4 }
+
+// spend counts size octets that are about to be written, and reports whether
+// they may be: between two looks much can come.
+func (g *guard) spend(size int64) bool { return g.free.Add(-size) >= g.min/4 }

@@ -1,0 +1,556 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+	"waybill/relay/route"
+)
+
+// poisonAfter is how often a message may break its worker before it is isolated.
+const poisonAfter = 3
+
+func fromMicro(us int64) time.Time { return time.UnixMicro(us).UTC() }
+
+// Claim waits for the next due group of recipients and leases it. Hops take
+// turns; within a hop, high priority comes before normal before low, and then
+// the one that has been due longest. It fails only when ctx is done, when the
+// queue is closed, or when storage has failed (ErrStorage).
+//
+// A group whose hop is route.Unroutable is due when its lifetime has ended, so
+// that the claimant can settle it as expired.
+func (q *Queue) Claim(ctx context.Context) (*Lease, error) {
+	for {
+		switch l, err := q.tryClaim(); {
+		case err != nil:
+			return nil, err
+		case l != nil:
+			return l, nil
+		}
+		select {
+		case <-q.due:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-q.closing:
+			return nil, ErrClosed
+		case <-q.broken:
+			return nil, fmt.Errorf("%w: %w", ErrStorage, q.failure())
+		}
+	}
+}
+
+func (q *Queue) tryClaim() (*Lease, error) {
+	for {
+		if err := q.failure(); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrStorage, err)
+		}
+		select {
+		case <-q.closing:
+			return nil, ErrClosed
+		default:
+		}
+		if q.guard.critical.Load() { // not even a settlement could be written
+			return nil, nil
+		}
+		now := time.Now()
+		q.mu.Lock()
+		g := q.sched.pick(now.UnixMicro())
+		if g == nil {
+			q.rearm(now)
+			q.mu.Unlock()
+			return nil, nil
+		}
+		l := &Lease{
+			Hop: g.hop.hop, Due: fromMicro(min(g.hop.effective(g.due), now.UnixMicro())), Claimed: now.UTC().Truncate(time.Microsecond),
+			queue: q, entry: g.msg, group: g, hop: g.hop, number: g.lease, version: g.msg.version, routing: q.routing.Load(),
+		}
+		if q.sched.ring != nil {
+			q.ring() // there is more: wake another claimant
+		}
+		q.mu.Unlock()
+
+		m, err := q.read(l.entry.id)
+		if err == nil && l.fill(m) {
+			return l, nil
+		}
+		l.unclaim()
+		switch {
+		case err == nil, errors.Is(err, ErrNotFound): // settled or removed in between
+		case errors.Is(err, errRecord):
+			q.isolate(l.entry, err)
+		default:
+			q.fail(err)
+		}
+	}
+}
+
+// fill takes from m what the lease is for, and reports whether anything is.
+func (l *Lease) fill(m *stored) bool {
+	l.stored, l.Message = m, &m.Message
+	l.Index = make([]int, 0, len(m.States))
+	for i := range m.States {
+		if s := &m.States[i]; !s.Disposition.Final() && s.Hop == l.Hop {
+			l.Index = append(l.Index, i)
+			l.Attempt = max(l.Attempt, s.Attempts+1)
+		}
+	}
+	return len(l.Index) > 0
+}
+
+// unclaim ends the lease in memory.
+func (l *Lease) unclaim() {
+	if l.ended.Swap(true) {
+		return
+	}
+	q := l.queue
+	now := time.Now()
+	q.mu.Lock()
+	q.sched.done(l.group, l.hop, l.number, now.UnixMicro())
+	q.rearm(now)
+	q.mu.Unlock()
+}
+
+// read reads the record of a message that is not finished.
+func (q *Queue) read(id ident) (*stored, error) {
+	var m *stored
+	err := q.db.View(func(txn *badger.Txn) error {
+		item, err := txn.Get(messageKey(string(id.QueueID())))
+		if err != nil {
+			return err
+		}
+		return item.Value(func(v []byte) (err error) {
+			m, err = decodeRecord(v)
+			return err
+		})
+	})
+	switch {
+	case errors.Is(err, badger.ErrKeyNotFound):
+		return nil, ErrNotFound
+	case err != nil:
+		return nil, fmt.Errorf("read message %s: %w", id.QueueID(), err)
+	case m.done:
+		return nil, ErrNotFound
+	}
+	return m, nil
+}
+
+// isolate takes a message whose record cannot be read out of the schedule.
+func (q *Queue) isolate(e *entry, err error) {
+	now := time.Now().UnixMicro()
+	q.mu.Lock()
+	first := !e.poison && !e.removed
+	if first {
+		e.poison = true
+		e.groups(func(g *group) { q.sched.refresh(g, now) })
+	}
+	q.mu.Unlock()
+	if first {
+		q.opts.Emitter.Message(e.id.QueueID(), "").Emit(event.MessagePoisoned{Error: clip(err.Error(), maxReply)})
+	}
+}
+
+// lock takes the message for a change. Its record does not change until unlock.
+func (q *Queue) lock(id ident) (unlock func()) {
+	s := &q.stripes[stripe(id)]
+	s.Lock()
+	return s.Unlock
+}
+
+func stripe(id ident) byte { return id[15] ^ id[5]<<4 ^ id[6]*31 }
+
+// Open returns the content, without Trace. A content that is not what was
+// accepted isolates the message: the error wraps ErrDamaged, and the lease can
+// only be released.
+func (l *Lease) Open() (io.ReadCloser, error) {
+	q := l.queue
+	id := l.entry.id
+	r, err := q.contents.open(id, l.stored.loc, l.stored.Size)
+	if !errors.Is(err, ErrDamaged) {
+		return r, err
+	}
+	m, rerr := q.read(id) // it may have been copied forward since it was claimed
+	if rerr != nil {
+		return nil, rerr
+	}
+	if r, err = q.contents.open(id, m.loc, m.Size); errors.Is(err, ErrDamaged) {
+		return nil, errors.Join(err, q.poison(id, err, true))
+	}
+	return r, err
+}
+
+// Release gives the lease back without an attempt. The group is due as before.
+func (l *Lease) Release() { l.unclaim() }
+
+// ReleaseUntil gives the lease back without an attempt, for a wait that is
+// short enough to be forgotten in a crash, such as that for a rate limit.
+func (l *Lease) ReleaseUntil(due time.Time) {
+	q := l.queue
+	q.mu.Lock()
+	if g := l.group; g.hop == l.hop && g.lease == l.number && !l.ended.Load() {
+		g.due = max(g.due, due.UnixMicro())
+	}
+	q.mu.Unlock()
+	l.unclaim()
+}
+
+// Poison gives the lease back because the message broke its worker. After the
+// third time the message is isolated, so that it cannot break the others' work.
+func (l *Lease) Poison(cause error) error {
+	defer l.unclaim()
+	err := l.queue.poison(l.entry.id, cause, false)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// poison counts a break of message id, or isolates it at once.
+func (q *Queue) poison(id ident, cause error, atOnce bool) error {
+	defer q.lock(id)()
+	m, err := q.read(id)
+	if err != nil || m.Poison != "" {
+		return err
+	}
+	now := time.Now().UTC()
+	m = m.clone()
+	m.panics++
+	c := &change{}
+	if m.panics >= poisonAfter || atOnce {
+		m.Poison = clip(cause.Error(), maxReply)
+		if m.Poison == "" {
+			m.Poison = "unknown"
+		}
+		emit := q.opts.Emitter.Message(m.ID, m.UID)
+		if err := q.state(c, emit, event.MessagePoisoned{Info: infoOf(&m.Message), Error: m.Poison}); err != nil {
+			return err
+		}
+	} else {
+		for i := range m.States { // a pause, in case something else was to blame
+			if s := &m.States[i]; !s.Disposition.Final() {
+				s.Due = later(s.Due, now.Add(time.Duration(m.panics)*time.Minute))
+			}
+		}
+	}
+	q.replace(c, id, m)
+	return q.submit(c)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// replace adds to c that m is the record of id from now on, or that nothing of
+// it is left to do. The caller holds the stripe of id.
+func (q *Queue) replace(c *change, id ident, m *stored) {
+	key := messageKey(string(m.ID))
+	finished := !m.open()
+	if finished {
+		c.set = append(c.set, pair{key, encodeDone(nil, m.ID, m.loc)})
+	} else {
+		c.set = append(c.set, pair{key, encodeRecord(make([]byte, 0, 1024), m)})
+	}
+	ws := waits(m)
+	apply := c.apply
+	c.apply = func() {
+		if apply != nil {
+			apply()
+		}
+		e := q.messages[id]
+		if e == nil {
+			return
+		}
+		now := time.Now().UnixMicro()
+		e.version++
+		if finished {
+			q.sched.remove(e, now)
+			delete(q.messages, id)
+			delete(q.until, id)
+			q.contents.release(e.seg, e.size)
+			return
+		}
+		e.held, e.poison = m.HeldBy != "", m.Poison != ""
+		e.late = e.late || m.excused || allLate(m)
+		if m.HeldBy != "" && !m.HeldUntil.IsZero() {
+			q.until[id] = m.HeldUntil
+		} else {
+			delete(q.until, id)
+		}
+		q.regroup(e, ws, now)
+	}
+}
+
+// regroup brings the groups of e in line with what its record waits for. q.mu is held.
+func (q *Queue) regroup(e *entry, ws []wait, now int64) {
+	e.groups(func(g *group) {
+		if !slices.ContainsFunc(ws, func(w wait) bool { return w.hop == g.hop.hop }) {
+			q.sched.drop(g, now)
+		}
+	})
+	for _, w := range ws {
+		q.sched.set(e, w.hop, w.due, w.tried, now)
+	}
+}
+
+// Settle makes the outcomes of a lease durable, with their facts and reports,
+// and ends the lease. What was removed in the meantime is left out silently.
+// After an error other than ErrStorage the lease has ended without effect, as
+// if released.
+func (q *Queue) Settle(_ context.Context, l *Lease, s Settlement) error {
+	if len(s.Outcomes) != len(l.Index) {
+		l.unclaim()
+		return fmt.Errorf("settle %s: %d outcomes for %d recipients", l.Message.ID, len(s.Outcomes), len(l.Index))
+	}
+	for i := range s.Outcomes {
+		if d := s.Outcomes[i].Disposition; d != mail.Relayed && d != mail.Deferred && d != mail.Bounced && d != mail.Expired {
+			l.unclaim()
+			return fmt.Errorf("settle %s: disposition %s is not an outcome", l.Message.ID, d)
+		}
+	}
+	if l.ended.Load() {
+		return fmt.Errorf("settle %s: the lease has ended", l.Message.ID)
+	}
+	id := l.entry.id
+	defer q.lock(id)()
+	m, err := l.current()
+	if errors.Is(err, ErrNotFound) {
+		l.unclaim()
+		return nil
+	}
+	if err != nil {
+		l.unclaim()
+		return err
+	}
+	c := &change{}
+	err = q.settle(c, l, m, &s)
+	if err == nil {
+		q.endWith(c, l)
+		err = q.submit(c)
+	}
+	if err != nil {
+		for _, seg := range c.segs {
+			q.contents.abort(seg)
+		}
+		l.unclaim()
+		return fmt.Errorf("settle %s: %w", id.QueueID(), err)
+	}
+	return nil
+}
+
+// current returns the record as it is now, to be changed. The stripe is held.
+func (l *Lease) current() (*stored, error) {
+	q := l.queue
+	q.mu.Lock()
+	fresh, removed := l.entry.version == l.version, l.entry.removed
+	q.mu.Unlock()
+	switch {
+	case removed:
+		return nil, ErrNotFound
+	case fresh:
+		return l.stored.clone(), nil
+	}
+	m, err := q.read(l.entry.id)
+	if err != nil {
+		return nil, err
+	}
+	return m.clone(), nil
+}
+
+// endWith ends the lease together with the change. The group is freed before
+// the record's new waits are set.
+func (q *Queue) endWith(c *change, l *Lease) {
+	apply := c.apply
+	c.apply = func() {
+		ended := l.ended.Swap(true)
+		// The record first: a group that has nothing left to do must not look due in between.
+		apply()
+		if !ended {
+			now := time.Now().UnixMicro()
+			q.sched.done(l.group, l.hop, l.number, now)
+		}
+	}
+}
+
+// settle fills c with the outcomes s of l on m.
+func (q *Queue) settle(c *change, l *Lease, m *stored, s *Settlement) error {
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	emit := q.opts.Emitter.Message(m.ID, m.UID)
+	index := make([]int, 0, len(l.Index)) // into l.Index: those that are still there
+	for k, i := range l.Index {
+		if i < len(m.States) && !m.States[i].Disposition.Final() {
+			index = append(index, k)
+		}
+	}
+	if len(index) > 0 && !s.NoAttempt {
+		if err := q.state(c, emit, attemptFinished(l, s, index)); err != nil {
+			return err
+		}
+	}
+	hop := s.Attempt.Hop
+	if hop.Queue == "" {
+		hop.Queue, hop.ConnectorOut = l.Hop.Name, l.Hop.Connector
+	}
+	next := s.Next
+	if next.IsZero() {
+		next = now.Add(time.Minute)
+	}
+	if next.After(m.ExpiresAt) { // so that the claimant can tell its end in time
+		next = later(m.ExpiresAt, now)
+	}
+	var moved []int
+	for _, k := range index {
+		i, o := l.Index[k], &s.Outcomes[k]
+		st := &m.States[i]
+		st.account(l)
+		if !s.NoAttempt {
+			st.Attempts++
+			st.LastAt = now
+			st.LastHost = clip(s.Attempt.RemoteName, 255)
+		}
+		st.Last, st.LastClass = o.Reply, o.Class
+		st.Last.Text = clip(st.Last.Text, maxReply)
+		if o.Disposition == mail.Deferred {
+			st.Disposition, st.Due, st.since = mail.Deferred, next, now
+			st.DelaySent = st.DelaySent || s.DelaySent
+			moved = append(moved, i)
+			continue
+		}
+		if err := q.stateFinal(c, emit, m, i, o, hop, now); err != nil {
+			return err
+		}
+	}
+	if len(moved) > 0 && q.routing.Load() != l.routing {
+		if err := q.rerouteInto(c, emit, m, moved, now); err != nil {
+			return err
+		}
+	}
+	if err := q.stateReports(c, emit, m, s.Reports, now); err != nil {
+		return err
+	}
+	if !m.open() {
+		if err := q.state(c, emit, retired(m, now)); err != nil {
+			return err
+		}
+	}
+	q.replace(c, l.entry.id, m)
+	q.noteError(c, l, s, index, now)
+	return nil
+}
+
+// account adds the wait that ended with the lease to the recipient's totals.
+func (s *State) account(l *Lease) {
+	if wait := l.Claimed.Sub(s.since); !s.since.IsZero() && wait > 0 {
+		s.queued += wait
+		if onPurpose := l.Due.Sub(s.since); onPurpose > 0 {
+			s.backoff += min(onPurpose, wait)
+		}
+	}
+}
+
+// stateFinal gives recipient i its final disposition and the one fact that says so.
+func (q *Queue) stateFinal(c *change, emit event.Emitter, m *stored, i int, o *mail.Outcome, hop event.Hop, now time.Time) error {
+	if err := q.stateLate(c, emit, m, i, hop, now); err != nil {
+		return err
+	}
+	m.States[i].Disposition = o.Disposition
+	f := finalOf(m, i, hop, answerOf(o), now)
+	switch o.Disposition {
+	case mail.Relayed:
+		return q.state(c, emit, event.RecipientRelayed{Final: f})
+	case mail.Expired:
+		return q.state(c, emit, event.RecipientExpired{Final: f})
+	default:
+		return q.state(c, emit, event.RecipientBounced{Final: f})
+	}
+}
+
+// stateReports queues the DSNs of m and says so. Their contents are written
+// before; when the change fails, the caller aborts c.segs.
+func (q *Queue) stateReports(c *change, emit event.Emitter, m *stored, reports []Report, now time.Time) error {
+	emit = emit.Source(event.SourceDSN)
+	for i := range reports {
+		r := &reports[i]
+		fact := r.Fact
+		if fact.MailFrom == "" {
+			fact.Info = infoOf(&m.Message)
+		}
+		if len(r.Draft.Envelope.Recipients) == 0 { // suppressed
+			if err := q.state(c, emit, fact); err != nil {
+				return err
+			}
+			continue
+		}
+		d := r.Draft
+		if d.Parent == "" {
+			d.Parent = m.ID
+		}
+		id, err := q.identify(&d, now)
+		if err != nil {
+			return fmt.Errorf("report: %w", err)
+		}
+		fact.DSN = d.ID
+		if err := q.state(c, emit, fact); err != nil {
+			return err
+		}
+		seg, off, err := q.writeContent(id, r.Content)
+		if err != nil {
+			return q.writeFailed(err)
+		}
+		c.segs = append(c.segs, seg)
+		c.dir = c.dir || seg.own
+		if err := q.enqueue(c, id, d, int64(len(r.Content)), seg, off, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// noteError lets the hop remember what its last attempt was told.
+func (q *Queue) noteError(c *change, l *Lease, s *Settlement, index []int, now time.Time) {
+	if s.NoAttempt || len(index) == 0 {
+		return
+	}
+	worst := &s.Outcomes[index[0]]
+	for _, k := range index {
+		if severity(s.Outcomes[k].Disposition) > severity(worst.Disposition) {
+			worst = &s.Outcomes[k]
+		}
+	}
+	text, class := "", mail.ClassNone
+	if worst.Disposition != mail.Relayed {
+		text, class = clip(worst.Reply.String(), maxReply), worst.Class
+	}
+	apply := c.apply
+	c.apply = func() {
+		apply()
+		l.hop.lastAt = now
+		if text != "" || class != mail.ClassNone { // the last error stays until the next
+			l.hop.lastError, l.hop.lastClass = text, class
+		}
+	}
+}
+
+// rerouteInto asks the router again about recipients index of m, and moves and
+// states those whose hop changed.
+func (q *Queue) rerouteInto(c *change, emit event.Emitter, m *stored, index []int, now time.Time) error {
+	var ds []route.Decision
+	var moved []int
+	for _, i := range index {
+		d := q.routeOf(&m.Message, i)
+		if s := &m.States[i]; d.Hop != s.Hop {
+			s.Hop, s.Due = d.Hop, now // another way may be open at once
+			ds, moved = append(ds, d), append(moved, i)
+		}
+	}
+	return q.stateRoutes(c, emit, &m.Message, ds, moved)
+}

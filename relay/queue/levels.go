@@ -1,0 +1,140 @@
+package queue
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"waybill/relay/route"
+)
+
+// Hops returns the state of every hop's queue, by name. It costs O(hops).
+func (q *Queue) Hops() []HopStatus {
+	q.mu.Lock()
+	now := time.Now()
+	list := make([]HopStatus, 0, len(q.sched.hops))
+	for _, h := range q.sched.hops {
+		if h.groups() > 0 || h.leases > 0 || h.held != nil || !h.lastAt.IsZero() {
+			list = append(list, h.snapshot(now))
+		}
+	}
+	q.mu.Unlock()
+	slices.SortFunc(list, func(a, b HopStatus) int {
+		if c := strings.Compare(a.Hop.Name, b.Hop.Name); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Hop.Connector, b.Hop.Connector)
+	})
+	return list
+}
+
+func (h *hopQueue) snapshot(now time.Time) HopStatus {
+	s := HopStatus{
+		Hop: h.hop, Queued: h.count[statusQueued] + h.count[statusUnroutable], Active: h.count[statusActive], Deferred: h.count[statusDeferred],
+		Held: h.count[statusHeld] + h.count[statusPoison], Bytes: h.bytes, OldestBy: map[string]time.Time{},
+		LastError: h.lastError, LastClass: h.lastClass, LastAt: h.lastAt, In: h.in, Out: h.out,
+	}
+	for age := range h.ages {
+		items := h.ages[age].items
+		if len(items) == 0 {
+			continue
+		}
+		at := fromMicro(items[0].msg.accepted)
+		if s.Oldest.IsZero() || at.Before(s.Oldest) {
+			s.Oldest = at
+		}
+		if age == ageOther {
+			continue
+		}
+		word := ageWords[age]
+		if h.held != nil && h.count[statusActive] == 0 {
+			word = ageWords[ageHeld]
+		}
+		if was, ok := s.OldestBy[word]; !ok || at.Before(was) {
+			s.OldestBy[word] = at
+		}
+	}
+	if first := h.earliest(); first != math.MaxInt64 && h.held == nil {
+		s.Next = fromMicro(first)
+		s.DueLag = h.lag(now.UnixMicro(), first)
+	}
+	switch {
+	case h.held != nil:
+		s.State = "held"
+		s.HeldBy, s.HeldWhy, s.HeldUntil = h.held.By, h.held.Why, h.held.Until
+		s.Held += s.Queued + s.Deferred
+		s.Queued, s.Deferred = 0, 0
+	case h.leases > 0:
+		s.State = "active"
+	case s.Queued > 0 && h.hop != route.Unroutable:
+		s.State = "ready"
+	case s.Deferred > 0:
+		s.State = "retry"
+	case s.Held > 0:
+		s.State = "held"
+	default:
+		s.State = "ready"
+	}
+	return s
+}
+
+func (h *hopQueue) lag(now, first int64) time.Duration {
+	if h.hop == route.Unroutable {
+		return 0
+	}
+	return time.Duration(max(now-h.effective(first), 0)) * time.Microsecond
+}
+
+// Levels returns the gauges. It costs O(hops), and looks at neither disk nor database.
+func (q *Queue) Levels() Levels {
+	now := time.Now()
+	l := Levels{ByState: map[string]int{}, OlderThan: map[string]map[string]int{}, Pressure: map[string]int{}}
+	for st := statusQueued; st < statusCount; st++ {
+		l.ByState[statusWords[st]] = 0
+	}
+	var older [len(ages)][len(ageWords)]int
+
+	q.mu.Lock()
+	q.sched.advance(now.UnixMicro())
+	l.Messages, l.Bytes = q.sched.messages, q.sched.bytes
+	for _, h := range q.sched.hops {
+		for st := statusQueued; st < statusCount; st++ {
+			as := st
+			if h.held != nil && (st == statusQueued || st == statusDeferred) {
+				as = statusHeld
+			}
+			l.ByState[statusWords[as]] += h.count[st]
+		}
+		for age := range ageWords {
+			as := age
+			if h.held != nil && h.count[statusActive] == 0 {
+				as = ageHeld
+			}
+			for k := range ages {
+				older[k][as] += h.older[age][k]
+			}
+		}
+		if first := h.earliest(); first != math.MaxInt64 && h.held == nil {
+			l.DueLag = max(l.DueLag, h.lag(now.UnixMicro(), first))
+		}
+	}
+	for resource, level := range q.pressure {
+		l.Pressure[resource] = level
+	}
+	q.mu.Unlock()
+
+	for k, name := range ageNames {
+		l.OlderThan[name] = map[string]int{}
+		for age, word := range ageWords {
+			l.OlderThan[name][word] = older[k][age]
+		}
+	}
+	l.DiskFree, l.DiskSize = max(q.guard.free.Load(), 0), q.guard.size.Load()
+	l.OutboxRows, l.OutboxAge = q.outbox.level(now)
+	l.SegmentBytes, l.SegmentFiles = q.contents.usage()
+	if err := q.Ready(); err != nil {
+		l.Closed = err.Error()
+	}
+	return l
+}

@@ -1,0 +1,576 @@
+package queue
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+	"waybill/relay/route"
+)
+
+const (
+	defaultLifetime    = 48 * time.Hour
+	defaultConcurrency = 20
+	defaultLateAfter   = 5 * time.Minute
+	defaultDiskFreeMin = 1 << 30
+
+	// memTableSize is a format constant: Badger may refuse to open a database
+	// that was not closed cleanly after it was made smaller.
+	memTableSize = 16 << 20
+	formatNumber = 1
+)
+
+// tuning is what tests change.
+type tuning struct {
+	fs           fsys
+	segment      int64        // size of shared segments
+	beforeCommit func() error // its error is that of the commit
+	tick         time.Duration
+}
+
+func (t tuning) commit() error {
+	if t.beforeCommit == nil {
+		return nil
+	}
+	return t.beforeCommit()
+}
+
+// Queue is the queue of one node.
+type Queue struct {
+	opts     Options
+	db       *badger.DB
+	contents *contents
+	guard    *guard
+	outbox   outbox
+	com      committer
+	latency  latency
+
+	batchBytes  int64 // of one transaction
+	batchKeys   int64
+	segmentMark uint64 // the committer's own
+	published   chan publication
+	working     sync.WaitGroup
+
+	// One message is changed by one goroutine at a time: its stripe is held
+	// from reading its record until the change is committed.
+	stripes [256]sync.Mutex
+
+	routing atomic.Uint64 // counts the routing tables
+	due     chan struct{} // holds a token when something may be due
+
+	failed  atomic.Pointer[failed]
+	broken  chan struct{} // closed by the first failure
+	closing chan struct{} // closed by Close
+	once    sync.Once
+
+	mu       sync.Mutex
+	sched    *schedule
+	messages map[ident]*entry
+	holds    map[route.Hop]*hold
+	until    map[ident]time.Time // of held messages
+	timer    *time.Timer         // rings when the next group is due
+	pressure map[string]int
+	strays   []ident // committed while the routing table changed
+}
+
+// Open opens the queue in opts.Dir, or makes it. It reads all messages, states
+// again the facts that the tracking store may not have, and is ready to accept
+// and to be claimed from when it returns.
+func Open(opts Options) (*Queue, error) {
+	start := time.Now()
+	q, err := newQueue(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := q.openFiles(); err != nil {
+		return nil, err
+	}
+	loaded, err := q.load(start)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("load queue: %w", err), q.contents.close(), q.db.Close())
+	}
+	q.working.Go(q.commitLoop)
+	q.working.Go(q.publishLoop)
+	if err := q.reconcile(); err != nil {
+		return nil, errors.Join(err, q.Close())
+	}
+	loaded.Took = event.Secs(time.Since(start))
+	q.opts.Emitter.Source(event.SourceBoot).Emit(*loaded)
+	q.mu.Lock()
+	q.rearm(time.Now())
+	q.mu.Unlock()
+	return q, nil
+}
+
+func newQueue(opts Options) (*Queue, error) {
+	if opts.Dir == "" || opts.Router == nil {
+		return nil, errors.New("open queue: a directory and a router are needed")
+	}
+	opts.Lifetime = orDefault(opts.Lifetime, defaultLifetime)
+	opts.LateAfter = orDefault(opts.LateAfter, defaultLateAfter)
+	opts.DiskFreeMin = orDefault(opts.DiskFreeMin, defaultDiskFreeMin)
+	opts.tune.segment = orDefault(opts.tune.segment, segmentSize)
+	opts.tune.tick = orDefault(opts.tune.tick, time.Second)
+	if opts.Concurrency == nil {
+		opts.Concurrency = func(route.Hop) int { return defaultConcurrency }
+	}
+	if opts.tune.fs == nil {
+		opts.tune.fs = disk{}
+	}
+	q := &Queue{
+		opts: opts,
+		contents: &contents{
+			fs: opts.tune.fs, dir: filepath.Join(opts.Dir, "segments"), limit: opts.tune.segment,
+			noSync: opts.NoSync, segs: map[uint64]*segment{}, next: 1,
+		},
+		published: make(chan publication, 16),
+		due:       make(chan struct{}, 1),
+		broken:    make(chan struct{}),
+		closing:   make(chan struct{}),
+		sched:     newSchedule(opts.Concurrency),
+		messages:  map[ident]*entry{},
+		holds:     map[route.Hop]*hold{},
+		until:     map[ident]time.Time{},
+		pressure:  map[string]int{},
+	}
+	q.com.wake = make(chan struct{}, 1)
+	q.outbox.many = make(chan struct{}, 1)
+	q.outbox.next = 1
+	q.sched.holdOf = q.holdFor
+	q.guard = newGuard(q)
+	q.opts.Emitter = opts.Emitter.Source(event.SourceQueue)
+	q.timer = time.AfterFunc(time.Hour, q.ring)
+	return q, nil
+}
+
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// openFiles makes the directories and opens the database, after the disk guard
+// has seen that there is room: on a full disk Badger's files, which are mapped
+// into memory, would kill the process.
+func (q *Queue) openFiles() error {
+	fs := q.opts.tune.fs
+	for _, dir := range []string{q.opts.Dir, q.contents.dir} {
+		if err := fs.MkdirAll(dir); err != nil {
+			return fmt.Errorf("open queue: %w", err)
+		}
+	}
+	if err := q.guard.beforeOpen(); err != nil {
+		return fmt.Errorf("open queue: %w", err)
+	}
+	dir := filepath.Join(q.opts.Dir, "badger")
+	db, err := openBadger(dir, q)
+	switch {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return fmt.Errorf("open queue %s: another process has it open: %w", q.opts.Dir, err)
+	case err != nil:
+		return fmt.Errorf("open queue database: %w (nothing was changed; check the disk, then restore %s from a backup, "+
+			"or move it aside to start with an empty queue; %s holds the contents of the queued messages)", err, q.opts.Dir, q.contents.dir)
+	}
+	q.db = db
+	q.batchBytes = db.MaxBatchSize() * 3 / 4
+	q.batchKeys = db.MaxBatchCount() * 3 / 4
+	if !q.opts.NoSync {
+		for _, dir := range []string{dir, q.contents.dir, q.opts.Dir} {
+			if err := fs.SyncDir(dir); err != nil {
+				return errors.Join(fmt.Errorf("open queue: %w", err), db.Close())
+			}
+		}
+	}
+	return nil
+}
+
+func openBadger(dir string, q *Queue) (db *badger.DB, err error) {
+	defer func() { // Badger asserts where its files contradict each other
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s is damaged: %v", dir, p)
+		}
+	}()
+	opts := badger.DefaultOptions(dir).
+		WithSyncWrites(!q.opts.NoSync).
+		WithMemTableSize(memTableSize).
+		WithNumMemtables(3).
+		WithValueLogFileSize(16 << 20). // nothing is large enough to go there
+		WithNumCompactors(2).
+		WithCompression(options.None).
+		WithBlockCacheSize(0).
+		WithDetectConflicts(false). // there is one committer
+		WithChecksumVerificationMode(options.OnBlockRead).
+		WithMetricsEnabled(false).
+		WithLogger(&badgerLog{q: q})
+	return badger.Open(opts)
+}
+
+// badgerLog makes facts of what Badger has to say, one a second at most.
+type badgerLog struct {
+	q    *Queue
+	last atomic.Int64
+}
+
+func (l *badgerLog) remark(format string, args []any) {
+	now := time.Now().UnixMilli()
+	if last := l.last.Load(); now-last >= 1000 && l.last.CompareAndSwap(last, now) {
+		l.q.remark("badger", strings.TrimSpace(fmt.Sprintf(format, args...)))
+	}
+}
+
+func (l *badgerLog) Errorf(format string, args ...any)   { l.remark(format, args) }
+func (l *badgerLog) Warningf(format string, args ...any) { l.remark(format, args) }
+func (*badgerLog) Infof(string, ...any)                  {}
+func (*badgerLog) Debugf(string, ...any)                 {}
+
+func (q *Queue) remark(what, detail string) {
+	q.opts.Emitter.Emit(event.Remarked{Remark: what, Detail: clip(detail, 1024)})
+}
+
+// load reads everything. Only Open calls it, so it needs no lock.
+func (q *Queue) load(start time.Time) (*event.QueueLoaded, error) {
+	loaded := &event.QueueLoaded{}
+	if err := q.contents.load(); err != nil {
+		return nil, err
+	}
+	if err := q.loadFormat(); err != nil {
+		return nil, err
+	}
+	var err error
+	if loaded.Reemitted, err = q.reemit(); err != nil {
+		return nil, err
+	}
+	now := start.UnixMicro()
+	ends := map[uint64]int64{}
+	var entries []*loadedEntry
+	damaged := 0
+	var gone []ident
+	err = q.db.View(func(txn *badger.Txn) error {
+		opts := badger.DefaultIteratorOptions
+		opts.Prefix = []byte(prefixMessage)
+		it := txn.NewIterator(opts)
+		defer it.Close()
+		for it.Rewind(); it.Valid(); it.Next() {
+			item := it.Item()
+			id, ok := parseIdent(mail.QueueID(item.Key()[len(prefixMessage):]))
+			var m *stored
+			err := item.Value(func(v []byte) (err error) {
+				m, err = decodeRecord(v)
+				return err
+			})
+			if !ok || err == nil && m.ID != id.QueueID() {
+				err = fmt.Errorf("%w: key", errRecord)
+			}
+			if errors.Is(err, errRecord) {
+				damaged++
+				q.opts.Emitter.Message(mail.QueueID(item.Key()[len(prefixMessage):]), "").Emit(event.MessagePoisoned{Error: err.Error()})
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			seg := q.contents.segs[m.loc.seq]
+			switch {
+			case m.done && seg != nil:
+				seg.ids = append(seg.ids, id)
+			case m.done:
+				gone = append(gone, id)
+			case seg == nil || m.loc.off+contentHeader+m.Size > seg.used:
+				// A key that was deleted after its segment had gone, and came back.
+				loaded.Dropped++
+				gone = append(gone, id)
+			default:
+				seg.refer(id, m.Size)
+				end := (m.loc.off + contentHeader + m.Size + contentAlign - 1) &^ (contentAlign - 1)
+				ends[seg.seq] = max(ends[seg.seq], end)
+				entries = append(entries, q.restore(id, m, seg, now))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if damaged > 0 { // their contents are somewhere in these files
+		for _, s := range q.contents.segs {
+			s.pinned = true
+		}
+		q.remark("damaged queue records", fmt.Sprintf("%d records cannot be read and stay where they are; no content file is removed", damaged))
+	}
+	q.contents.trim(ends)
+	q.enlist(entries, now)
+	loaded.Messages = q.sched.messages
+	return loaded, q.deleteKeys(gone)
+}
+
+func (q *Queue) loadFormat() error {
+	err := q.db.View(func(txn *badger.Txn) error {
+		format, err := readNumber(txn, keyFormat)
+		if err != nil {
+			return err
+		}
+		if format > formatNumber {
+			return fmt.Errorf("the queue has format %d, this program knows format %d; use a newer program", format, formatNumber)
+		}
+		if q.segmentMark, err = readNumber(txn, keySegment); err != nil {
+			return err
+		}
+		return q.loadHolds(txn)
+	})
+	if err != nil {
+		return err
+	}
+	q.contents.next = max(q.contents.next, q.segmentMark)
+	return q.db.Update(func(txn *badger.Txn) error {
+		return txn.Set([]byte(keyFormat), binary.BigEndian.AppendUint64(nil, formatNumber))
+	})
+}
+
+// loadedEntry is an entry and its groups before they are in the schedule.
+type loadedEntry struct {
+	e     *entry
+	waits []wait
+}
+
+// wait is the recipients of one message that wait for one hop.
+type wait struct {
+	hop   route.Hop
+	due   int64
+	tried bool
+}
+
+// restore makes the entry of a message found at start.
+func (q *Queue) restore(id ident, m *stored, seg *segment, now int64) *loadedEntry {
+	e := newEntry(id, m, seg)
+	if !m.HeldUntil.IsZero() && m.HeldBy != "" {
+		q.until[id] = m.HeldUntil
+	}
+	l := &loadedEntry{e: e, waits: waits(m)}
+	for i := range l.waits {
+		// A due time beyond the lifetime comes from a clock that was wrong.
+		if w := &l.waits[i]; w.hop != route.Unroutable && w.due > now+q.opts.Lifetime.Microseconds() {
+			w.due = now
+		}
+	}
+	return l
+}
+
+// enlist puts the messages found at start into the schedule, oldest first.
+func (q *Queue) enlist(entries []*loadedEntry, now int64) {
+	slices.SortStableFunc(entries, func(a, b *loadedEntry) int {
+		switch {
+		case a.e.accepted < b.e.accepted:
+			return -1
+		case a.e.accepted > b.e.accepted:
+			return 1
+		}
+		return 0
+	})
+	for _, l := range entries {
+		q.messages[l.e.id] = l.e
+		q.sched.add(l.e)
+		for _, w := range l.waits {
+			q.sched.set(l.e, w.hop, w.due, w.tried, now)
+		}
+	}
+	for _, h := range q.sched.hops {
+		h.in = 0
+	}
+	q.sched.advance(now)
+}
+
+func newEntry(id ident, m *stored, seg *segment) *entry {
+	e := &entry{
+		id: id, accepted: m.AcceptedAt.UnixMicro(), size: m.Size, seg: seg,
+		prio: uint8(priorityIndex(m.Priority)), held: m.HeldBy != "", poison: m.Poison != "", //nolint:gosec // 0 to 2
+		late: m.excused || allLate(m),
+	}
+	e.first.dueIndex, e.first.ageIndex = -1, -1
+	return e
+}
+
+func allLate(m *stored) bool {
+	for i := range m.States {
+		if !m.States[i].Late && !m.States[i].Disposition.Final() {
+			return false
+		}
+	}
+	return true
+}
+
+// waits lists the hops that m waits for.
+func waits(m *stored) []wait {
+	var ws []wait
+next:
+	for i := range m.States {
+		s := &m.States[i]
+		if s.Disposition.Final() {
+			continue
+		}
+		due := s.Due.UnixMicro()
+		if s.Hop == route.Unroutable {
+			due = m.ExpiresAt.UnixMicro()
+		}
+		for j := range ws {
+			if w := &ws[j]; w.hop == s.Hop {
+				w.due = min(w.due, due)
+				w.tried = w.tried || s.Attempts > 0
+				continue next
+			}
+		}
+		ws = append(ws, wait{s.Hop, due, s.Attempts > 0})
+	}
+	return ws
+}
+
+// deleteKeys deletes the keys of messages that are finished, in bulk.
+func (q *Queue) deleteKeys(ids []ident) error {
+	for part := range slices.Chunk(ids, 1000) {
+		txn := q.db.NewTransaction(true)
+		for _, id := range part {
+			if err := txn.Delete(messageKey(string(id.QueueID()))); err != nil {
+				txn.Discard()
+				return err
+			}
+		}
+		if err := txn.Commit(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ring lets a waiting Claim look again.
+func (q *Queue) ring() {
+	select {
+	case q.due <- struct{}{}:
+	default:
+	}
+}
+
+// rearm rings now if something is due, or sets the timer to when it will be.
+// q.mu is held.
+func (q *Queue) rearm(now time.Time) {
+	if d, idle := q.sched.wait(now.UnixMicro()); idle {
+		q.timer.Reset(max(d, 0))
+	} else {
+		q.ring()
+	}
+}
+
+// failed is why the queue stopped.
+type failed struct{ err error }
+
+func (q *Queue) failure() error {
+	if f := q.failed.Load(); f != nil {
+		return f.err
+	}
+	return nil
+}
+
+// fail stops the queue for good: after a failed sync nobody knows what is on
+// the disk, and a second sync would say that all is well.
+func (q *Queue) fail(err error) {
+	if !q.failed.CompareAndSwap(nil, &failed{err}) {
+		return
+	}
+	close(q.broken)
+	q.setPressure(event.PressureChanged{Resource: "storage_error", Level: 2, Detail: clip(err.Error(), 512)})
+}
+
+// setPressure states a change of a resource's level, and nothing when it did not change.
+func (q *Queue) setPressure(p event.PressureChanged) {
+	q.mu.Lock()
+	p.Was = q.pressure[p.Resource]
+	q.pressure[p.Resource] = p.Level
+	q.mu.Unlock()
+	if p.Was != p.Level {
+		q.opts.Emitter.Emit(p)
+	}
+}
+
+// Ready returns nil when the queue takes mail, or why it does not.
+func (q *Queue) Ready() error {
+	select {
+	case <-q.closing:
+		return ErrClosed
+	default:
+	}
+	if err := q.failure(); err != nil {
+		return fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+	if why := q.refusal(); why != "" {
+		return errors.New(why)
+	}
+	return nil
+}
+
+// refusal says why no mail is taken at the moment, or is empty.
+func (q *Queue) refusal() string {
+	if q.guard.stopped.Load() {
+		return "the disk is nearly full"
+	}
+	if q.opts.MaxMessages > 0 {
+		q.mu.Lock()
+		n := q.sched.messages
+		q.mu.Unlock()
+		if n >= q.opts.MaxMessages {
+			return fmt.Sprintf("the queue is full: %d messages", n)
+		}
+	}
+	return ""
+}
+
+// Close ends the queue: what was handed in is committed, its facts are stated.
+// Leases that are still out come back at the next Open.
+func (q *Queue) Close() error {
+	var err error
+	q.once.Do(func() {
+		close(q.closing)
+		q.com.mu.Lock()
+		q.com.closed = true
+		q.com.mu.Unlock()
+		select {
+		case q.com.wake <- struct{}{}:
+		default:
+		}
+		q.working.Wait()
+		q.timer.Stop()
+		err = errors.Join(q.contents.close(), q.db.Close())
+	})
+	return err
+}
+
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "")
+}
+
+// latency is a moving average of how long commits take.
+type latency struct{ ns atomic.Int64 }
+
+func (l *latency) add(d time.Duration) {
+	was := l.ns.Load()
+	l.ns.Store(was + (int64(d)-was)/8)
+}
+
+func (l *latency) get() time.Duration { return time.Duration(l.ns.Load()) }
+
+const never = int64(math.MaxInt64)

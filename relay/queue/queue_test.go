@@ -1,0 +1,247 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+	"waybill/relay/route"
+)
+
+func TestLifeOfAMessage(t *testing.T) {
+	h := open(t, nil)
+	id := h.put(t, "Subject: hi\r\n\r\nbody\r\n", "a@example.com", "b@example.com", "c@example.net")
+	if got := h.Levels(); got.Messages != 1 || got.ByState["accepted"] != 2 {
+		t.Errorf("Levels() = %+v, want one message in two hops", got)
+	}
+
+	seen := map[string]int{}
+	for range 2 {
+		l := h.claim(t)
+		seen[l.Hop.Name] = len(l.Index)
+		if l.Attempt != 1 || l.Message.ID != id {
+			t.Errorf("lease = attempt %d of %s, want 1 of %s", l.Attempt, l.Message.ID, id)
+		}
+		if got := read(t, l.Open); got != "Subject: hi\r\n\r\nbody\r\n" {
+			t.Errorf("content = %q", got)
+		}
+		h.settle(t, l, mail.Relayed, time.Time{})
+	}
+	if seen["example.com"] != 2 || seen["example.net"] != 1 {
+		t.Errorf("claimed %v, want two recipients of example.com and one of example.net", seen)
+	}
+	h.idle(t)
+	if _, err := h.Get(id); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Get(finished) = %v, want ErrNotFound", err)
+	}
+	eventually(t, "message retired", func() bool { return len(find[event.MessageRetired](h.rec)) == 1 })
+	names := h.rec.names(id)
+	if names[0] != "message_queued" || names[len(names)-1] != "message_retired" || len(names) != 9 {
+		t.Errorf("facts = %v, want queued, 2 routed, 2 attempts, 3 relayed, retired", names)
+	}
+	if ev := find[event.MessageRetired](h.rec)[0]; ev.Relayed != 3 || ev.Recipients != 3 || ev.Attempts != 1 {
+		t.Errorf("retired = %+v", ev)
+	}
+	ev := find[event.MessageQueued](h.rec)[0]
+	if ev.TReceive.Float() < 0.9 || ev.TAccept <= 0 || ev.Size != 21 || len(ev.Recipients) != 3 || ev.ConnectorIn != "in" {
+		t.Errorf("queued = %+v", ev)
+	}
+	if l := h.Levels(); l.Messages != 0 || l.Bytes != 0 {
+		t.Errorf("Levels() = %+v, want an empty queue", l)
+	}
+}
+
+func TestDeferAndRetry(t *testing.T) {
+	h := open(t, nil)
+	id := h.put(t, "x", "a@example.com", "b@example.com")
+	l := h.claim(t)
+	os := outcomes(l, mail.Deferred)
+	os[0] = mail.Outcome{Disposition: mail.Relayed, Reply: mail.Reply{Code: 250}}
+	next := time.Now().Add(150 * time.Millisecond)
+	if err := h.Settle(t.Context(), l, Settlement{Outcomes: os, Next: next, DelaySent: true}); err != nil {
+		t.Fatal(err)
+	}
+	h.idle(t)
+	m, err := h.Get(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := m.States; s[0].Disposition != mail.Relayed || s[1].Disposition != mail.Deferred || s[1].Attempts != 1 || !s[1].DelaySent || s[1].Last.Code != 451 {
+		t.Errorf("states = %+v", s)
+	}
+	if st := h.Hops()[0]; st.State != "retry" || st.Deferred != 1 || !strings.HasPrefix(st.LastError, "451") || st.LastClass != mail.ClassGreylist {
+		t.Errorf("Hops() = %+v", st)
+	}
+	l = h.claim(t)
+	if l.Attempt != 2 || len(l.Index) != 1 || l.Index[0] != 1 {
+		t.Errorf("second lease = %+v", l)
+	}
+	h.settle(t, l, mail.Bounced, time.Time{})
+	eventually(t, "bounce", func() bool { return len(find[event.RecipientBounced](h.rec)) == 1 })
+	f := find[event.RecipientBounced](h.rec)[0]
+	if f.Attempts != 2 || f.TBackoff.Float() < 0.05 || f.TQueue < f.TBackoff || f.TTotal < f.TQueue || f.Code != 550 || f.Queue != "example.com" {
+		t.Errorf("bounced = %+v", f)
+	}
+	at := find[event.AttemptFinished](h.rec)
+	if at[0].Disposition != mail.Deferred || at[0].Attempt != 1 || at[0].NextAttempt.IsZero() || len(at[0].Recipients) != 2 || at[1].Disposition != mail.Bounced {
+		t.Errorf("attempts = %+v", at)
+	}
+}
+
+func TestRestart(t *testing.T) {
+	h := open(t, nil)
+	for i := range 50 {
+		h.put(t, strings.Repeat("x", i*1000), fmt.Sprintf("u%d@d%d.example", i, i%5))
+	}
+	done := h.claim(t)
+	h.settle(t, done, mail.Relayed, time.Time{})
+	h.claim(t) // in flight when the queue ends
+	h = h.reopen(t, nil)
+	if got := h.Levels().Messages; got != 49 {
+		t.Errorf("%d messages after the restart, want 49", got)
+	}
+	ev := find[event.QueueLoaded](h.rec)
+	if len(ev) != 1 || ev[0].Messages != 49 || ev[0].Dropped != 0 || ev[0].Reemitted == 0 {
+		t.Errorf("loaded = %+v", ev)
+	}
+	for range 49 {
+		l := h.claim(t)
+		if got := read(t, l.Open); int64(len(got)) != l.Message.Size || strings.Trim(got, "x") != "" {
+			t.Errorf("content of %s is wrong", l.Message.ID)
+		}
+		h.settle(t, l, mail.Relayed, time.Time{})
+	}
+	h.idle(t)
+}
+
+func TestLargeContent(t *testing.T) {
+	h := open(t, nil)
+	for _, size := range []int{0, 1, smallContent - 1, smallContent, smallContent + 1, 3*smallContent + 17} {
+		content := strings.Repeat("0123456789abcdef", size/16+1)[:size]
+		in, err := h.Begin(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for rest := content; rest != ""; {
+			n := min(len(rest), 7000)
+			if _, err := in.Write([]byte(rest[:n])); err != nil {
+				t.Fatal(err)
+			}
+			rest = rest[n:]
+		}
+		d := draft(t, "a@example.com")
+		if err := in.Commit(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, func() (io.ReadCloser, error) { return h.Content(d.ID) }); got != string(d.Trace)+content {
+			t.Errorf("%d octets: content differs", size)
+		}
+		if err := in.Commit(t.Context(), draft(t, "b@example.com")); err == nil {
+			t.Error("second Commit succeeded")
+		}
+	}
+	in, err := h.Begin(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.Write(make([]byte, 2*smallContent))
+	in.Abort()
+	in.Abort()
+	if err := h.reclaim(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, files := h.contents.usage(); files != 3 {
+		t.Errorf("%d files, want one segment and two large contents", files)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	h := open(t, func(o *Options) { o.MaxMessages = 1 })
+	if err := h.Put(t.Context(), mail.Draft{}, nil); err == nil {
+		t.Error("a message without recipients was queued")
+	}
+	d := draft(t, "a@example.com")
+	d.ID = "nonsense"
+	if err := h.Put(t.Context(), d, nil); err == nil {
+		t.Error("a bad ID was accepted")
+	}
+	h.put(t, "x", "a@example.com")
+	var reply *mail.ReplyError
+	if _, err := h.Begin(t.Context(), 0); !errors.As(err, &reply) || reply.Reply.Code != 452 || reply.Reply.Enhanced != "4.3.1" || reply.Reason != "backpressure" {
+		t.Errorf("Begin above MaxMessages = %v, want 452 4.3.1", err)
+	}
+	if h.Ready() == nil || h.Levels().Closed == "" {
+		t.Error("Ready although full")
+	}
+}
+
+func TestClaimOrder(t *testing.T) {
+	s := newSchedule(func(h route.Hop) int { return map[string]int{"a": 2, "b": 100, "c": 0}[h.Name] })
+	now := int64(1_000_000_000)
+	add := func(hop string, prio mail.Priority, due int64) {
+		e := &entry{accepted: due, prio: uint8(priorityIndex(prio))}
+		e.first.dueIndex, e.first.ageIndex = -1, -1
+		s.add(e)
+		s.set(e, route.Hop{Name: hop}, due, false, now)
+	}
+	add("a", mail.PriorityNormal, now-5)
+	add("a", mail.PriorityNormal, now-9)
+	add("a", mail.PriorityNormal, now-1)
+	add("b", mail.PriorityLow, now-100)
+	add("b", mail.PriorityNormal, now-50)
+	add("b", mail.PriorityHigh, now-1)
+	add("b", mail.PriorityHigh, now+60)
+	add("c", mail.PriorityHigh, now-1000)
+	var got []string
+	var leases []*group
+	for g := s.pick(now); g != nil; g = s.pick(now) {
+		got = append(got, fmt.Sprint(g.hop.hop.Name, g.due-now))
+		leases = append(leases, g)
+	}
+	equalStrings(t, "claims", got, "a-9", "b-1", "a-5", "b-50", "b-100")
+	if d, ok := s.wait(now); !ok || d != 60*time.Microsecond {
+		t.Errorf("wait() = %v, %t, want 60µs", d, ok)
+	}
+	s.done(leases[0], leases[0].hop, leases[0].lease, now) // it is due again at once
+	if g := s.pick(now); g == nil || g.due != now-9 {
+		t.Errorf("pick after a lease ended = %+v, want the group that was given back", g)
+	}
+}
+
+func TestClaimWaits(t *testing.T) {
+	h := open(t, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(chan *Lease)
+	errs := make(chan error)
+	for range 3 {
+		go func() {
+			l, err := h.Claim(ctx)
+			if err != nil {
+				errs <- err
+				return
+			}
+			got <- l
+		}()
+	}
+	h.put(t, "x", "a@example.com")
+	h.put(t, "x", "a@example.com")
+	a, b := <-got, <-got
+	if a.Message.ID == b.Message.ID {
+		t.Error("one message was claimed twice")
+	}
+	cancel()
+	if err := <-errs; !errors.Is(err, context.Canceled) {
+		t.Errorf("Claim = %v, want canceled", err)
+	}
+	a.Release()
+	a.Release()
+	if l := h.claim(t); l.Message.ID != a.Message.ID {
+		t.Error("the released message did not come back")
+	}
+}
