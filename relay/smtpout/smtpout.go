@@ -7,6 +7,12 @@
 // one outcome, that every wait has a deadline (RFC 5321 section 4.5.3.2), that
 // what a next hop says is bounded, and that the content arrives byte for byte,
 // dot-stuffing apart.
+//
+// [Connector.Attempt] walks over hosts and addresses (hosts.go), takes a session
+// from the pool (pool.go) or opens one (session.go), and speaks the transaction
+// (transaction.go). What goes wrong anywhere is a failure (failure.go), which
+// becomes an outcome. To speak another extension, add it to extensions and to
+// transaction.prepare, which decides what this next hop can take.
 package smtpout
 
 import (
@@ -49,7 +55,9 @@ type Options struct {
 	Limits        Limits
 	Timeouts      Timeouts // zero fields take the values of RFC 5321 section 4.5.3.2
 	Emitter       event.Emitter
-	AllowLoopback bool // next hops on loopback and our own addresses may come from the DNS
+	Self          []netip.AddrPort // our own listeners; an unspecified address stands for all of this machine's
+	AllowLoopback bool             // next hops on loopback and our own addresses may come from the DNS
+	AllowPrivate  bool             // next hops in private networks may come from the DNS; AllowLoopback implies it
 }
 
 // Auth is how to log in at smart hosts. The zero Auth does not.
@@ -91,7 +99,7 @@ type Result struct {
 	RemoteName string
 	Remote     netip.AddrPort
 	Local      netip.AddrPort
-	Provider   string // roll-up of the next hop, see route.Provider
+	Provider   string // roll-up of the next hop, see Provider
 	Reused     bool
 	TLSVersion string
 	TLSCipher  string

@@ -1,0 +1,213 @@
+package smtpout
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"waybill/relay/mail"
+	"waybill/relay/route"
+)
+
+// Connector hands messages to the next hops of one send connector. It is safe
+// for use by many goroutines.
+type Connector struct {
+	opts    Options
+	tls     *tls.Config
+	self    map[netip.AddrPort]bool
+	sources atomic.Uint32 // which source address is next
+
+	mu      sync.Mutex
+	idle    map[string][]*session // by hop; the last was used last
+	perHop  map[string]int        // slots
+	total   int                   // slots
+	waiting int                   // for a slot
+	changed chan struct{}         // closed when waiting may end
+	closed  bool
+	wg      sync.WaitGroup // sessions that say good-bye
+}
+
+// New makes a Connector.
+func New(opts Options) (*Connector, error) {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if opts.Hostname == "" || !safe(opts.Hostname) || strings.ContainsAny(opts.Hostname, " \t") {
+		bad("hostname %q cannot be said in EHLO", opts.Hostname)
+	}
+	opts.TLS = cmp.Or(opts.TLS, TLSOpportunistic)
+	if !slices.Contains([]TLSLevel{TLSNone, TLSOpportunistic, TLSEncrypt, TLSVerify, TLSVerifyName}, opts.TLS) {
+		bad("unknown TLS level %q", opts.TLS)
+	}
+	switch opts.Auth.Mechanism {
+	case "":
+	case "PLAIN", "LOGIN":
+		if opts.Auth.Password == nil {
+			bad("auth has no password")
+		}
+		if len(opts.SmartHosts) == 0 {
+			bad("credentials go to smart hosts only")
+		}
+		if opts.TLS == TLSNone && !opts.ImplicitTLS && !opts.Auth.Insecure {
+			bad("credentials do not go without TLS")
+		}
+		if strings.ContainsRune(opts.Auth.Username, 0) {
+			bad("the user name holds a NUL")
+		}
+	default:
+		bad("unknown auth mechanism %q", opts.Auth.Mechanism)
+	}
+	needsDNS := len(opts.SmartHosts) == 0
+	for _, h := range opts.SmartHosts {
+		if _, err := netip.ParseAddr(h.Host); err != nil {
+			needsDNS = true
+		}
+		if !safe(h.Host) || h.Host == "" {
+			bad("smart host %q is not a name", h.Host)
+		}
+	}
+	if needsDNS && opts.Resolver == nil {
+		bad("no resolver")
+	}
+	l := &opts.Limits
+	l.Connections = cmp.Or(l.Connections, 1000)
+	l.ConnectionsPerDestination = cmp.Or(l.ConnectionsPerDestination, 40)
+	l.MessagesPerConnection = cmp.Or(l.MessagesPerConnection, 100)
+	l.IdleTimeout = cmp.Or(l.IdleTimeout, 5*time.Second)
+	l.MaxHosts = cmp.Or(l.MaxHosts, 10)
+	if l.Connections < 0 || l.ConnectionsPerDestination < 0 || l.MessagesPerConnection < 0 || l.IdleTimeout < 0 || l.MaxHosts < 0 {
+		bad("negative limit")
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("send connector %s: %w", opts.Name, err)
+	}
+	opts.Timeouts = opts.Timeouts.withDefaults()
+	opts.Port = cmp.Or(opts.Port, 25)
+	opts.SmartHosts = slices.Clone(opts.SmartHosts)
+	slices.SortStableFunc(opts.SmartHosts, func(a, b route.SmartHost) int { return cmp.Compare(a.Cost, b.Cost) })
+
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if opts.TLSConfig != nil {
+		cfg = opts.TLSConfig.Clone()
+	}
+	if cfg.ClientSessionCache == nil {
+		cfg.ClientSessionCache = tls.NewLRUClientSessionCache(256)
+	}
+	return &Connector{
+		opts: opts, tls: cfg, self: ownAddresses(opts.Self),
+		idle: map[string][]*session{}, perHop: map[string]int{}, changed: make(chan struct{}),
+	}, nil
+}
+
+// ownAddresses replaces unspecified addresses by all of this machine's.
+func ownAddresses(listen []netip.AddrPort) map[netip.AddrPort]bool {
+	self := map[netip.AddrPort]bool{}
+	for _, l := range listen {
+		if !l.Addr().IsUnspecified() {
+			self[netip.AddrPortFrom(l.Addr().Unmap(), l.Port())] = true
+			continue
+		}
+		addrs, _ := net.InterfaceAddrs() // without them we know less, and relay no worse than others
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil {
+				self[netip.AddrPortFrom(p.Addr().Unmap(), l.Port())] = true
+			}
+		}
+	}
+	return self
+}
+
+// Close ends the idle sessions and waits for their ends. Sessions in use end
+// with their attempts; attempts that come later are deferred.
+func (c *Connector) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	for _, list := range c.idle {
+		for _, s := range list {
+			s.timer.Stop()
+			c.wg.Go(func() { c.end(s, "shutdown") })
+		}
+	}
+	clear(c.idle)
+	c.signal()
+	c.mu.Unlock()
+	c.wg.Wait()
+	return nil
+}
+
+// Stats returns how many connections there are, and how many there may be.
+func (c *Connector) Stats() (connections, limit int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.total, c.opts.Limits.Connections
+}
+
+// Idle returns how many sessions wait for their next message.
+func (c *Connector) Idle() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, list := range c.idle {
+		n += len(list)
+	}
+	return n
+}
+
+// errNoSource says that no source address is of the next hop's family.
+var errNoSource = errors.New("no source address of that family")
+
+func (c *Connector) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeouts.Connect)
+	defer cancel()
+	if len(c.opts.SourceAddrs) == 0 {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", to.String())
+	}
+	err := errNoSource
+	turn := int(c.sources.Add(1) % 1024)
+	for i := range c.opts.SourceAddrs {
+		src := c.opts.SourceAddrs[(turn+i)%len(c.opts.SourceAddrs)]
+		if src.Is4() != to.Addr().Is4() {
+			continue
+		}
+		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(src, 0))}
+		var conn net.Conn
+		if conn, err = d.DialContext(ctx, "tcp", to.String()); err == nil {
+			return conn, nil
+		}
+		if !errors.Is(err, syscall.EADDRNOTAVAIL) && !errors.Is(err, syscall.EADDRINUSE) {
+			break // not the source's fault
+		}
+	}
+	return nil, err
+}
+
+// Attempt implements [Attempter]: it hands m to one next hop of hop. Every
+// recipient has an outcome when it returns. When ctx ends, it closes its
+// connection and returns.
+func (c *Connector) Attempt(ctx context.Context, hop route.Hop, m Message) Result {
+	a := &attempt{
+		c: c, ctx: ctx, hop: hop, m: &m, log: newTranscript(),
+		outcomes: make([]mail.Outcome, len(m.Envelope.Recipients)), pending: make([]int, len(m.Envelope.Recipients)),
+	}
+	for i := range a.pending {
+		a.pending[i] = i
+	}
+	a.body.m = a.m
+	if len(a.pending) > 0 {
+		a.run()
+	}
+	a.body.close()
+	r := a.result()
+	a.log.free()
+	return r
+}

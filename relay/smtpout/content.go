@@ -1,0 +1,257 @@
+package smtpout
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+)
+
+// blockSize is how much content is read and written at once. Most messages are
+// smaller, and are read but once.
+const blockSize = 64 << 10
+
+var blocks = sync.Pool{New: func() any { return new([blockSize]byte) }}
+
+// body is the content of an attempt: opened when first needed, read ahead by
+// one block, and opened again when it must go out again.
+type body struct {
+	m      *Message
+	src    io.ReadCloser
+	block  *[blockSize]byte
+	n      int  // octets of block
+	all    bool // block holds everything
+	sent   bool
+	eight  bool // valid when scanned
+	eighty bool // the content was scanned for 8-bit octets
+}
+
+// open makes the content ready to be sent from its beginning.
+func (b *body) open() error {
+	if b.src != nil && !b.sent {
+		return nil
+	}
+	b.close()
+	src, err := b.m.Open()
+	if err != nil {
+		return fmt.Errorf("open content: %w", err)
+	}
+	b.src, b.block, b.sent = src, blocks.Get().(*[blockSize]byte), false
+	b.n, err = io.ReadFull(src, b.block[:])
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		b.all, err = true, nil
+	}
+	if err != nil {
+		b.close()
+		return fmt.Errorf("read content: %w", err)
+	}
+	return nil
+}
+
+func (b *body) close() {
+	if b.src != nil {
+		_ = b.src.Close()
+		blocks.Put(b.block)
+		b.src, b.block, b.n, b.all = nil, nil, 0, false
+	}
+}
+
+// eightBit reports whether any octet of the message has its high bit set. It
+// reads content that is larger than one block a second time, once per attempt.
+func (b *body) eightBit() (bool, error) {
+	if b.eighty {
+		return b.eight, nil
+	}
+	if err := b.open(); err != nil {
+		return false, err
+	}
+	b.eight = hasHighBit(b.m.Trace) || hasHighBit(b.block[:b.n])
+	if !b.eight && !b.all {
+		src, err := b.m.Open()
+		if err != nil {
+			return false, fmt.Errorf("open content: %w", err)
+		}
+		defer src.Close()
+		buf := blocks.Get().(*[blockSize]byte)
+		defer blocks.Put(buf)
+		for !b.eight {
+			n, err := src.Read(buf[:])
+			b.eight = hasHighBit(buf[:n])
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				return false, fmt.Errorf("read content: %w", err)
+			}
+		}
+	}
+	b.eighty = true
+	return b.eight, nil
+}
+
+// eightBitHeader reports whether the header section has 8-bit octets (RFC 6532).
+// Of a header section larger than one block, it knows the beginning.
+func (b *body) eightBitHeader() (bool, error) {
+	if err := b.open(); err != nil {
+		return false, err
+	}
+	head := b.block[:b.n]
+	if i := bytes.Index(head, []byte("\r\n\r\n")); i >= 0 {
+		head = head[:i]
+	}
+	return hasHighBit(b.m.Trace) || hasHighBit(head), nil
+}
+
+func hasHighBit(p []byte) bool {
+	for len(p) >= 8 {
+		if binary.LittleEndian.Uint64(p)&0x8080808080808080 != 0 {
+			return true
+		}
+		p = p[8:]
+	}
+	for _, c := range p {
+		if c >= 0x80 {
+			return true
+		}
+	}
+	return false
+}
+
+// each calls f with the trace and the content, block by block. The error is of
+// f, as it is, or of the content, as a *contentError.
+func (b *body) each(f func(p []byte, last bool) error) error {
+	if err := b.open(); err != nil {
+		return &contentError{err}
+	}
+	b.sent = true
+	if len(b.m.Trace) > 0 {
+		if err := f(b.m.Trace, false); err != nil {
+			return err
+		}
+	}
+	n, last := b.n, b.all
+	for {
+		if err := f(b.block[:n], last); err != nil || last {
+			return err
+		}
+		var err error
+		n, err = io.ReadFull(b.src, b.block[:])
+		if last = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF); err != nil && !last {
+			return &contentError{fmt.Errorf("read content: %w", err)}
+		}
+	}
+}
+
+// contentError is a failure of our own storage.
+type contentError struct{ err error }
+
+func (e *contentError) Error() string { return e.err.Error() }
+func (e *contentError) Unwrap() error { return e.err }
+
+// stuffer writes content for DATA: it doubles dots at the beginning of lines
+// (RFC 5321 section 4.5.2) and changes nothing else. A dot alone between bare CR
+// or LF is doubled too, so that no reader of any persuasion can take it for the
+// end.
+type stuffer struct {
+	w     io.Writer
+	prev  byte // the octet before, and the one before that; CR LF at the beginning
+	prev2 byte
+	held  bool // a dot that followed a bare CR or LF at the end of a block, not yet written
+}
+
+func newStuffer(w io.Writer) *stuffer { return &stuffer{w: w, prev2: '\r', prev: '\n'} }
+
+// Write writes p stuffed.
+func (s *stuffer) Write(p []byte) (int, error) {
+	total := len(p)
+	if s.held && len(p) > 0 {
+		s.held = false
+		dots := "."
+		if isNewline(p[0]) {
+			dots = ".."
+		}
+		if _, err := io.WriteString(s.w, dots); err != nil {
+			return 0, err
+		}
+		s.prev2, s.prev = s.prev, '.'
+	}
+	bareCR := bytes.Contains(p, []byte("\r."))
+	done := 0 // p[:done] is written
+	for i := 0; i < len(p); {
+		// Find the next dot that follows a CR or LF.
+		switch {
+		case i == 0 && p[0] == '.' && isNewline(s.prev):
+		case bareCR:
+			for i++; i < len(p) && (p[i] != '.' || !isNewline(p[i-1])); i++ {
+			}
+		default:
+			j := bytes.Index(p[i:], []byte("\n."))
+			if j < 0 {
+				i = len(p)
+			} else {
+				i += j + 1
+			}
+		}
+		if i >= len(p) {
+			break
+		}
+		before, before2 := s.before(p, i)
+		switch {
+		case before == '\n' && before2 == '\r': // the beginning of a line
+		case i == len(p)-1: // the next octet decides
+			if _, err := s.w.Write(p[done:i]); err != nil {
+				return done, err
+			}
+			s.prev2, s.prev, s.held = before2, before, true
+			return total, nil
+		case !isNewline(p[i+1]):
+			i++
+			continue
+		}
+		if _, err := s.w.Write(p[done:i]); err != nil {
+			return done, err
+		}
+		if _, err := io.WriteString(s.w, "."); err != nil {
+			return done, err
+		}
+		done = i
+		i++
+	}
+	if _, err := s.w.Write(p[done:]); err != nil {
+		return done, err
+	}
+	switch {
+	case len(p) >= 2:
+		s.prev2, s.prev = p[len(p)-2], p[len(p)-1]
+	case len(p) == 1:
+		s.prev2, s.prev = s.prev, p[0]
+	}
+	return total, nil
+}
+
+// before returns the octets before p[i].
+func (s *stuffer) before(p []byte, i int) (prev, prev2 byte) {
+	switch i {
+	case 0:
+		return s.prev, s.prev2
+	case 1:
+		return p[0], s.prev
+	}
+	return p[i-1], p[i-2]
+}
+
+// end writes the final dot, on a line of its own.
+func (s *stuffer) end() error {
+	end := ".\r\n"
+	if s.held { // it ends with a lone dot after a bare CR or LF
+		end = "..\r\n" + end
+	} else if s.prev2 != '\r' || s.prev != '\n' {
+		end = "\r\n" + end
+	}
+	_, err := io.WriteString(s.w, end)
+	return err
+}
+
+func isNewline(c byte) bool { return c == '\n' || c == '\r' }

@@ -1,0 +1,144 @@
+package smtpout
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+)
+
+var errClosed = errors.New("send connector is closed")
+
+// take returns an idle session for hop, or nil and the right to open one: a
+// slot. Either way the caller owns a slot then, and gives it back by put or by
+// release. It waits while there are as many connections as there may be.
+func (c *Connector) take(ctx context.Context, hop string) (*session, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		if c.closed {
+			return nil, errClosed
+		}
+		if list := c.idle[hop]; len(list) > 0 {
+			s := list[len(list)-1] // the one used last: the others may then end
+			c.forget(s)
+			return s, nil
+		}
+		if c.perHop[hop] < c.opts.Limits.ConnectionsPerDestination {
+			if c.total < c.opts.Limits.Connections {
+				c.total++
+				c.perHop[hop]++
+				return nil, nil
+			}
+			c.evict()
+		}
+		changed := c.changed
+		c.waiting++
+		c.mu.Unlock()
+		var err error
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		c.mu.Lock()
+		c.waiting--
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// forget removes s from the idle sessions, and reports whether it was there.
+// The caller holds mu and owns the slot of s then.
+func (c *Connector) forget(s *session) bool {
+	list := c.idle[s.hop]
+	i := slices.Index(list, s)
+	if i < 0 {
+		return false
+	}
+	if list = slices.Delete(list, i, i+1); len(list) == 0 {
+		delete(c.idle, s.hop)
+	} else {
+		c.idle[s.hop] = list
+	}
+	s.timer.Stop()
+	return true
+}
+
+// evict ends the idle session that has waited longest, so that its slot can
+// serve another hop. The caller holds mu.
+func (c *Connector) evict() {
+	var oldest *session
+	for _, list := range c.idle {
+		if oldest == nil || list[0].parked.Before(oldest.parked) {
+			oldest = list[0]
+		}
+	}
+	if oldest != nil && c.forget(oldest) {
+		c.wg.Go(func() { c.end(oldest, "limit") })
+	}
+}
+
+// put gives a session, and its slot, to whoever wants it next.
+func (c *Connector) put(s *session) {
+	s.a, s.r.log = nil, nil
+	s.deadline = time.Time{}
+	cause := s.cause
+	if cause == "" && s.transactions >= c.opts.Limits.MessagesPerConnection {
+		cause = "limit"
+	}
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		c.end(s, "shutdown")
+		return
+	}
+	if cause != "" {
+		c.wg.Go(func() { c.end(s, cause) })
+		c.mu.Unlock()
+		return
+	}
+	s.parked = time.Now()
+	c.idle[s.hop] = append(c.idle[s.hop], s)
+	s.timer = time.AfterFunc(c.opts.Limits.IdleTimeout, func() { c.expire(s) })
+	c.signal()
+	c.mu.Unlock()
+}
+
+func (c *Connector) expire(s *session) {
+	c.mu.Lock()
+	if c.closed || !c.forget(s) {
+		c.mu.Unlock()
+		return
+	}
+	c.wg.Add(1)
+	c.mu.Unlock()
+	defer c.wg.Done()
+	c.end(s, "idle")
+}
+
+// end says good-bye and gives the slot back.
+func (c *Connector) end(s *session, cause string) {
+	s.finish(cause, s.cause == "")
+	c.release(s.hop)
+}
+
+// release gives back the slot of a session that is no more, or never was.
+func (c *Connector) release(hop string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.total--
+	if c.perHop[hop]--; c.perHop[hop] == 0 {
+		delete(c.perHop, hop)
+	}
+	c.signal()
+}
+
+// signal wakes whoever waits for a slot. The caller holds mu.
+func (c *Connector) signal() {
+	if c.waiting > 0 {
+		close(c.changed)
+		c.changed = make(chan struct{})
+	}
+}

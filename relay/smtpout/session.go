@@ -1,0 +1,529 @@
+package smtpout
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+)
+
+// The timeouts of RFC 5321 section 4.5.3.2, and those that it leaves to us.
+const (
+	connectTimeout  = 30 * time.Second
+	greetingTimeout = 5 * time.Minute // section 4.5.3.2.1
+	mailTimeout     = 5 * time.Minute // section 4.5.3.2.2
+	rcptTimeout     = 5 * time.Minute // section 4.5.3.2.3
+	dataTimeout     = 2 * time.Minute // section 4.5.3.2.4
+	blockTimeout    = 3 * time.Minute // section 4.5.3.2.5
+	dotTimeout      = 10 * time.Minute
+	commandTimeout  = 5 * time.Minute
+	quitTimeout     = 5 * time.Second // nothing depends on it
+)
+
+// errInjected is what a next hop said between its reply to STARTTLS and the
+// handshake: somebody on the way put it there.
+var errInjected = errors.New("plaintext after the reply to STARTTLS")
+
+func (t Timeouts) withDefaults() Timeouts {
+	return Timeouts{
+		Connect: cmp.Or(t.Connect, connectTimeout), Greeting: cmp.Or(t.Greeting, greetingTimeout),
+		Command: cmp.Or(t.Command, commandTimeout), Mail: cmp.Or(t.Mail, mailTimeout), Rcpt: cmp.Or(t.Rcpt, rcptTimeout),
+		Data: cmp.Or(t.Data, dataTimeout), Block: cmp.Or(t.Block, blockTimeout), Dot: cmp.Or(t.Dot, dotTimeout),
+		Quit: cmp.Or(t.Quit, quitTimeout),
+	}
+}
+
+// extensions are what a next hop offers (RFC 5321 section 2.2).
+type extensions struct {
+	pipelining, eightBit, binary, chunking, utf8, dsn, startTLS, size bool
+
+	maxSize int64 // 0: no limit told
+	auth    []string
+}
+
+// session is one connection to a next hop. One attempt uses it at a time.
+type session struct {
+	c    *Connector
+	id   string
+	emit event.Emitter
+	at   target
+	tcp  net.Conn // for closing
+	conn net.Conn // tcp, or TLS over it
+	r    replyReader
+	w    *bufio.Writer
+	ext  extensions
+
+	local      netip.AddrPort
+	tlsVersion string
+	tlsCipher  string
+	tlsVerify  string
+
+	opened       time.Time
+	deadline     time.Time // no wait of the present phase goes beyond it; zero: none
+	commands     int
+	messages     int
+	transactions int
+	in, out      int64
+	cause        string   // why it cannot go on
+	dirty        bool     // RSET before the next transaction
+	a            *attempt // that uses the session; nil in the pool
+	closed       atomic.Bool
+
+	// of a session in the pool
+	hop    string
+	timer  *time.Timer
+	parked time.Time
+}
+
+// Write implements io.Writer for the session's buffer: each write has its own
+// deadline, so that a peer that stops reading is noticed.
+func (s *session) Write(p []byte) (int, error) {
+	if err := s.conn.SetWriteDeadline(s.until(s.c.opts.Timeouts.Block)); err != nil {
+		return 0, err
+	}
+	n, err := s.conn.Write(p)
+	s.out += int64(n)
+	return n, err
+}
+
+// Read implements io.Reader for the session's buffer.
+func (s *session) Read(p []byte) (int, error) {
+	n, err := s.conn.Read(p)
+	s.in += int64(n)
+	return n, err
+}
+
+func (s *session) until(d time.Duration) time.Time {
+	t := time.Now().Add(d)
+	if !s.deadline.IsZero() && s.deadline.Before(t) {
+		return s.deadline
+	}
+	return t
+}
+
+// open connects to at and brings the session to where MAIL may follow.
+func (a *attempt) open(at target, level TLSLevel) (*session, *failure) {
+	c := a.c
+	a.log.note("connect " + at.String())
+	start := time.Now()
+	tcp, err := c.dial(a.ctx, at.addr)
+	a.stages.Connect += time.Since(start)
+	if err != nil {
+		if a.ctx.Err() != nil {
+			return nil, cancelled("CONNECT", at, a.ctx.Err())
+		}
+		return nil, unreachable(at, err)
+	}
+	s := &session{
+		c: c, id: mail.NewID(time.Now()), at: at, tcp: tcp, conn: tcp, opened: time.Now(), hop: a.hop.Name, tlsVerify: "none", a: a,
+	}
+	s.emit = c.opts.Emitter.Source(event.SourceSMTPOut).Session(s.id)
+	s.r = replyReader{r: bufio.NewReaderSize(s, 4<<10), log: a.log}
+	s.w = bufio.NewWriterSize(s, 16<<10)
+	if l, ok := tcp.LocalAddr().(*net.TCPAddr); ok {
+		s.local = l.AddrPort()
+		s.local = netip.AddrPortFrom(s.local.Addr().Unmap(), s.local.Port())
+	}
+	s.emit.Emit(event.SessionOpened{
+		Direction: event.Outbound, Connector: c.opts.Name, LocalIP: s.local.Addr(), LocalPort: s.local.Port(),
+		RemoteName: at.name, RemoteIP: at.addr.Addr(), RemotePort: at.addr.Port(),
+	})
+	a.use(s)
+	stop := context.AfterFunc(a.ctx, s.kill)
+	f := s.begin(a, level)
+	if !stop() && a.ctx.Err() != nil {
+		f = cancelled(verbOf(f, "EHLO"), at, a.ctx.Err())
+	}
+	if f != nil {
+		s.finish(cmp.Or(f.cause, "errors"), f.remote && f.cause != "closed")
+		return nil, f
+	}
+	return s, nil
+}
+
+func verbOf(f *failure, otherwise string) string {
+	if f != nil && f.verb != "" {
+		return f.verb
+	}
+	return otherwise
+}
+
+// begin is the story of a session up to MAIL: greeting, EHLO, TLS, AUTH.
+func (s *session) begin(a *attempt, level TLSLevel) *failure {
+	o := &s.c.opts
+	if o.ImplicitTLS {
+		if f := s.handshake(a, level); f != nil {
+			return f
+		}
+	}
+	start := time.Now()
+	if f := s.await("CONNECT", o.Timeouts.Greeting); f != nil {
+		return f
+	}
+	if s.r.code != 220 {
+		f := said("CONNECT", s.at, s.r.reply())
+		f.closes = s.r.code == 521        // RFC 7504 section 2
+		f.permanent, f.lost = false, true // a host that does not talk to us says nothing about the recipients
+		return f
+	}
+	if f := s.hello(); f != nil {
+		return f
+	}
+	a.stages.Banner += time.Since(start)
+	if !o.ImplicitTLS && level != TLSNone {
+		if f := s.startTLS(a, level); f != nil {
+			return f
+		}
+	}
+	if o.Auth.Mechanism == "" {
+		return nil
+	}
+	start = time.Now()
+	f := s.auth()
+	a.stages.Auth += time.Since(start)
+	return f
+}
+
+// hello says EHLO, or HELO to those that do not know it (RFC 5321 section 3.2).
+func (s *session) hello() *failure {
+	name := s.c.opts.Hostname
+	s.ext = extensions{}
+	s.line("EHLO ", name)
+	if f := s.ask("EHLO", s.c.opts.Timeouts.Command); f != nil {
+		return f
+	}
+	if s.r.code == 250 {
+		s.ext = parseExtensions(s.r.text)
+		return nil
+	}
+	f := said("EHLO", s.at, s.r.reply())
+	if s.r.code/100 != 5 {
+		f.permanent = false
+		return f
+	}
+	s.line("HELO ", name)
+	if f := s.ask("HELO", s.c.opts.Timeouts.Command); f != nil {
+		return f
+	}
+	if s.r.code == 250 {
+		return nil
+	}
+	f = said("HELO", s.at, s.r.reply())
+	f.permanent = false
+	return f
+}
+
+// parseExtensions reads the keywords of an EHLO reply, which begin on its
+// second line. Case does not matter (RFC 5321 section 2.4).
+func parseExtensions(text []byte) extensions {
+	var e extensions
+	first := true
+	for l := range strings.SplitSeq(string(text), "\n") {
+		if first {
+			first = false
+			continue
+		}
+		keyword, params, _ := strings.Cut(strings.TrimSpace(l), " ")
+		switch keyword = strings.ToUpper(keyword); keyword {
+		case "PIPELINING":
+			e.pipelining = true
+		case "8BITMIME":
+			e.eightBit = true
+		case "BINARYMIME":
+			e.binary = true
+		case "CHUNKING":
+			e.chunking = true
+		case "SMTPUTF8":
+			e.utf8 = true
+		case "DSN":
+			e.dsn = true
+		case "STARTTLS":
+			e.startTLS = true
+		case "SIZE":
+			e.size = true
+			if n, err := strconv.ParseInt(strings.TrimSpace(params), 10, 64); err == nil && n > 0 {
+				e.maxSize = n
+			}
+		case "AUTH":
+			e.auth = append(e.auth, strings.Fields(strings.ToUpper(params))...)
+		default:
+			if mech, ok := strings.CutPrefix(keyword, "AUTH="); ok { // before RFC 2554
+				e.auth = append(e.auth, append([]string{mech}, strings.Fields(strings.ToUpper(params))...)...)
+			}
+		}
+	}
+	return e
+}
+
+// startTLS upgrades the session where the level wants it (RFC 3207).
+func (s *session) startTLS(a *attempt, level TLSLevel) *failure {
+	needed := level != TLSOpportunistic
+	if !s.ext.startTLS {
+		if !needed {
+			return nil
+		}
+		f := ours("STARTTLS", 451, "4.7.4", mail.ClassTLS, "%s does not offer STARTTLS, which is required", s.at)
+		f.at = s.at
+		return f
+	}
+	s.line("STARTTLS", "")
+	if f := s.ask("STARTTLS", s.c.opts.Timeouts.Command); f != nil {
+		f.plain = !needed
+		return f
+	}
+	if s.r.code != 220 {
+		f := said("STARTTLS", s.at, s.r.reply())
+		if !needed && !f.lost {
+			return nil
+		}
+		f.permanent, f.class = false, mail.ClassTLS
+		return f
+	}
+	if s.r.r.Buffered() > 0 { // CVE-2021-38371
+		f := ours("STARTTLS", 451, "4.7.5", mail.ClassTLS, "%s: %v", s.at, errInjected)
+		f.at, f.lost, f.cause = s.at, true, "protocol"
+		s.stateTLS(level, nil, errInjected, 0)
+		return f
+	}
+	if f := s.handshake(a, level); f != nil {
+		return f
+	}
+	return s.hello() // RFC 3207 section 4.2: what was offered before does not count
+}
+
+// handshake makes the connection TLS. Certificates are verified by our own
+// hand, because their state is a fact also where the level does not ask for it.
+func (s *session) handshake(a *attempt, level TLSLevel) *failure {
+	start := time.Now()
+	cfg := s.c.tls.Clone()
+	name := cmp.Or(cfg.ServerName, s.at.name)
+	if ip, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
+		name = ip.String()
+		cfg.ServerName = "" // RFC 6066 section 3: no addresses in SNI
+	} else {
+		cfg.ServerName = name
+	}
+	verified := "unverified"
+	also := cfg.VerifyConnection
+	cfg.InsecureSkipVerify = true //nolint:gosec // VerifyConnection decides
+	cfg.VerifyConnection = func(state tls.ConnectionState) error {
+		var err error
+		if verified, err = verify(state, cfg.RootCAs, name); err != nil && (level == TLSVerify && verified == "unverified" || level == TLSVerifyName) {
+			return err
+		}
+		if also != nil {
+			return also(state)
+		}
+		return nil
+	}
+	conn := tls.Client(s.tcp, cfg)
+	_ = conn.SetDeadline(s.until(min(s.c.opts.Timeouts.Command, time.Minute)))
+	err := conn.HandshakeContext(a.ctx)
+	took := time.Since(start)
+	a.stages.TLS += took
+	if err != nil {
+		s.stateTLS(level, nil, err, took)
+		a.log.note("TLS failed: " + clip(err.Error()))
+		if a.ctx.Err() != nil {
+			return cancelled("STARTTLS", s.at, a.ctx.Err())
+		}
+		f := ours("STARTTLS", 451, "4.7.5", mail.ClassTLS, "%s: TLS: %v", s.at, err)
+		f.at, f.lost, f.cause, f.plain = s.at, true, "errors", level == TLSOpportunistic && !s.c.opts.ImplicitTLS
+		return f
+	}
+	_ = conn.SetDeadline(time.Time{})
+	state := conn.ConnectionState()
+	s.conn = conn
+	s.r.r.Reset(s)
+	s.w.Reset(s)
+	s.tlsVersion, s.tlsCipher, s.tlsVerify = tlsVersion(state.Version), tls.CipherSuiteName(state.CipherSuite), verified
+	a.use(s)
+	s.stateTLS(level, &state, nil, took)
+	a.log.note("TLS " + s.tlsVersion + " " + s.tlsCipher + " " + s.tlsVerify)
+	return nil
+}
+
+func (s *session) stateTLS(level TLSLevel, state *tls.ConnectionState, err error, took time.Duration) {
+	ev := event.TLSNegotiated{
+		Direction: event.Outbound, Connector: s.c.opts.Name, RemoteName: s.at.name, RemoteIP: s.at.addr.Addr(), Provider: s.at.provider,
+		Version: s.tlsVersion, Cipher: s.tlsCipher, Verify: s.tlsVerify, Policy: string(level), Took: event.Secs(took),
+	}
+	if state != nil && len(state.PeerCertificates) > 0 {
+		ev.Peer = cleanText([]byte(clip(state.PeerCertificates[0].Subject.String())))
+	}
+	if err != nil {
+		ev.Failure = cleanText([]byte(clip(err.Error())))
+	}
+	s.emit.Emit(ev)
+}
+
+// verify says how far a certificate can be trusted: not at all, by its
+// authority, or by its authority and name. The error is why no further.
+func verify(state tls.ConnectionState, roots *x509.CertPool, name string) (string, error) {
+	if len(state.PeerCertificates) == 0 {
+		return "unverified", errors.New("no certificate")
+	}
+	leaf := state.PeerCertificates[0]
+	opts := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	for _, c := range state.PeerCertificates[1:] {
+		opts.Intermediates.AddCert(c)
+	}
+	if _, err := leaf.Verify(opts); err != nil {
+		return "unverified", err
+	}
+	if err := leaf.VerifyHostname(name); err != nil {
+		return "pkix", err
+	}
+	return "pkix_name", nil
+}
+
+func tlsVersion(v uint16) string {
+	switch v {
+	case tls.VersionTLS13:
+		return "1.3"
+	case tls.VersionTLS12:
+		return "1.2"
+	case tls.VersionTLS11:
+		return "1.1"
+	case tls.VersionTLS10:
+		return "1.0"
+	}
+	return "other"
+}
+
+// auth logs in (RFC 4954). Whatever goes wrong is ours to mend, so it never
+// bounces mail.
+func (s *session) auth() *failure {
+	o := &s.c.opts.Auth
+	fail := func(code int, enhanced, format string, args ...any) *failure {
+		f := ours("AUTH", code, enhanced, mail.ClassAuth, format, args...)
+		f.at, f.permanent = s.at, false
+		return f
+	}
+	if s.tlsVersion == "" && !o.Insecure {
+		return fail(451, "4.7.11", "%s: no TLS, and credentials do not go without it", s.at)
+	}
+	if !slices.Contains(s.ext.auth, o.Mechanism) {
+		return fail(451, "4.7.0", "%s does not offer AUTH %s", s.at, o.Mechanism)
+	}
+	password, err := o.Password()
+	if err != nil {
+		f := fail(451, "4.3.5", "read the password of %s: %v", s.c.opts.Name, err)
+		f.hopeless = true
+		return f
+	}
+	say := func(secret string) *failure {
+		s.r.log.add(fromClient, []byte("***"), 0)
+		_, _ = s.w.WriteString(secret)
+		_, _ = s.w.WriteString("\r\n")
+		return s.ask("AUTH", s.c.opts.Timeouts.Command)
+	}
+	encode := func(secret string) string { return base64.StdEncoding.EncodeToString([]byte(secret)) }
+	var f *failure
+	if o.Mechanism == "PLAIN" {
+		s.commands++
+		s.r.log.add(fromClient, []byte("AUTH PLAIN ***"), 0)
+		_, _ = s.w.WriteString("AUTH PLAIN " + encode("\x00"+o.Username+"\x00"+password) + "\r\n")
+		f = s.ask("AUTH", s.c.opts.Timeouts.Command)
+	} else {
+		s.line("AUTH LOGIN", "")
+		f = s.ask("AUTH", s.c.opts.Timeouts.Command)
+		for _, secret := range []string{o.Username, password} {
+			if f == nil && s.r.code == 334 {
+				f = say(encode(secret))
+			}
+		}
+	}
+	switch {
+	case f != nil:
+		return f
+	case s.r.code == 235:
+		return nil
+	case s.r.code == 334:
+		f = fail(451, "4.7.0", "%s: AUTH asks for more than there is", s.at)
+		f.lost, f.cause = true, "protocol"
+		return f
+	}
+	f = said("AUTH", s.at, s.r.reply())
+	f.permanent, f.class = false, mail.ClassAuth
+	return f
+}
+
+// line puts one command into the buffer.
+func (s *session) line(verb, arg string) {
+	s.commands++
+	if s.r.log != nil {
+		s.r.log.add(fromClient, []byte(verb+arg), 0)
+	}
+	_, _ = s.w.WriteString(verb)
+	_, _ = s.w.WriteString(arg)
+	_, _ = s.w.WriteString("\r\n")
+}
+
+// ask sends what is in the buffer and reads one reply.
+func (s *session) ask(verb string, timeout time.Duration) *failure {
+	if err := s.w.Flush(); err != nil {
+		return s.breaks(verb, err)
+	}
+	return s.await(verb, timeout)
+}
+
+// await reads one reply. All of it must come within timeout: a host that says
+// an octet now and then does not get more.
+func (s *session) await(verb string, timeout time.Duration) *failure {
+	if err := s.conn.SetReadDeadline(s.until(timeout)); err != nil {
+		return s.breaks(verb, err)
+	}
+	if err := s.r.read(); err != nil {
+		return s.breaks(verb, err)
+	}
+	return nil
+}
+
+func (s *session) breaks(verb string, err error) *failure {
+	f := broken(verb, s.at, err)
+	if s.a != nil && s.a.ctx.Err() != nil {
+		f = cancelled(verb, s.at, s.a.ctx.Err())
+	}
+	s.cause = f.cause
+	s.r.log.note(f.reply.Text)
+	return f
+}
+
+// kill ends the connection at once; whoever waits on it gets an error.
+func (s *session) kill() {
+	if s.closed.CompareAndSwap(false, true) {
+		_ = s.tcp.Close()
+	}
+}
+
+// finish closes the session, after QUIT when polite, and states it.
+func (s *session) finish(cause string, polite bool) {
+	if polite && !s.closed.Load() {
+		s.deadline = time.Now().Add(s.c.opts.Timeouts.Quit)
+		s.line("QUIT", "")
+		if s.w.Flush() == nil {
+			_ = s.conn.SetReadDeadline(s.deadline)
+			_ = s.r.read()
+		}
+	}
+	s.kill()
+	s.emit.Emit(event.SessionClosed{
+		Direction: event.Outbound, Connector: s.c.opts.Name, RemoteName: s.at.name, RemoteIP: s.at.addr.Addr(), AuthUser: s.c.opts.Auth.Username,
+		Cause: cause, Commands: s.commands, Messages: s.messages, BytesIn: s.in, BytesOut: s.out,
+		Duration: event.Since(s.opened, time.Now()),
+	})
+}
