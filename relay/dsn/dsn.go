@@ -66,10 +66,13 @@ type Options struct {
 type Recipient struct {
 	mail.Recipient
 	Outcome  mail.Outcome
-	Host     string     // the next hop's name, or empty when there was none
-	Attempts int        // how many attempts there were
-	At       time.Time  // the last attempt; zero when there was none
-	Last     mail.Reply // what the next hop said last, when Outcome.Reply is ours: for expired recipients
+	Host     string    // the next hop's name, or empty when there was none
+	Attempts int       // how many attempts there were
+	At       time.Time // the last attempt; zero when there was none
+	// Last is the answer to the last attempt, when Outcome.Reply is ours because
+	// the lifetime has ended; LastRemote says that the next hop gave it.
+	Last       mail.Reply
+	LastRemote bool
 }
 
 // Kind is what the recipient's outcome amounts to.

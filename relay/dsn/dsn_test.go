@@ -287,6 +287,7 @@ func TestStatusAndKind(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			opts := options(t)
 			opts.Recipients[0].Outcome, opts.Recipients[0].Last = test.outcome, test.last
+			opts.Recipients[0].LastRemote = true
 			opts.Recipients[0].Notify = relaymail.NotifySuccess | relaymail.NotifyFailure | relaymail.NotifyDelay
 			r, _ := compose(t, opts)
 			got := []string{r.perRcpt[0].Get("Status"), r.perRcpt[0].Get("Action"), r.header.Get("Subject"), r.perRcpt[0].Get("Diagnostic-Code")}

@@ -64,7 +64,7 @@ func status(opts *Options) part {
 // words is the reply that explains the outcome best, and whether the next hop said it.
 func (r *Recipient) words() (said mail.Reply, remote bool) {
 	if !r.Outcome.Remote && r.Last != (mail.Reply{}) {
-		return r.Last, r.Last.Code != 0 && r.Host != ""
+		return r.Last, r.LastRemote
 	}
 	return r.Outcome.Reply, r.Outcome.Remote
 }

@@ -1,0 +1,221 @@
+// Package deliver is the scheduler: it claims what is due, lets send connectors
+// attempt it, and settles what became of it.
+//
+// It exists so that one place decides when mail is tried, tried again, given up
+// and reported. It promises: each claimed recipient gets exactly one outcome;
+// nothing is attempted after its lifetime; a next hop that cannot be reached is
+// asked by one message at a time, however many wait for it; a panic ends one
+// attempt and no more; at the end of [Scheduler.Run] every lease has been
+// settled or given back.
+//
+// It writes no bytes to a wire (package smtpout does) and none to a disk
+// (package queue does). To teach it a provider's replies, add a rule to
+// rules.go.
+package deliver
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+	"waybill/relay/queue"
+	"waybill/relay/route"
+	"waybill/relay/smtpout"
+)
+
+// Queue gives out what is due. [FromQueue] makes one of a *queue.Queue.
+type Queue interface {
+	// Claim waits for the next due recipients of one message for one hop.
+	Claim(ctx context.Context) (Lease, error)
+}
+
+// Lease is a claim on recipients. Its owner ends it by exactly one of Settle,
+// Release, ReleaseUntil and Poison.
+type Lease interface {
+	View() *queue.Lease
+	Open() (io.ReadCloser, error) // the content without Trace
+	Settle(ctx context.Context, s queue.Settlement) error
+	Release()                   // give back, as if it had never been claimed
+	ReleaseUntil(due time.Time) // give back; due again then. Forgotten in a crash
+	Poison(err error) error     // give back, and say that it broke its worker
+}
+
+// Connector is what the scheduler needs of a send connector.
+type Connector struct {
+	Attempter smtpout.Attempter
+	Retry     Retry
+	Limits    Limits
+}
+
+// Limits bound what a send connector does at once. Zero fields mean the default.
+type Limits struct {
+	ConnectionsPerDestination int // attempts at once for one hop; default 40
+	MessagesPerMinute         int // default: no limit
+}
+
+func (l Limits) perDestination() int {
+	if l.ConnectionsPerDestination > 0 {
+		return l.ConnectionsPerDestination
+	}
+	return defaultPerDestination
+}
+
+const (
+	defaultPerDestination = 40
+	defaultWorkers        = 500
+	defaultDrain          = 25 * time.Second
+)
+
+// Options configure a Scheduler.
+type Options struct {
+	Queue Queue
+	// Connectors finds a send connector by its name. It is asked for each
+	// attempt and by [Scheduler.Concurrency], so that a reload can swap them.
+	Connectors   func(name string) (Connector, bool)
+	Hostname     string // of reports
+	Emitter      event.Emitter
+	Workers      int            // attempts at once; default 500
+	DrainTimeout time.Duration  // how long attempts in hand may go on after the end; default 25s
+	Rand         func() float64 // in [0,1); nil means math/rand. For tests
+}
+
+// Scheduler delivers mail.
+type Scheduler struct {
+	opts  Options
+	slots chan struct{}
+	hops  hops
+	paces paces
+	emit  event.Emitter
+}
+
+// New makes a Scheduler.
+func New(opts Options) *Scheduler {
+	if opts.Workers <= 0 {
+		opts.Workers = defaultWorkers
+	}
+	if opts.DrainTimeout <= 0 {
+		opts.DrainTimeout = defaultDrain
+	}
+	if opts.Rand == nil {
+		opts.Rand = random
+	}
+	s := &Scheduler{opts: opts, slots: make(chan struct{}, opts.Workers), emit: opts.Emitter.Source(event.SourceSMTPOut)}
+	s.paces.emit, s.paces.queue, s.paces.random = s.emit, max(1, opts.Workers/16), opts.Rand
+	return s
+}
+
+// Concurrency is how many leases of hop may be out at once. It is fast, and
+// changes with what the scheduler learns of the hop: hand it to the queue.
+func (s *Scheduler) Concurrency(hop route.Hop) int {
+	c, _ := s.opts.Connectors(hop.Connector)
+	return s.hops.concurrency(hop, c.Limits.perDestination())
+}
+
+// Active is how many attempts are under way, and how many may be.
+func (s *Scheduler) Active() (now, limit int) { return len(s.slots), cap(s.slots) }
+
+// HopsDown is how many next hops cannot be reached at present.
+func (s *Scheduler) HopsDown() int { return s.hops.down() }
+
+// Run delivers mail until ctx is done, then finishes the attempts in hand, at
+// most for the drain timeout; what is still under way then is cut off and given
+// back. It returns an error only when the queue gives out nothing any more.
+func (s *Scheduler) Run(ctx context.Context) error {
+	attempts, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	var wg sync.WaitGroup
+	err := s.claim(ctx, attempts, &wg)
+
+	drained := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(drained)
+	}()
+	timer := time.NewTimer(s.opts.DrainTimeout)
+	defer timer.Stop()
+	select {
+	case <-drained:
+	case <-timer.C:
+		cut()
+		<-drained
+	}
+	return err
+}
+
+// claim starts a goroutine for each lease, until ctx is done.
+func (s *Scheduler) claim(ctx, attempts context.Context, wg *sync.WaitGroup) error {
+	for {
+		select {
+		case s.slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		l, err := s.opts.Queue.Claim(ctx)
+		if err != nil {
+			<-s.slots
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("claim from the queue: %w", err)
+		}
+		wg.Go(func() {
+			defer func() { <-s.slots }()
+			s.handle(ctx, attempts, l)
+		})
+	}
+}
+
+// unknownPause is how long recipients wait for a send connector that is gone:
+// a reload is about to give them another. Chosen by taste.
+const unknownPause = time.Minute
+
+// handle decides what to do with a lease, and ends it. Nothing new begins once
+// ctx is done; an attempt goes on until attempts is.
+func (s *Scheduler) handle(ctx, attempts context.Context, l Lease) {
+	v := l.View()
+	defer func() {
+		if r := recover(); r != nil {
+			s.emit.Message(v.Message.ID, v.Message.UID).Emit(event.Panicked{Where: "delivery", Value: fmt.Sprint(r), Stack: string(debug.Stack())})
+			if err := l.Poison(fmt.Errorf("panic: %v", r)); err != nil {
+				s.remark(v, "poison", err)
+			}
+		}
+	}()
+	if ctx.Err() != nil {
+		l.Release()
+		return
+	}
+	j := job{Scheduler: s, lease: l, view: v, now: time.Now()}
+	var known bool
+	j.connector, known = s.opts.Connectors(v.Hop.Connector)
+	j.expires = v.Message.ExpiresAt
+	if lifetime := j.connector.Retry.Lifetime; lifetime > 0 {
+		j.expires = earlier(j.expires, v.Message.AcceptedAt.Add(lifetime))
+	}
+	switch {
+	case v.Hop == route.Oversize:
+		j.bounce(ctx, mail.Outcome{
+			Reply: mail.Reply{Enhanced: "5.3.4", Text: "the message is larger than any matching send connector takes"},
+			Class: mail.ClassSize, ClassRule: RuleLocal,
+		})
+	case !j.now.Before(j.expires):
+		j.expire(ctx)
+	case v.Hop.Connector == "":
+		j.wait(ctx, j.expires, mail.Outcome{
+			Reply: mail.Reply{Enhanced: "4.4.4", Text: "no send connector takes the recipient"},
+			Class: mail.ClassBadDomain, ClassRule: "unroutable",
+		})
+	case !known:
+		j.wait(ctx, j.now.Add(jitter(unknownPause, s.opts.Rand())), mail.Outcome{
+			Reply: mail.Reply{Enhanced: "4.3.5", Text: "send connector " + v.Hop.Connector + " is not in the configuration"},
+			Class: mail.ClassOther, ClassRule: RuleLocal,
+		})
+	default:
+		j.attempt(ctx, attempts)
+	}
+}

@@ -1,0 +1,345 @@
+package deliver
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+	"waybill/relay/queue"
+	"waybill/relay/smtpout"
+)
+
+// job is one lease on its way to its end.
+type job struct {
+	*Scheduler
+	lease     Lease
+	view      *queue.Lease
+	connector Connector
+	expires   time.Time
+	now       time.Time // when it was claimed, later when the attempt ended
+}
+
+// attempt lets the connector attempt the lease, when hop and rate allow, and
+// settles it.
+func (j *job) attempt(ctx, attempts context.Context) {
+	hop := j.view.Hop
+	p, ok := j.hops.enter(hop, j.now)
+	if !ok {
+		j.putOff(ctx, p)
+		return
+	}
+	verdict, left := inconclusive, false
+	leave := func() (until time.Time) {
+		left = true
+		return j.hops.leave(hop, p, result{verdict, j.connector.Limits.perDestination(), j.pause}, time.Now())
+	}
+	defer func() {
+		if !left { // also when the connector panics
+			leave()
+		}
+	}()
+
+	again, err := j.paces.wait(ctx, hop.Connector, j.connector.Limits.MessagesPerMinute)
+	switch {
+	case err != nil:
+		j.lease.Release()
+		return
+	case !again.IsZero():
+		j.lease.ReleaseUntil(earlier(again, j.expires))
+		return
+	}
+	if j.now = time.Now(); !j.now.Before(j.expires) {
+		j.expire(ctx)
+		return
+	}
+	res := j.connector.Attempter.Attempt(attempts, hop, j.message())
+	j.now = time.Now()
+	outcomes := j.outcomes(&res)
+	if attempts.Err() != nil && undecided(outcomes) {
+		j.lease.Release() // we broke it off, and nothing came of it
+		return
+	}
+	verdict = judge(outcomes)
+	j.settle(ctx, &res, outcomes, leave())
+}
+
+// message is what the connector hands over.
+func (j *job) message() smtpout.Message {
+	m := j.view.Message
+	env := m.Envelope
+	env.Recipients = make([]mail.Recipient, len(j.view.Index))
+	for k, i := range j.view.Index {
+		env.Recipients[k] = m.Envelope.Recipients[i]
+	}
+	return smtpout.Message{ID: m.ID, Envelope: env, Trace: m.Trace, Size: int64(len(m.Trace)) + m.Size, Open: j.lease.Open}
+}
+
+// pause is the retry schedule with jitter.
+func (j *job) pause(failures int) time.Duration {
+	return jitter(j.connector.Retry.Pause(failures), j.opts.Rand())
+}
+
+// outcomes completes what the connector said: exactly one outcome for each
+// recipient, with a disposition that follows from the reply, and a class.
+func (j *job) outcomes(res *smtpout.Result) []mail.Outcome {
+	outcomes := make([]mail.Outcome, len(j.view.Index))
+	for k, i := range j.view.Index {
+		to := j.view.Message.Envelope.Recipients[i].Address
+		o := mail.Outcome{
+			Disposition: mail.Deferred, Reply: mail.Reply{Enhanced: "4.3.0", Text: "the attempt ended without an outcome"},
+			Class: mail.ClassOther, ClassRule: RuleLocal,
+		}
+		if k < len(res.Outcomes) {
+			o = res.Outcomes[k]
+		}
+		o.Recipient = to
+		o.Disposition = dispose(&o)
+		o.Class, o.ClassRule = Classify(o)
+		outcomes[k] = o
+	}
+	return outcomes
+}
+
+// dispose decides between trying again and giving up.
+func dispose(o *mail.Outcome) mail.Disposition {
+	switch {
+	case o.Disposition == mail.Relayed:
+		return mail.Relayed
+	case o.Disposition != mail.Bounced:
+		return mail.Deferred
+	case !o.Remote:
+		return mail.Bounced
+	case hasWord(verbsSession, o.Verb) && o.Reply.Code != 521 && o.Reply.Code != 556:
+		// The host refuses us, not the message: another host or another day may
+		// do better. 521 and 556 say that it never takes mail (RFC 7504).
+		return mail.Deferred
+	case o.Verb == "RCPT" && o.Reply.Code == 552 && (o.Reply.Enhanced == "5.5.3" || strings.Contains(strings.ToLower(o.Reply.Text), "too many")):
+		return mail.Deferred // RFC 5321 section 4.5.3.1.10: an old way to say 452
+	}
+	return mail.Bounced
+}
+
+// undecided reports whether the outcomes tell nothing that must be remembered.
+func undecided(outcomes []mail.Outcome) bool {
+	for i := range outcomes {
+		if outcomes[i].Disposition != mail.Deferred || outcomes[i].Uncertain {
+			return false
+		}
+	}
+	return true
+}
+
+// judge says what the outcomes tell of the hop. It is unreachable when every
+// recipient failed for a while before MAIL was answered.
+func judge(outcomes []mail.Outcome) verdict {
+	for i := range outcomes {
+		o := &outcomes[i]
+		if o.Disposition != mail.Deferred {
+			return reached
+		}
+		switch o.Verb {
+		case "MAIL", "RCPT", "DATA", "BDAT", ".", "RSET":
+			return reached
+		}
+		switch o.Class {
+		case mail.ClassDNS, mail.ClassConnect, mail.ClassTimeout, mail.ClassTLS, mail.ClassAuth:
+		default:
+			if !o.Remote { // such as content that could not be read
+				return inconclusive
+			}
+		}
+	}
+	return unreachable
+}
+
+// putOff gives the lease back until its hop may be tried again, spread a
+// little. Nothing is written, unless the sender is to be told of the delay.
+func (j *job) putOff(ctx context.Context, p pass) {
+	pause := j.connector.Retry.Pause(p.failures)
+	next := p.until
+	if !next.After(j.now) { // a probe is under way
+		next = j.now.Add(pause / 10)
+	}
+	next = earlier(next.Add(time.Duration(j.opts.Rand()*float64(pause)/5)), j.expires)
+	if j.delayDue() {
+		j.wait(ctx, next, mail.Outcome{
+			Reply: mail.Reply{Enhanced: "4.4.1", Text: "waiting for the next hop, which cannot be reached"},
+			Class: mail.ClassConnect, ClassRule: RuleLocal,
+		})
+		return
+	}
+	j.lease.ReleaseUntil(next)
+}
+
+// settle commits what an attempt did. The hop is not to be tried before until.
+func (j *job) settle(ctx context.Context, res *smtpout.Result, outcomes []mail.Outcome, until time.Time) {
+	s := queue.Settlement{Outcomes: outcomes}
+	worst, waiting, uncertain := 0, false, false
+	for k := range outcomes {
+		o := &outcomes[k]
+		uncertain = uncertain || o.Uncertain
+		waiting = waiting || o.Disposition == mail.Deferred
+		if severity(o.Disposition) > severity(outcomes[worst].Disposition) {
+			worst = k
+		}
+	}
+	s.Attempt = j.finished(res, &outcomes[worst])
+	s.Attempt.Uncertain = uncertain
+	if waiting {
+		if !j.now.Before(j.expires) {
+			for k := range outcomes {
+				if outcomes[k].Disposition == mail.Deferred {
+					outcomes[k] = j.expired(outcomes[k])
+				}
+			}
+		} else {
+			s.Next = j.now.Add(j.pause(j.view.Attempt))
+			if s.Next.Before(until) {
+				s.Next = until.Add(time.Duration(j.opts.Rand() * float64(until.Sub(j.now)) / 10))
+			}
+			s.Next = earlier(s.Next, j.expires)
+			s.Attempt.NextAttempt = s.Next
+		}
+	}
+	j.finish(ctx, s, res)
+}
+
+// severity orders dispositions: bounced before deferred before relayed.
+func severity(d mail.Disposition) int {
+	switch d {
+	case mail.Bounced, mail.Expired:
+		return 2
+	case mail.Relayed:
+		return 0
+	case mail.Queued, mail.Deferred, mail.Held, mail.Dropped, mail.Moved:
+	}
+	return 1
+}
+
+// maxReply is how much of a reply a fact keeps.
+const maxReply = 512
+
+// finished is the fact of the attempt, without what the queue fills in.
+func (j *job) finished(res *smtpout.Result, worst *mail.Outcome) event.AttemptFinished {
+	ev := event.AttemptFinished{
+		Hop: event.Hop{
+			ConnectorOut: j.view.Hop.Connector, Queue: j.view.Hop.Name, Provider: res.Provider,
+			RemoteName: res.RemoteName, RemoteIP: res.Remote.Addr(), RemotePort: res.Remote.Port(),
+		},
+		Answer: event.Answer{
+			Code: worst.Reply.Code, Enhanced: worst.Reply.Enhanced, Reply: clip(worst.Reply.Text, maxReply), Verb: worst.Verb,
+			Class: worst.Class, ClassRule: worst.ClassRule,
+		},
+		Disposition: worst.Disposition,
+		OutSession:  res.Session,
+		LocalIP:     res.Local.Addr(),
+		Reused:      res.Reused,
+		TLSVersion:  res.TLSVersion,
+		TLSCipher:   res.TLSCipher,
+		TLSVerify:   res.TLSVerify,
+		Attempt:     j.view.Attempt,
+		Stages:      event.StagesOf(res.Stages),
+	}
+	if worst.Disposition != mail.Relayed {
+		ev.Transcript = res.Transcript
+	}
+	return ev
+}
+
+// wait settles the lease without an attempt: its recipients go on waiting, for why.
+func (j *job) wait(ctx context.Context, next time.Time, why mail.Outcome) {
+	why.Disposition = mail.Deferred
+	j.finish(ctx, queue.Settlement{Outcomes: j.all(why), Next: earlier(next, j.expires), NoAttempt: true}, nil)
+}
+
+// bounce settles the lease without an attempt: its recipients fail for good.
+func (j *job) bounce(ctx context.Context, why mail.Outcome) {
+	why.Disposition = mail.Bounced
+	j.finish(ctx, queue.Settlement{Outcomes: j.all(why), NoAttempt: true}, nil)
+}
+
+// expire settles the lease without an attempt: the lifetime has ended.
+func (j *job) expire(ctx context.Context) {
+	outcomes := j.all(mail.Outcome{})
+	for k, i := range j.view.Index {
+		st := &j.view.Message.States[i]
+		outcomes[k].Reply, outcomes[k].Class = st.Last, st.LastClass
+		outcomes[k] = j.expired(outcomes[k])
+	}
+	j.finish(ctx, queue.Settlement{Outcomes: outcomes, NoAttempt: true}, nil)
+}
+
+// all repeats o for each recipient of the lease.
+func (j *job) all(o mail.Outcome) []mail.Outcome {
+	outcomes := make([]mail.Outcome, len(j.view.Index))
+	for k, i := range j.view.Index {
+		outcomes[k] = o
+		outcomes[k].Recipient = j.view.Message.Envelope.Recipients[i].Address
+	}
+	return outcomes
+}
+
+const ruleExpired = "expired"
+
+// expired is the end of a recipient whose lifetime has passed (RFC 3463 status
+// x.4.7). The class stays that of the last failure: it says why nothing came of it.
+func (j *job) expired(last mail.Outcome) mail.Outcome {
+	text := "delivery time expired after " + shortDuration(j.now.Sub(j.view.Message.AcceptedAt))
+	if last.Reply != (mail.Reply{}) {
+		text += "; last: " + clip(last.Reply.String(), maxReply-len(text)-len("; last: "))
+	}
+	o := mail.Outcome{
+		Recipient: last.Recipient, Disposition: mail.Expired, Reply: mail.Reply{Enhanced: "4.4.7", Text: text},
+		Class: last.Class, ClassRule: ruleExpired, Uncertain: last.Uncertain,
+	}
+	if o.Class == mail.ClassNone {
+		o.Class = mail.ClassOther
+	}
+	return o
+}
+
+// finish adds the reports to s and commits it. Res is nil when no attempt was made.
+func (j *job) finish(ctx context.Context, s queue.Settlement, res *smtpout.Result) {
+	s.Reports, s.DelaySent = j.reports(&s, res)
+	// What is done is done, whoever wants to stop: it must be written down.
+	if err := j.lease.Settle(context.WithoutCancel(ctx), s); err != nil {
+		j.remark(j.view, "settlement", err)
+	}
+}
+
+// remark says that the queue did not take the end of a lease. The queue itself
+// says when its storage fails.
+func (s *Scheduler) remark(v *queue.Lease, what string, err error) {
+	s.emit.Message(v.Message.ID, v.Message.UID).Emit(event.Remarked{Remark: what + " failed", Detail: clip(err.Error(), maxReply)})
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// clip cuts s to at most limit octets of whole characters.
+func clip(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "")
+}
+
+// shortDuration is d in hours and minutes, such as "48h" or "1h5m".
+func shortDuration(d time.Duration) string {
+	d = d.Round(time.Minute)
+	h, m := int(d.Hours()), int(d.Minutes())%60
+	switch {
+	case h == 0:
+		return fmt.Sprintf("%dm", m)
+	case m == 0:
+		return fmt.Sprintf("%dh", h)
+	}
+	return fmt.Sprintf("%dh%dm", h, m)
+}

@@ -1,0 +1,98 @@
+package deliver
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"waybill/relay/event"
+
+	"golang.org/x/time/rate"
+)
+
+// paces keeps the messages_per_minute of each send connector that has one.
+type paces struct {
+	mu     sync.Mutex
+	of     map[string]*pace
+	emit   event.Emitter
+	queue  int // how many attempts of one connector may wait in hand
+	random func() float64
+}
+
+// maxPutOff is the longest time that a message is put off because of the rate. Chosen by taste.
+const maxPutOff = 10 * time.Minute
+
+// pace is the rate of one connector.
+type pace struct {
+	perMinute int
+	limiter   *rate.Limiter
+	waiting   int
+	engaged   bool
+	horizon   time.Time // when the messages that were put off so far will have gone
+}
+
+// wait waits for the connector's turn. When too many wait already, it says when
+// to come again instead. It fails when ctx is done.
+func (p *paces) wait(ctx context.Context, connector string, perMinute int) (again time.Time, err error) {
+	if perMinute <= 0 {
+		return time.Time{}, nil
+	}
+	now := time.Now()
+	p.mu.Lock()
+	pc := p.of[connector]
+	if pc == nil || pc.perMinute != perMinute {
+		pc = &pace{perMinute: perMinute, limiter: rate.NewLimiter(rate.Limit(float64(perMinute)/60), max(1, perMinute/60))}
+		if p.of == nil {
+			p.of = map[string]*pace{}
+		}
+		p.of[connector] = pc
+	}
+	r := pc.limiter.ReserveN(now, 1)
+	delay := r.DelayFrom(now)
+	if delay == 0 {
+		pc.engaged = false
+		p.mu.Unlock()
+		return time.Time{}, nil
+	}
+	first := !pc.engaged
+	pc.engaged = true
+	full := pc.waiting >= p.queue
+	if full {
+		r.CancelAt(now)
+		again = now.Add(delay)
+		if pc.horizon.After(again) {
+			again = pc.horizon
+		}
+		again = again.Add(time.Minute / time.Duration(perMinute))
+		if latest := now.Add(maxPutOff); again.After(latest) {
+			// Do not promise turns hours ahead: who comes again may find room earlier.
+			again = latest.Add(-time.Duration(p.random() * float64(maxPutOff/2)))
+		} else {
+			pc.horizon = again
+		}
+	} else {
+		pc.waiting++
+	}
+	p.mu.Unlock()
+
+	if first {
+		p.emit.Emit(event.ThrottleEngaged{Connector: connector, Scope: "total", Limit: "messages_per_minute", Action: "defer"})
+	}
+	if full {
+		return again, nil
+	}
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	p.mu.Lock()
+	pc.waiting--
+	if err != nil {
+		r.Cancel()
+	}
+	p.mu.Unlock()
+	return time.Time{}, err
+}
