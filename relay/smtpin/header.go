@@ -203,10 +203,11 @@ func firstAddress(v string) string {
 				word.WriteByte(v[i])
 			}
 		case depth > 0:
-			if c == ')' {
-				depth--
-			} else if c == '(' {
+			switch c {
+			case '(':
 				depth++
+			case ')':
+				depth--
 			}
 		case c == '"':
 			quoted = !quoted

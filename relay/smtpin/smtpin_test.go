@@ -258,7 +258,7 @@ func start(t testing.TB, opts Options) *relay {
 func (r *relay) cut() {
 	r.Server.mu.Lock()
 	defer r.Server.mu.Unlock()
-	for s := range r.Server.sessions {
+	for s := range r.sessions {
 		s.conn.Kill()
 	}
 }

@@ -56,7 +56,7 @@ func extendedDomain(helo string) string {
 }
 
 // protocol is the word after "with" (RFC 3848, RFC 6531 section 4.3).
-func protocol(esmtp, utf8, tls, auth bool) string {
+func protocol(esmtp, utf8, secure, authenticated bool) string {
 	if !esmtp {
 		return "SMTP"
 	}
@@ -64,10 +64,10 @@ func protocol(esmtp, utf8, tls, auth bool) string {
 	if utf8 {
 		word = "UTF8SMTP"
 	}
-	if tls {
+	if secure {
 		word += "S"
 	}
-	if auth {
+	if authenticated {
 		word += "A"
 	}
 	return word

@@ -204,10 +204,10 @@ func (c *Conn) line(limit int, deadline time.Time, idle bool) ([]byte, error) {
 		if len(line) > 4 && bytes.EqualFold(line[:5], authPrefix) {
 			limit = maxAuthLine + len(authPrefix)
 		}
-		if dropped > 0 || i > limit {
+		line, crlf := bytes.CutSuffix(line, crByte)
+		if dropped > 0 || len(line) > limit {
 			return nil, errLongLine
 		}
-		line, crlf := bytes.CutSuffix(line, crByte)
 		if !crlf && c.opts.BareNewline == Reject {
 			return nil, errBareNewline
 		}

@@ -3,6 +3,7 @@ package wire
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -14,6 +15,7 @@ import (
 
 	"waybill/relay/mail"
 
+	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
 )
 
@@ -24,6 +26,7 @@ type backend struct {
 	wire     bool
 	messages []message
 	stop     int64 // refuse contents above it; 0 none
+	overlaps int   // how often Reset was called during Data
 }
 
 type message struct {
@@ -43,9 +46,34 @@ type session struct {
 	b        *backend
 	c        *smtp.Conn
 	from, to string
+
+	mu      sync.Mutex
+	inData  bool
+	overlap chan struct{} // closed by a Reset during Data
 }
 
-func (s *session) Reset()        { s.from, s.to = "", "" }
+func (s *session) Reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.inData {
+		close(s.overlap)
+		s.inData = false
+		return
+	}
+	s.from, s.to = "", ""
+}
+
+func (s *session) AuthMechanisms() []string { return []string{"TOKEN"} }
+
+func (s *session) Auth(string) (sasl.Server, error) { return token{}, nil }
+
+// token takes any response that is not empty.
+type token struct{}
+
+func (token) Next(response []byte) (challenge []byte, done bool, err error) {
+	return nil, len(response) > 0, nil
+}
+
 func (s *session) Logout() error { return nil }
 
 func (s *session) Mail(from string, _ *smtp.MailOptions) error {
@@ -76,7 +104,23 @@ func (s *session) Data(r io.Reader) error {
 	if s.b.stop > 0 {
 		r = io.LimitReader(r, s.b.stop)
 	}
-	if _, err := io.Copy(&buf, r); err != nil {
+	s.mu.Lock()
+	s.inData, s.overlap = true, make(chan struct{})
+	s.mu.Unlock()
+	_, err := io.Copy(&buf, r)
+	if err != nil { // does go-smtp wait for us?
+		select {
+		case <-s.overlap:
+			s.b.mu.Lock()
+			s.b.overlaps++
+			s.b.mu.Unlock()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	s.mu.Lock()
+	s.inData = false
+	s.mu.Unlock()
+	if err != nil {
 		if e, ok := errors.AsType[*mail.ReplyError](err); ok {
 			return &smtp.SMTPError{Code: e.Reply.Code, EnhancedCode: smtp.EnhancedCode{e.Reply.Code / 100, 6, 0}, Message: e.Reply.Text}
 		}
@@ -96,6 +140,8 @@ type listener struct {
 	net.Listener
 	opts  Options
 	conns chan *Conn
+	mu    sync.Mutex
+	all   []*Conn
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -104,6 +150,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	w := New(c, l.opts)
+	l.mu.Lock()
+	l.all = append(l.all, w)
+	l.mu.Unlock()
 	select {
 	case l.conns <- w:
 	default:
@@ -120,6 +169,7 @@ type server struct {
 	*backend
 	addr  string
 	conns chan *Conn
+	smtp  *smtp.Server
 }
 
 // serve starts a server: of ours, or of go-smtp alone.
@@ -142,13 +192,25 @@ func serve(t testing.TB, ours bool, opts Options, bare func(*smtp.Server)) *serv
 		if opts.Hostname == "" {
 			opts.Hostname = "mx.example.com"
 		}
-		ln = &listener{ln, opts, s.conns}
+		ours := &listener{Listener: ln, opts: opts, conns: s.conns}
+		ln = ours
+		t.Cleanup(func() {
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			_ = srv.Shutdown(ctx) // closes the listener
+			ours.mu.Lock()
+			defer ours.mu.Unlock()
+			for _, c := range ours.all {
+				c.Kill()
+			}
+		})
 	}
-	done := make(chan struct{})
-	go func() { defer close(done); _ = srv.Serve(ln) }()
+	s.smtp = srv
+	go func() { _ = srv.Serve(ln) }()
 	t.Cleanup(func() {
-		_ = srv.Close()
-		<-done
+		if !ours {
+			_ = srv.Close()
+		}
 	})
 	return s
 }
