@@ -198,7 +198,9 @@ func checkDomain(d string) error {
 			return bad("label")
 		}
 		for i := range len(label) {
-			if c := label[i]; !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
+			switch c := label[i]; {
+			case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
+			default:
 				return bad("character")
 			}
 		}

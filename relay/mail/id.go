@@ -96,9 +96,9 @@ func IDTime(id string) time.Time {
 // message that survives splits and moves between nodes.
 func NewUID(t time.Time) string {
 	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails (Go 1.24)
+	_, _ = rand.Read(b[6:]) // never fails (Go 1.24)
 	ms := uint64(max(t.UnixMilli(), 0))
-	b[0], b[1], b[2], b[3], b[4], b[5] = byte(ms>>40), byte(ms>>32), byte(ms>>24), byte(ms>>16), byte(ms>>8), byte(ms)
+	binary.BigEndian.PutUint64(b[:8], ms<<16|uint64(b[6])<<8|uint64(b[7]))
 	b[6] = b[6]&0x0f | 0x70
 	b[8] = b[8]&0x3f | 0x80
 	const hex = "0123456789abcdef"

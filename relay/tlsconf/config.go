@@ -1,0 +1,141 @@
+package tlsconf
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+)
+
+// versions are the words for TLS versions. 1.0 and 1.1 are deprecated (RFC
+// 8996), and there for devices that speak nothing newer.
+var versions = map[string]uint16{"": tls.VersionTLS12, "1.0": tls.VersionTLS10, "1.1": tls.VersionTLS11, "1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
+
+// Versions lists the words for TLS versions.
+func Versions() []string { return []string{"1.0", "1.1", "1.2", "1.3"} }
+
+func parseVersion(word string) (uint16, error) {
+	v, ok := versions[word]
+	if !ok {
+		return 0, fmt.Errorf("unknown TLS version %q: known are %s", word, strings.Join(Versions(), ", "))
+	}
+	return v, nil
+}
+
+// VersionName is the word for a TLS version, such as "1.3", or empty.
+func VersionName(v uint16) string {
+	for word, known := range versions {
+		if known == v && word != "" {
+			return word
+		}
+	}
+	return ""
+}
+
+// clientCertificates are the words for what a server wants of its clients'
+// certificates.
+var clientCertificates = map[string]tls.ClientAuthType{
+	"": tls.NoClientCert, "none": tls.NoClientCert, "request": tls.VerifyClientCertIfGiven, "require": tls.RequireAndVerifyClientCert,
+}
+
+// ClientCertificates lists the words of [ServerOptions.ClientCertificate].
+func ClientCertificates() []string { return []string{"none", "request", "require"} }
+
+// ServerOptions say how a receive connector speaks TLS.
+type ServerOptions struct {
+	Certificate       string // name of the source for clients that ask for no other name
+	MinVersion        string // "1.0" to "1.3"; empty means 1.2
+	ClientCertificate string // none, request (verified when given), require; empty means none
+	ClientCAFile      string // PEM; whom client certificates are from. Needed for request and require
+}
+
+// Server makes the TLS configuration of a receive connector. It follows
+// certificates that are reloaded later.
+func (c *Certificates) Server(opts ServerOptions) (*tls.Config, error) {
+	version, err := parseVersion(opts.MinVersion)
+	if err != nil {
+		return nil, err
+	}
+	if c.Get(opts.Certificate) == nil {
+		return nil, fmt.Errorf("no certificate %q", opts.Certificate)
+	}
+	client, ok := clientCertificates[opts.ClientCertificate]
+	if !ok {
+		return nil, fmt.Errorf("unknown word %q for client certificates: known are %s", opts.ClientCertificate, strings.Join(ClientCertificates(), ", "))
+	}
+	config := &tls.Config{
+		MinVersion: version,
+		ClientAuth: client,
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return c.choose(opts.Certificate, hello)
+		},
+	}
+	if client != tls.NoClientCert {
+		if opts.ClientCAFile == "" { // the system's authorities would let in anyone with any certificate
+			return nil, errors.New("client certificates need a file of the authorities that they are from")
+		}
+		if config.ClientCAs, err = Roots(opts.ClientCAFile); err != nil {
+			return nil, err
+		}
+	}
+	return config, nil
+}
+
+// Levels lists the TLS levels of send connectors, from none to most.
+func Levels() []string { return []string{"none", "opportunistic", "encrypt", "verify", "verify_name"} }
+
+// ClientOptions say how a send connector speaks TLS.
+type ClientOptions struct {
+	Level      string // one of [Levels]; empty means opportunistic
+	MinVersion string // "1.0" to "1.3"; empty means 1.2
+	CAFile     string // PEM; authorities to trust instead of the system's
+	CertFile   string // PEM; our certificate for next hops that ask for one
+	KeyFile    string
+}
+
+// Client makes the TLS configuration of a send connector: versions, authorities
+// and our own certificate. It is nil for the level none. It verifies the peer;
+// the caller sets the name, and turns verification off for the levels that do
+// not ask for it.
+func Client(opts ClientOptions) (*tls.Config, error) {
+	if opts.Level != "" && !slices.Contains(Levels(), opts.Level) {
+		return nil, fmt.Errorf("unknown TLS level %q: known are %s", opts.Level, strings.Join(Levels(), ", "))
+	}
+	version, err := parseVersion(opts.MinVersion)
+	if err != nil || opts.Level == "none" {
+		return nil, err
+	}
+	config := &tls.Config{
+		MinVersion:         version,
+		ClientSessionCache: tls.NewLRUClientSessionCache(256),
+	}
+	if opts.CAFile != "" {
+		if config.RootCAs, err = Roots(opts.CAFile); err != nil {
+			return nil, err
+		}
+	}
+	if opts.CertFile != "" || opts.KeyFile != "" {
+		cert, err := Pair(opts.CertFile, opts.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("client certificate: %w", err)
+		}
+		config.Certificates = []tls.Certificate{*cert}
+	}
+	return config, nil
+}
+
+// Roots reads certificates of authorities from a PEM file.
+func Roots(name string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(name) //nolint:gosec // a file that the configuration names
+	if err != nil {
+		return nil, fmt.Errorf("authorities: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("authorities: no certificate in %s", name)
+	}
+	return pool, nil
+}
