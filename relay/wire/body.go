@@ -326,7 +326,7 @@ func (b *Body) fail(err error) error {
 		e.Err = errTimeout
 		return e
 	}
-	b.c.setCause(CauseClosed)
+	b.c.setCause(b.c.lost())
 	b.c.failed = true
 	return io.ErrUnexpectedEOF
 }
@@ -388,7 +388,7 @@ func (c *Conn) endBody() error {
 		c.override = mail.Reply{Code: 421, Enhanced: "4.4.2", Text: "timeout, closing connection"}
 		return io.ErrUnexpectedEOF
 	case b.broken:
-		c.swallow = b.told || c.cause == CauseClosed // nobody is there to hear it
+		c.swallow = b.told || c.cause == CauseClosed || c.cause == CauseShutdown // nobody is there to hear it
 		return io.ErrUnexpectedEOF
 	case b.unsafe:
 		c.setCause(CauseProtocol) // after the reply

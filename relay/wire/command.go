@@ -251,12 +251,12 @@ func (c *Conn) lineError(err error) {
 	case errors.Is(err, errTimeout):
 		c.now = none
 		cause := CauseIdle
-		if c.tx || c.auth.active || c.in.len() > 0 {
+		if c.tx || c.auth.active || c.in.len() > 0 || c.opts.SessionTimeout > 0 && c.nowAt.Sub(c.started) >= c.opts.SessionTimeout {
 			cause = CauseTimeout
 		}
 		c.bye(cause, 421, "4.4.2", "timeout, closing connection")
 	default:
-		c.setCause(CauseClosed)
+		c.setCause(c.lost())
 	}
 }
 

@@ -211,11 +211,11 @@ func (c *Conn) Close() error {
 			}()
 			c.settle()
 			_ = c.flush()
-			if c.cause != "" && c.cause != CauseClosed && c.cause != CauseQuit {
+			if c.cause != "" && c.cause != CauseClosed && c.cause != CauseQuit && !c.isKilled() {
 				c.linger()
 			}
 		}()
-		c.setCause(CauseClosed)
+		c.setCause(c.lost())
 		_ = c.raw.Close()
 		c.mu.Lock()
 		c.killed = true
@@ -236,7 +236,7 @@ func (c *Conn) Close() error {
 // still sends: closing with unread input makes TCP take back the last reply.
 func (c *Conn) linger() {
 	tcp, ok := c.raw.(interface{ CloseWrite() error })
-	if !ok || c.isKilled() {
+	if !ok {
 		return
 	}
 	if t, ok := c.cur.(*tls.Conn); ok {
@@ -316,6 +316,14 @@ func (c *Conn) Kill() {
 	c.killed, c.draining = true, true
 	close(c.gone)
 	_ = c.raw.Close()
+}
+
+// lost is the cause when the connection is gone.
+func (c *Conn) lost() string {
+	if c.isKilled() {
+		return CauseShutdown
+	}
+	return CauseClosed
 }
 
 func (c *Conn) isKilled() bool {

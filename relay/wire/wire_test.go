@@ -234,6 +234,9 @@ func dial(t testing.TB, addr string) *client {
 
 func (c *client) send(s string) {
 	c.t.Helper()
+	if s == "" { // which a pipe would hand over as such
+		return
+	}
 	if _, err := io.WriteString(c.c, s); err != nil {
 		c.t.Logf("send: %v", err)
 	}
@@ -274,7 +277,9 @@ func (c *client) talk(lines ...string) {
 	for _, l := range lines {
 		cmd, want, _ := strings.Cut(l, "=>")
 		c.send(cmd)
-		c.expect(want)
+		if got := c.reply(); !strings.HasPrefix(got, want) {
+			c.t.Fatalf("%.60q: reply = %q, want %q", cmd, got, want)
+		}
 	}
 }
 
