@@ -16,6 +16,7 @@ type durableLease struct {
 	q *queue.Queue
 }
 
+// Claim claims from the queue.
 func (d durable) Claim(ctx context.Context) (Lease, error) {
 	l, err := d.q.Claim(ctx)
 	if err != nil {
@@ -24,8 +25,10 @@ func (d durable) Claim(ctx context.Context) (Lease, error) {
 	return durableLease{l, d.q}, nil
 }
 
+// View is the lease itself.
 func (l durableLease) View() *queue.Lease { return l.Lease }
 
+// Settle settles the lease.
 func (l durableLease) Settle(ctx context.Context, s queue.Settlement) error {
 	return l.q.Settle(ctx, l.Lease, s)
 }

@@ -206,10 +206,7 @@ func (s *Scheduler) handle(ctx, attempts context.Context, l Lease) {
 	case !j.now.Before(j.expires):
 		j.expire(ctx)
 	case v.Hop.Connector == "":
-		j.wait(ctx, j.expires, mail.Outcome{
-			Reply: mail.Reply{Enhanced: "4.4.4", Text: "no send connector takes the recipient"},
-			Class: mail.ClassBadDomain, ClassRule: "unroutable",
-		})
+		j.wait(ctx, j.expires, unroutable)
 	case !known:
 		j.wait(ctx, j.now.Add(jitter(unknownPause, s.opts.Rand())), mail.Outcome{
 			Reply: mail.Reply{Enhanced: "4.3.5", Text: "send connector " + v.Hop.Connector + " is not in the configuration"},

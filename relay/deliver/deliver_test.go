@@ -664,3 +664,4 @@ func (e *endless) Claim(ctx context.Context) (Lease, error) {
 }
 func (e *endless) View() *queue.Lease                             { return e.view }
 func (e *endless) Settle(context.Context, queue.Settlement) error { return nil }
+func (e *endless) Release()                                       {}

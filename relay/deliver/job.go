@@ -267,6 +267,9 @@ func (j *job) expire(ctx context.Context) {
 	for k, i := range j.view.Index {
 		st := &j.view.Message.States[i]
 		outcomes[k].Reply, outcomes[k].Class = st.Last, st.LastClass
+		if st.Last == (mail.Reply{}) && j.view.Hop.Connector == "" {
+			outcomes[k].Reply, outcomes[k].Class = unroutable.Reply, unroutable.Class
+		}
 		outcomes[k] = j.expired(outcomes[k])
 	}
 	j.finish(ctx, queue.Settlement{Outcomes: outcomes, NoAttempt: true}, nil)
@@ -280,6 +283,12 @@ func (j *job) all(o mail.Outcome) []mail.Outcome {
 		outcomes[k].Recipient = j.view.Message.Envelope.Recipients[i].Address
 	}
 	return outcomes
+}
+
+// unroutable is why recipients of route.Unroutable wait.
+var unroutable = mail.Outcome{
+	Reply: mail.Reply{Enhanced: "4.4.4", Text: "no send connector takes the recipient"},
+	Class: mail.ClassBadDomain, ClassRule: "unroutable",
 }
 
 const ruleExpired = "expired"
