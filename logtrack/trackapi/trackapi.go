@@ -14,8 +14,13 @@ import (
 
 // Query selects messages or facts. Zero fields select all. Address filters
 // take an exact address, "@domain", or a pattern with "*".
+//
+// A message is selected when one of its facts passes all filters. Its time is
+// that of its acceptance; its disposition is that of the worst off among the
+// recipients that the recipient and domain filters select. A negated filter
+// passes over messages with any fact that the filter selects.
 type Query struct {
-	From        time.Time // inclusive; zero: a day before To
+	From        time.Time // inclusive; zero: a day before To, or without limit when QueueID or MessageID is exact
 	To          time.Time // exclusive; zero: now
 	Q           string    // the filters below as one string: recipient:*@example.com -class:greylist
 	Sender      string
@@ -27,6 +32,9 @@ type Query struct {
 	AuthUser    string
 	Connector   string // receive or send connector
 	RemoteHost  string // name, pattern or address
+	SessionID   string // inbound or outbound
+	Queue       string // next hop
+	Provider    string
 	Disposition string // one or several, by comma
 	Class       string
 	Code        string        // 550, 5.1.1, 5xx
@@ -149,11 +157,14 @@ type Transcript struct {
 	Note          string         `json:"note,omitempty"` // why there is none
 }
 
-// AggregateQuery asks for numbers over facts.
+// AggregateQuery asks for numbers over facts. Without a filter on event, count,
+// rate and latency are over outcomes (each recipient's final fact, and each
+// deferral), and bytes over accepted messages. A fact about several recipients
+// counts once for each.
 type AggregateQuery struct {
 	Query
 	Metric string        // count, rate, bytes, latency_p50, latency_p90, latency_p95, latency_p99, latency_max
-	By     []string      // sender_domain, recipient_domain, connector, remote_host, provider, disposition, class, code, event; at most two
+	By     []string      // [Dimensions]; at most two
 	Step   time.Duration // 0: one value for the whole range
 	Top    int           // groups; the rest is "other"; default 10, at most 100
 }

@@ -1,0 +1,551 @@
+package logtrack
+
+import (
+	"cmp"
+	"encoding/binary"
+	"hash/crc32"
+	"reflect"
+	"slices"
+	"strings"
+
+	"waybill/relay/event"
+)
+
+// Forms of a stored column.
+const (
+	formNums byte = iota
+	formText
+	formEventIDs
+	formByMessage byte = 0x80 // a value for each message of the block, then those of rows without a message
+)
+
+const blockVersion = 1
+
+// byMessage are columns that are the same in every fact about a message, nearly always.
+var byMessage = map[string]bool{
+	"mail_from": true, "header_message_id": true, "header_from": true, "size": true, "connector_in": true,
+	"client_ip": true, "auth_user": true, "priority": true, "message_uid": true,
+}
+
+// typeRun is a stretch of rows of one type of fact. Rows are stored by type,
+// so that a column needs room only where it has something to say.
+type typeRun struct {
+	name  string
+	start int
+	n     int
+}
+
+// header is what stays in memory of a sealed block.
+type header struct {
+	seq            uint32
+	rows           int
+	bytes          int   // of the stored body
+	minTS, maxTS   int64 // times of facts, microseconds
+	minID, maxID   int64 // times of event ids, milliseconds
+	minAcc, maxAcc int64 // acceptance of the messages, milliseconds; only when hasMsg
+	hasMsg         bool
+	types          []typeRun
+	small          map[string][]string // the values of those pruned columns that have few, or none
+}
+
+// encoded is a block ready to be stored.
+type encoded struct {
+	head  *header
+	body  []byte
+	posts [][8]byte // index keys without their block, sorted
+}
+
+// colBuild gathers a column while a block is encoded.
+type colBuild struct {
+	name  string
+	text  bool
+	cover []byte // indexes of the types that have values
+	nums  []int64
+	codes []uint32
+	dict  map[string]uint32
+	list  []string
+}
+
+func (c *colBuild) code(s string) uint32 {
+	if s == "" {
+		return 0
+	}
+	if n := len(c.codes); n > 0 && c.list[c.codes[n-1]] == s {
+		return c.codes[n-1]
+	}
+	id, ok := c.dict[s]
+	if !ok {
+		id = uint32(len(c.list)) //nolint:gosec // bounded by the rows of a block
+		c.dict[s] = id
+		c.list = append(c.list, s)
+	}
+	return id
+}
+
+type builder struct {
+	recs   []event.Record
+	head   *header
+	order  []int // rows as stored → index in recs
+	cols   []*colBuild
+	byName map[string]*colBuild
+
+	// scratch
+	texts []string
+	nums  []int64
+	nanos []int64
+	vals  []reflect.Value
+}
+
+// encodeBlock seals records into a block. The records do not change.
+func encodeBlock(seq uint32, recs []event.Record) *encoded {
+	b := &builder{recs: recs, head: summarize(recs), byName: map[string]*colBuild{}}
+	b.head.seq = seq
+	b.sortByType()
+	for t, run := range b.head.types {
+		b.addType(byte(t), run) //nolint:gosec // far fewer types than 256
+	}
+	e := &encoded{head: b.head, body: b.body(), posts: b.postings()}
+	b.head.bytes = len(e.body)
+	for _, name := range pruned {
+		switch c := b.byName[name]; {
+		case c == nil:
+			b.head.small[name] = []string{}
+		case len(c.list) <= maxPruned+1:
+			b.head.small[name] = c.list[1:]
+		}
+	}
+	return e
+}
+
+// summarize computes what a header says of the ranges of recs.
+func summarize(recs []event.Record) *header {
+	h := &header{rows: len(recs), small: map[string][]string{}}
+	for i := range recs {
+		h.widen(&recs[i], i == 0)
+	}
+	return h
+}
+
+func (h *header) widen(r *event.Record, first bool) {
+	ts := r.Time.UnixMicro()
+	id := acceptMS(r.ID)
+	if id == 0 {
+		id = r.Time.UnixMilli()
+	}
+	if first {
+		h.minTS, h.maxTS, h.minID, h.maxID = ts, ts, id, id
+	}
+	h.minTS, h.maxTS = min(h.minTS, ts), max(h.maxTS, ts)
+	h.minID, h.maxID = min(h.minID, id), max(h.maxID, id)
+	if r.Message == "" {
+		return
+	}
+	acc := acceptMS(string(r.Message))
+	if !h.hasMsg {
+		h.minAcc, h.maxAcc, h.hasMsg = acc, acc, true
+	}
+	h.minAcc, h.maxAcc = min(h.minAcc, acc), max(h.maxAcc, acc)
+}
+
+func (b *builder) sortByType() {
+	count := map[string]int{}
+	name := make([]string, len(b.recs))
+	for i := range b.recs {
+		name[i] = plans[reflect.TypeOf(b.recs[i].Event)].name
+		count[name[i]]++
+	}
+	for n, c := range count {
+		b.head.types = append(b.head.types, typeRun{name: n, n: c})
+	}
+	slices.SortFunc(b.head.types, func(x, y typeRun) int { return cmp.Compare(x.name, y.name) })
+	next := map[string]int{}
+	start := 0
+	for i := range b.head.types {
+		t := &b.head.types[i]
+		t.start, next[t.name] = start, start
+		start += t.n
+	}
+	b.order = make([]int, len(b.recs))
+	for i := range b.recs {
+		b.order[next[name[i]]] = i
+		next[name[i]]++
+	}
+}
+
+func (b *builder) col(name string, text bool) *colBuild {
+	key := name
+	if !text {
+		key += "#"
+	}
+	c := b.byName[key]
+	if c == nil {
+		c = &colBuild{name: name, text: text}
+		if text {
+			c.dict, c.list = map[string]uint32{}, []string{""}
+		}
+		b.byName[key] = c
+		b.cols = append(b.cols, c)
+	}
+	return c
+}
+
+// addText appends the texts to a column, unless they say nothing.
+func (b *builder) addText(t byte, name string, texts []string) {
+	if !slices.ContainsFunc(texts, func(s string) bool { return s != "" }) {
+		return
+	}
+	c := b.col(name, true)
+	c.cover = append(c.cover, t)
+	for _, s := range texts {
+		c.codes = append(c.codes, c.code(s))
+	}
+}
+
+func (b *builder) addNums(t byte, name string, nums []int64) {
+	if !slices.ContainsFunc(nums, func(n int64) bool { return n != 0 }) {
+		return
+	}
+	c := b.col(name, false)
+	c.cover = append(c.cover, t)
+	c.nums = append(c.nums, nums...)
+}
+
+// addType adds the columns of one type of fact.
+func (b *builder) addType(t byte, run typeRun) {
+	rows := b.order[run.start : run.start+run.n]
+	for _, name := range heads {
+		if name == "ts" {
+			b.nums, b.nanos = b.nums[:0], b.nanos[:0]
+			for _, i := range rows {
+				n, ns := packTime(b.recs[i].Time)
+				b.nums, b.nanos = append(b.nums, n), append(b.nanos, ns)
+			}
+			b.addNums(t, "ts", b.nums)
+			b.addNums(t, "ts/ns", b.nanos)
+			continue
+		}
+		b.texts = b.texts[:0]
+		for _, i := range rows {
+			b.texts = append(b.texts, headText(&b.recs[i], name))
+		}
+		b.addText(t, name, b.texts)
+	}
+	p := planNames[run.name]
+	structs := make([]reflect.Value, len(rows))
+	for k, i := range rows {
+		structs[k] = reflect.ValueOf(b.recs[i].Event)
+	}
+	for i := range p.leaves {
+		l := &p.leaves[i]
+		if l.kind != kindList {
+			b.addLeaf(t, l, structs)
+			continue
+		}
+		b.nums, b.vals = b.nums[:0], b.vals[:0]
+		for _, s := range structs {
+			list := s.FieldByIndex(l.index)
+			if list.IsNil() {
+				b.nums = append(b.nums, 0)
+				continue
+			}
+			b.nums = append(b.nums, int64(list.Len())+1)
+			for j := range list.Len() {
+				b.vals = append(b.vals, list.Index(j))
+			}
+		}
+		b.addNums(t, l.name, b.nums)
+		for j := range l.sub {
+			b.addLeaf(t, &l.sub[j], b.vals)
+		}
+	}
+}
+
+func headText(r *event.Record, name string) string {
+	switch name {
+	case "event_id":
+		return r.ID
+	case "node":
+		return r.Node
+	case "source":
+		return string(r.Source)
+	case "config_rev":
+		return r.ConfigRev
+	case "session_id":
+		return r.Session
+	case "queue_id":
+		return string(r.Message)
+	}
+	return r.UID
+}
+
+func (b *builder) addLeaf(t byte, l *leaf, structs []reflect.Value) {
+	if l.isText() {
+		b.texts = b.texts[:0]
+		for _, s := range structs {
+			b.texts = append(b.texts, l.text(s))
+		}
+		b.addText(t, l.name, b.texts)
+		return
+	}
+	b.nums, b.nanos = b.nums[:0], b.nanos[:0]
+	for _, s := range structs {
+		n, ns := l.num(s)
+		b.nums, b.nanos = append(b.nums, n), append(b.nanos, ns)
+	}
+	b.addNums(t, l.name, b.nums)
+	if l.kind == kindTime {
+		b.addNums(t, l.name+"/ns", b.nanos)
+	}
+}
+
+// body writes the directory of columns and the columns.
+func (b *builder) body() []byte {
+	queue := make([]uint32, len(b.recs)) // code of the message of each row
+	messages := 1
+	if c := b.byName["queue_id"]; c != nil {
+		messages = len(c.list)
+		at := 0
+		for _, t := range c.cover {
+			run := b.head.types[t]
+			at += copy(queue[run.start:run.start+run.n], c.codes[at:])
+		}
+	}
+	dir := binary.AppendUvarint([]byte{blockVersion}, uint64(len(b.cols)))
+	var data, raw []byte
+	for _, c := range b.cols {
+		raw = raw[:0]
+		form, n := formNums, len(c.nums)
+		if c.text {
+			form, n = formText, len(c.codes)
+		}
+		switch {
+		case c.name == "event_id" && len(c.codes) == len(b.recs):
+			var ok bool
+			if raw, ok = b.eventIDs(raw, c); ok {
+				form = formEventIDs
+				break
+			}
+			raw = appendCodes(appendDict(raw[:0], c.list), c.codes)
+		case byMessage[c.name] && messages > 1:
+			var ok bool
+			if raw, ok = b.perMessage(raw, c, queue, messages); ok {
+				form |= formByMessage
+				break
+			}
+			raw = c.plain(raw[:0])
+		default:
+			raw = c.plain(raw)
+		}
+		at := len(data)
+		data = appendPacked(data, raw)
+		dir = appendString(dir, c.name)
+		dir = append(dir, form)
+		dir = appendString(dir, string(c.cover))
+		dir = binary.AppendUvarint(dir, uint64(n)) //nolint:gosec // a length
+		dir = binary.AppendUvarint(dir, uint64(len(raw)))
+		dir = binary.AppendUvarint(dir, uint64(len(data)-at)) //nolint:gosec // a length
+	}
+	return append(dir, data...)
+}
+
+func (c *colBuild) plain(raw []byte) []byte {
+	if c.text {
+		return appendCodes(appendDict(raw, c.list), c.codes)
+	}
+	return appendNums(raw, c.nums)
+}
+
+func (b *builder) eventIDs(raw []byte, c *colBuild) ([]byte, bool) {
+	ts := b.byName["ts#"]
+	if ts == nil || len(ts.nums) != len(c.codes) {
+		return nil, false
+	}
+	ids := make([]string, len(c.codes))
+	for i, code := range c.codes {
+		ids[i] = c.list[code]
+	}
+	return appendEventIDs(raw, ids, ts.nums)
+}
+
+// perMessage writes a column as one value for each message, when the rows of
+// each message agree.
+func (b *builder) perMessage(raw []byte, c *colBuild, queue []uint32, messages int) ([]byte, bool) {
+	per := make([]int64, messages)
+	seen := make([]bool, messages)
+	var rest []int64
+	at := 0
+	for _, t := range c.cover {
+		run := b.head.types[t]
+		for row := run.start; row < run.start+run.n; row++ {
+			var v int64
+			if c.text {
+				v = int64(c.codes[at])
+			} else {
+				v = c.nums[at]
+			}
+			at++
+			switch q := queue[row]; {
+			case q == 0:
+				rest = append(rest, v)
+			case !seen[q]:
+				per[q], seen[q] = v, true
+			case per[q] != v:
+				return nil, false
+			}
+		}
+	}
+	if c.text {
+		raw = appendDict(raw, c.list)
+	}
+	raw = appendNums(raw, per[1:])
+	return appendNums(raw, rest), true
+}
+
+// postings lists the index keys of the block, each once.
+func (b *builder) postings() [][8]byte {
+	var keys [][8]byte
+	for _, p := range postings {
+		c := b.byName[p.column]
+		if c == nil {
+			continue
+		}
+		for _, s := range c.list[1:] {
+			if k := p.key(s); k != "" {
+				keys = append(keys, hashKey(p.post, k))
+			}
+		}
+	}
+	slices.SortFunc(keys, func(x, y [8]byte) int {
+		return cmp.Compare(binary.BigEndian.Uint64(x[:]), binary.BigEndian.Uint64(y[:]))
+	})
+	return slices.Compact(keys)
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// append writes the header as it is stored.
+func (h *header) append(dst []byte) []byte {
+	at := len(dst)
+	dst = append(dst, blockVersion)
+	dst = binary.AppendUvarint(dst, uint64(h.rows))  //nolint:gosec // a count
+	dst = binary.AppendUvarint(dst, uint64(h.bytes)) //nolint:gosec // a count
+	for _, v := range [...]int64{h.minTS, h.maxTS, h.minID, h.maxID} {
+		dst = binary.AppendVarint(dst, v)
+	}
+	if h.hasMsg {
+		dst = append(dst, 1)
+		dst = binary.AppendVarint(dst, h.minAcc)
+		dst = binary.AppendVarint(dst, h.maxAcc)
+	} else {
+		dst = append(dst, 0)
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(h.types)))
+	for _, t := range h.types {
+		dst = appendString(dst, t.name)
+		dst = binary.AppendUvarint(dst, uint64(t.n)) //nolint:gosec // a count
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(h.small)))
+	for _, name := range pruned {
+		vals, ok := h.small[name]
+		if !ok {
+			continue
+		}
+		dst = appendString(dst, name)
+		dst = binary.AppendUvarint(dst, uint64(len(vals)))
+		for _, v := range vals {
+			dst = appendString(dst, v)
+		}
+	}
+	return binary.BigEndian.AppendUint32(dst, crc32.Checksum(dst[at:], castagnoli))
+}
+
+// readHeader reads what header.append wrote. intern shares equal strings.
+func readHeader(seq uint32, src []byte, intern func(string) string) (*header, error) {
+	if len(src) < 5 || crc32.Checksum(src[:len(src)-4], castagnoli) != binary.BigEndian.Uint32(src[len(src)-4:]) {
+		return nil, damaged("header checksum")
+	}
+	if src[0] != blockVersion {
+		return nil, damaged("header version")
+	}
+	h := &header{seq: seq, small: map[string][]string{}}
+	src = src[1 : len(src)-4]
+	var err error
+	if h.rows, src, err = readUvarint(src, maxBlockRows); err != nil {
+		return nil, err
+	}
+	if h.bytes, src, err = readUvarint(src, 1<<31); err != nil {
+		return nil, err
+	}
+	for _, v := range [...]*int64{&h.minTS, &h.maxTS, &h.minID, &h.maxID} {
+		if *v, src, err = readVarint(src); err != nil {
+			return nil, err
+		}
+	}
+	if len(src) == 0 {
+		return nil, damaged("header")
+	}
+	h.hasMsg, src = src[0] == 1, src[1:]
+	if h.hasMsg {
+		for _, v := range [...]*int64{&h.minAcc, &h.maxAcc} {
+			if *v, src, err = readVarint(src); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if src, err = h.readTypes(src, intern); err != nil {
+		return nil, err
+	}
+	n, src, err := readUvarint(src, uint64(len(pruned)))
+	if err != nil {
+		return nil, err
+	}
+	for range n {
+		var name string
+		if name, src, err = readString(src); err != nil {
+			return nil, err
+		}
+		var k int
+		if k, src, err = readUvarint(src, maxPruned); err != nil {
+			return nil, err
+		}
+		vals := make([]string, k)
+		for i := range vals {
+			if vals[i], src, err = readString(src); err != nil {
+				return nil, err
+			}
+			vals[i] = intern(vals[i])
+		}
+		h.small[intern(name)] = vals
+	}
+	return h, nil
+}
+
+func (h *header) readTypes(src []byte, intern func(string) string) ([]byte, error) {
+	n, src, err := readUvarint(src, 255)
+	if err != nil {
+		return nil, err
+	}
+	total := 0
+	for range n {
+		var t typeRun
+		if t.name, src, err = readString(src); err != nil {
+			return nil, err
+		}
+		if t.n, src, err = readUvarint(src, maxBlockRows); err != nil {
+			return nil, err
+		}
+		t.name, t.start = intern(t.name), total
+		total += t.n
+		h.types = append(h.types, t)
+	}
+	if total != h.rows {
+		return nil, damaged("rows")
+	}
+	return src, nil
+}
+
+// isChild reports whether a column belongs to the elements of a list, and of which.
+func isChild(name string) (list string, ok bool) {
+	list, _, ok = strings.Cut(name, ".")
+	return list, ok
+}

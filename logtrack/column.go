@@ -1,0 +1,422 @@
+package logtrack
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Bounds on what a stored block may claim, so that damage cannot make us allocate without end.
+const (
+	maxBlockRows  = 1 << 16
+	maxColumn     = 64 << 20 // octets of one column before compression
+	maxListValues = 1 << 22
+)
+
+var errDamaged = errors.New("damaged block")
+
+func damaged(what string) error { return fmt.Errorf("%w: %s", errDamaged, what) }
+
+// column is one decoded column. Text columns have dict (entry 0 is always "")
+// and codes, others nums.
+type column struct {
+	dict  []string
+	codes []uint32
+	nums  []int64
+}
+
+func (c *column) size() int64 {
+	n := len(c.codes)*4 + len(c.nums)*8 + len(c.dict)*16
+	for _, s := range c.dict {
+		n += len(s)
+	}
+	return int64(n)
+}
+
+// appendNums writes nums in the smallest of: offsets from the least value, or
+// offsets between neighbours; each octet of their width on a plane of its own,
+// which is what a general compressor likes best.
+func appendNums(dst []byte, nums []int64) []byte {
+	if len(nums) == 0 {
+		return dst
+	}
+	lo, hi := slices.Min(nums), slices.Max(nums)
+	w := width(uint64(hi) - uint64(lo)) //nolint:gosec // modular
+	dlo, dhi := int64(math.MaxInt64), int64(math.MinInt64)
+	for i := 1; i < len(nums); i++ {
+		d := nums[i] - nums[i-1] // wraps, and wraps back
+		dlo, dhi = min(dlo, d), max(dhi, d)
+	}
+	if len(nums) > 1 {
+		if dw := width(uint64(dhi) - uint64(dlo)); dw < w { //nolint:gosec // modular
+			dst = append(dst, byte(dw)|0x80)
+			dst = binary.AppendVarint(dst, nums[0])
+			dst = binary.AppendVarint(dst, dlo)
+			for p := range dw {
+				for i := 1; i < len(nums); i++ {
+					dst = append(dst, byte(uint64(nums[i]-nums[i-1]-dlo)>>(8*p))) //nolint:gosec // modular
+				}
+			}
+			return dst
+		}
+	}
+	dst = append(dst, byte(w))
+	dst = binary.AppendVarint(dst, lo)
+	for p := range w {
+		for _, v := range nums {
+			dst = append(dst, byte(uint64(v-lo)>>(8*p))) //nolint:gosec // modular
+		}
+	}
+	return dst
+}
+
+func width(span uint64) int {
+	w := 0
+	for ; span > 0; span >>= 8 {
+		w++
+	}
+	return w
+}
+
+// readNums reads n numbers that appendNums wrote.
+func readNums(src []byte, n int) (nums []int64, rest []byte, err error) {
+	if n == 0 {
+		return nil, src, nil
+	}
+	if len(src) == 0 {
+		return nil, nil, damaged("numbers")
+	}
+	w, delta := int(src[0]&0x7f), src[0]&0x80 != 0
+	src = src[1:]
+	var first int64
+	count := n
+	if delta {
+		if first, src, err = readVarint(src); err != nil {
+			return nil, nil, err
+		}
+		count--
+	}
+	base, src, err := readVarint(src)
+	if err != nil {
+		return nil, nil, err
+	}
+	if w > 8 || len(src) < w*count {
+		return nil, nil, damaged("numbers")
+	}
+	nums = make([]int64, n)
+	vals := nums[n-count:]
+	for p := range w {
+		plane := src[p*count : (p+1)*count]
+		for i, b := range plane {
+			vals[i] |= int64(uint64(b) << (8 * p)) //nolint:gosec // modular
+		}
+	}
+	src = src[w*count:]
+	for i := range vals {
+		vals[i] += base
+	}
+	if delta {
+		nums[0] = first
+		for i := 1; i < n; i++ {
+			nums[i] += nums[i-1]
+		}
+	}
+	return nums, src, nil
+}
+
+func readVarint(src []byte) (int64, []byte, error) {
+	v, n := binary.Varint(src)
+	if n <= 0 {
+		return 0, nil, damaged("varint")
+	}
+	return v, src[n:], nil
+}
+
+func readUvarint(src []byte, limit uint64) (int, []byte, error) {
+	v, n := binary.Uvarint(src)
+	if n <= 0 || v > limit {
+		return 0, nil, damaged("count")
+	}
+	return int(v), src[n:], nil //nolint:gosec // bounded by limit
+}
+
+func readString(src []byte) (string, []byte, error) {
+	n, src, err := readUvarint(src, maxColumn)
+	if err != nil || len(src) < n {
+		return "", nil, damaged("string")
+	}
+	return string(src[:n]), src[n:], nil
+}
+
+func appendString(dst []byte, s string) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(s)))
+	return append(dst, s...)
+}
+
+// Forms of a dictionary.
+const (
+	dictPlain byte = iota
+	dictULID
+	dictUUID
+)
+
+// appendDict writes the entries of a dictionary after entry 0, which is "".
+func appendDict(dst []byte, dict []string) []byte {
+	dict = dict[1:]
+	dst = binary.AppendUvarint(dst, uint64(len(dict)))
+	if len(dict) == 0 {
+		return dst
+	}
+	for _, form := range [...]struct {
+		id   byte
+		pack func(string) ([16]byte, bool)
+	}{{dictULID, packULID}, {dictUUID, packUUID}} {
+		if out, ok := appendIDs(append(dst, form.id), dict, form.pack); ok {
+			return out
+		}
+	}
+	dst = append(dst, dictPlain)
+	lens := make([]int64, len(dict))
+	for i, s := range dict {
+		lens[i] = int64(len(s))
+	}
+	dst = appendNums(dst, lens)
+	for _, s := range dict {
+		dst = append(dst, s...)
+	}
+	return dst
+}
+
+// appendIDs writes identifiers whose first six octets are a time.
+func appendIDs(dst []byte, ids []string, pack func(string) ([16]byte, bool)) ([]byte, bool) {
+	if _, ok := pack(ids[0]); !ok {
+		return nil, false
+	}
+	ms := make([]int64, len(ids))
+	tail := make([]byte, 0, 10*len(ids))
+	for i, s := range ids {
+		b, ok := pack(s)
+		if !ok {
+			return nil, false
+		}
+		ms[i] = ulidMS(b)
+		tail = append(tail, b[6:]...)
+	}
+	return append(appendNums(dst, ms), tail...), true
+}
+
+func readDict(src []byte) ([]string, []byte, error) {
+	n, src, err := readUvarint(src, maxListValues)
+	if err != nil {
+		return nil, nil, err
+	}
+	if n == 0 {
+		return []string{""}, src, nil
+	}
+	if len(src) == 0 {
+		return nil, nil, damaged("dictionary")
+	}
+	form := src[0]
+	lens, src, err := readNums(src[1:], n) // lengths, or times
+	if err != nil {
+		return nil, nil, err
+	}
+	dict := make([]string, 1, n+1)
+	if form == dictPlain {
+		total := int64(0)
+		for _, l := range lens {
+			if l < 0 || l > int64(len(src))-total {
+				return nil, nil, damaged("dictionary")
+			}
+			total += l
+		}
+		all := string(src[:total])
+		for _, l := range lens {
+			dict = append(dict, all[:l])
+			all = all[l:]
+		}
+		return dict, src[total:], nil
+	}
+	if form > dictUUID || len(src) < 10*n {
+		return nil, nil, damaged("dictionary")
+	}
+	text := make([]byte, 0, 36*n)
+	size := 26
+	if form == dictUUID {
+		size = 36
+	}
+	for i, ms := range lens {
+		var b [16]byte
+		binary.BigEndian.PutUint64(b[:8], uint64(ms)<<16) //nolint:gosec // modular
+		copy(b[6:], src[10*i:])
+		if form == dictUUID {
+			text = appendUUID(text, b)
+		} else {
+			text = appendULID(text, b)
+		}
+	}
+	all := string(text)
+	for i := range n {
+		dict = append(dict, all[i*size:(i+1)*size])
+	}
+	return dict, src[10*n:], nil
+}
+
+func appendCodes(dst []byte, codes []uint32) []byte {
+	nums := make([]int64, len(codes))
+	for i, c := range codes {
+		nums[i] = int64(c)
+	}
+	return appendNums(dst, nums)
+}
+
+func readCodes(src []byte, n, entries int) ([]uint32, []byte, error) {
+	nums, rest, err := readNums(src, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	codes := make([]uint32, n)
+	for i, v := range nums {
+		if v < 0 || v >= int64(entries) {
+			return nil, nil, damaged("code")
+		}
+		codes[i] = uint32(v) //nolint:gosec // bounded by entries
+	}
+	return codes, rest, nil
+}
+
+// appendEventIDs writes ULIDs next to the times of their rows: the identifier's
+// time is nearly always that of the row, and identifiers of one process in one
+// millisecond differ only in their last bits.
+func appendEventIDs(dst []byte, ids []string, ts []int64) ([]byte, bool) {
+	off := make([]int64, len(ids))
+	low := make([]int64, len(ids))
+	packed := make([][16]byte, len(ids))
+	bases := map[int64][16]byte{}
+	for i, s := range ids {
+		b, ok := packULID(s)
+		if !ok {
+			return nil, false
+		}
+		ms := ulidMS(b)
+		packed[i], off[i] = b, ms-rowMS(ts[i])
+		if base, ok := bases[ms]; !ok || string(b[6:]) < string(base[6:]) {
+			bases[ms] = b
+		}
+	}
+	for i, b := range packed {
+		base := bases[ulidMS(b)]
+		d := binary.BigEndian.Uint64(b[8:]) - binary.BigEndian.Uint64(base[8:])
+		if b[6] != base[6] || b[7] != base[7] || d > 1<<31 {
+			return nil, false
+		}
+		low[i] = int64(d) //nolint:gosec // bounded above
+	}
+	dst = appendNums(dst, off)
+	dst = appendNums(dst, low)
+	for _, ms := range sortedMS(bases) {
+		b := bases[ms]
+		dst = append(dst, b[6:]...)
+	}
+	return dst, true
+}
+
+func rowMS(packed int64) int64 {
+	if packed > 0 {
+		packed--
+	}
+	return packed / 1000
+}
+
+func sortedMS[V any](m map[int64]V) []int64 {
+	ms := make([]int64, 0, len(m))
+	for k := range m {
+		ms = append(ms, k)
+	}
+	slices.Sort(ms)
+	return ms
+}
+
+func readEventIDs(src []byte, ts []int64) (*column, error) {
+	n := len(ts)
+	off, src, err := readNums(src, n)
+	if err != nil {
+		return nil, err
+	}
+	low, src, err := readNums(src, n)
+	if err != nil {
+		return nil, err
+	}
+	bases := map[int64]int{}
+	for i := range off {
+		off[i] += rowMS(ts[i])
+		bases[off[i]] = 0
+	}
+	if len(src) < 10*len(bases) {
+		return nil, damaged("event ids")
+	}
+	for i, ms := range sortedMS(bases) {
+		bases[ms] = 10 * i
+	}
+	text := make([]byte, 0, 26*n)
+	for i, ms := range off {
+		var b [16]byte
+		binary.BigEndian.PutUint64(b[:8], uint64(ms)<<16) //nolint:gosec // modular
+		copy(b[6:], src[bases[ms]:][:10])
+		binary.BigEndian.PutUint64(b[8:], binary.BigEndian.Uint64(b[8:])+uint64(low[i])) //nolint:gosec // modular
+		text = appendULID(text, b)
+	}
+	all := string(text)
+	c := &column{dict: make([]string, n+1), codes: make([]uint32, n)}
+	for i := range n {
+		c.dict[i+1], c.codes[i] = all[26*i:26*i+26], uint32(i+1) //nolint:gosec // bounded by maxBlockRows
+	}
+	return c, nil
+}
+
+// The codecs are shared: EncodeAll and DecodeAll may be called at once.
+var (
+	encoder = must(zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2),
+		zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true)))
+	decoder = must(zstd.NewReader(nil, zstd.WithDecoderConcurrency(4), zstd.WithDecoderMaxMemory(maxColumn), zstd.WithDecoderLowmem(true)))
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err) // only wrong options
+	}
+	return v
+}
+
+// appendPacked compresses raw when that pays.
+func appendPacked(dst, raw []byte) []byte {
+	if len(raw) >= 48 {
+		at := len(dst)
+		dst = append(dst, 1)
+		dst = encoder.EncodeAll(raw, dst)
+		if len(dst)-at <= len(raw) {
+			return dst
+		}
+		dst = dst[:at]
+	}
+	dst = append(dst, 0)
+	return append(dst, raw...)
+}
+
+func unpack(src []byte, rawLen int) ([]byte, error) {
+	if len(src) == 0 || rawLen > maxColumn {
+		return nil, damaged("column")
+	}
+	if src[0] == 0 {
+		return src[1:], nil
+	}
+	raw, err := decoder.DecodeAll(src[1:], make([]byte, 0, min(rawLen, 1<<20)))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	return raw, nil
+}

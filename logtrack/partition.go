@@ -1,0 +1,375 @@
+package logtrack
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+	"go.uber.org/zap"
+)
+
+const metaFile = "meta.json"
+
+// meta summarizes a partition, so that it need not be opened to know that it
+// has nothing to say.
+type meta struct {
+	Day      string `json:"day"`
+	Finished bool   `json:"finished"` // cleanly closed and complete
+	Rows     int64  `json:"rows"`
+	Blocks   int    `json:"blocks"`
+	MinSeq   uint32 `json:"min_seq"`
+	MaxSeq   uint32 `json:"max_seq"`
+	MinTS    int64  `json:"min_ts"`
+	MaxTS    int64  `json:"max_ts"`
+	MinID    int64  `json:"min_id"`
+	MaxID    int64  `json:"max_id"`
+	MinAcc   int64  `json:"min_acc"`
+	MaxAcc   int64  `json:"max_acc"`
+	HasMsg   bool   `json:"has_msg"`
+}
+
+func (m *meta) add(h *header) {
+	if m.Blocks == 0 {
+		m.MinSeq, m.MaxSeq = h.seq, h.seq
+		m.MinTS, m.MaxTS, m.MinID, m.MaxID = h.minTS, h.maxTS, h.minID, h.maxID
+	}
+	m.Blocks++
+	m.Rows += int64(h.rows)
+	m.MinSeq, m.MaxSeq = min(m.MinSeq, h.seq), max(m.MaxSeq, h.seq)
+	m.MinTS, m.MaxTS = min(m.MinTS, h.minTS), max(m.MaxTS, h.maxTS)
+	m.MinID, m.MaxID = min(m.MinID, h.minID), max(m.MaxID, h.maxID)
+	if !h.hasMsg {
+		return
+	}
+	if !m.HasMsg {
+		m.MinAcc, m.MaxAcc, m.HasMsg = h.minAcc, h.maxAcc, true
+	}
+	m.MinAcc, m.MaxAcc = min(m.MinAcc, h.minAcc), max(m.MaxAcc, h.maxAcc)
+}
+
+// partition is one Badger database with the blocks of a day, or of a part of it.
+type partition struct {
+	name string
+	dir  string
+	log  *zap.Logger
+
+	mu      sync.Mutex
+	meta    meta
+	heads   []*header // grows; a prefix of it never changes
+	db      *badger.DB
+	ro      bool
+	refs    int
+	used    time.Time
+	dropped bool
+	bytes   int64 // as of the last look
+}
+
+// badgerOptions are for a database that only ever grows and is then removed
+// whole: small memtables, no Bloom filters (index keys are only iterated), the
+// blocks in the value log so that compaction does not move them.
+func badgerOptions(dir string, log *zap.Logger, readOnly bool) badger.Options {
+	return badger.DefaultOptions(dir).
+		WithLogger(badgerLog{log.Sugar()}).
+		WithSyncWrites(true). // a block's journal is removed once the block is stored
+		WithReadOnly(readOnly).
+		WithMemTableSize(16 << 20).
+		WithNumMemtables(2).
+		WithNumCompactors(2).
+		WithValueThreshold(4 << 10).
+		WithValueLogFileSize(256 << 20).
+		WithCompression(options.Snappy).
+		WithBlockCacheSize(8 << 20).
+		WithBloomFalsePositive(0).
+		WithDetectConflicts(false).
+		WithMetricsEnabled(false)
+}
+
+// badgerLog passes on what Badger says that a person should see.
+type badgerLog struct{ *zap.SugaredLogger }
+
+func (l badgerLog) Warningf(f string, a ...any) { l.Warnf(f, a...) }
+func (l badgerLog) Infof(string, ...any)        {}
+func (l badgerLog) Debugf(string, ...any)       {}
+
+// loadPartition reads what is known of a partition without opening it.
+func loadPartition(dir string, log *zap.Logger) (*partition, error) {
+	p := &partition{name: filepath.Base(dir), dir: dir, log: log}
+	b, err := os.ReadFile(filepath.Join(dir, metaFile)) //nolint:gosec // the store's own directory
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return nil, err
+	case json.Unmarshal(b, &p.meta) != nil:
+		p.meta = meta{} // rebuilt from the blocks
+	}
+	if p.meta.Day == "" && len(p.name) >= 8 {
+		p.meta.Day = p.name[:8]
+	}
+	if p.meta.Finished {
+		return p, nil
+	}
+	p.meta = meta{Day: p.meta.Day}
+	if err := p.acquire(true); err != nil {
+		return nil, err
+	}
+	for _, h := range p.heads {
+		p.meta.add(h)
+	}
+	p.release()
+	return p, nil
+}
+
+// acquire opens the partition if needed and keeps it open until release.
+func (p *partition) acquire(write bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dropped {
+		return os.ErrClosed
+	}
+	if p.db != nil && p.ro && write {
+		if p.refs > 0 {
+			return fmt.Errorf("partition %s is being read", p.name)
+		}
+		if err := p.closeLocked(); err != nil {
+			return err
+		}
+	}
+	if p.db == nil {
+		if err := p.openLocked(write); err != nil {
+			return err
+		}
+	}
+	p.refs++
+	p.used = time.Now()
+	return nil
+}
+
+func (p *partition) openLocked(write bool) error {
+	ro := p.meta.Finished && !write
+	db, err := badger.Open(badgerOptions(p.dir, p.log, ro))
+	if err != nil && ro { // not closed as cleanly as it says
+		ro = false
+		db, err = badger.Open(badgerOptions(p.dir, p.log, ro))
+	}
+	if err != nil {
+		return fmt.Errorf("open track partition %s: %w", p.dir, err)
+	}
+	heads, err := readHeaders(db, p.log)
+	if err != nil {
+		return errors.Join(err, db.Close())
+	}
+	p.db, p.ro, p.heads = db, ro, heads
+	return nil
+}
+
+func readHeaders(db *badger.DB, log *zap.Logger) ([]*header, error) {
+	var heads []*header
+	words := map[string]string{}
+	intern := func(s string) string {
+		if w, ok := words[s]; ok {
+			return w
+		}
+		words[s] = s
+		return s
+	}
+	err := db.View(func(txn *badger.Txn) error {
+		it := txn.NewIterator(badger.IteratorOptions{PrefetchValues: true, PrefetchSize: 64, Prefix: []byte{'h'}})
+		defer it.Close()
+		for it.Rewind(); it.Valid(); it.Next() {
+			k := it.Item().Key()
+			if len(k) != 5 {
+				continue
+			}
+			seq := binary.BigEndian.Uint32(k[1:])
+			err := it.Item().Value(func(b []byte) error {
+				h, err := readHeader(seq, b, intern)
+				if err != nil {
+					log.Error("track block left out: its header is damaged", zap.Uint32("block", seq), zap.Error(err))
+					return nil
+				}
+				heads = append(heads, h)
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return heads, err
+}
+
+func (p *partition) release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refs--
+	p.used = time.Now()
+	if p.dropped && p.refs == 0 {
+		p.removeLocked()
+	}
+}
+
+// idle closes the database when nobody has used it for a while.
+func (p *partition) idle(since time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.db == nil || p.refs > 0 || p.used.After(since) {
+		return
+	}
+	if err := p.closeLocked(); err != nil {
+		p.log.Warn("close of track partition", zap.String("partition", p.name), zap.Error(err))
+	}
+}
+
+func (p *partition) closeLocked() error {
+	if p.db == nil {
+		return nil
+	}
+	err := p.db.Close()
+	p.db, p.heads = nil, nil
+	return err
+}
+
+// finish closes the partition for good: from now on it is opened to read.
+func (p *partition) finish() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refs > 0 || p.ro && p.meta.Finished {
+		return nil // tried again later
+	}
+	if err := p.closeLocked(); err != nil {
+		return err
+	}
+	p.meta.Finished = true
+	b, err := json.Marshal(p.meta)
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(p.dir, metaFile+".tmp")
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(p.dir, metaFile))
+}
+
+// unfinish makes a finished partition take blocks again. The mark goes first,
+// so that a crash finds the partition unfinished.
+func (p *partition) unfinish() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.meta.Finished {
+		return nil
+	}
+	if err := os.Remove(filepath.Join(p.dir, metaFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	p.meta.Finished = false
+	return nil
+}
+
+// drop removes the partition, once its last reader is done.
+func (p *partition) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropped = true
+	if p.refs == 0 {
+		p.removeLocked()
+	}
+}
+
+func (p *partition) removeLocked() {
+	err := p.closeLocked()
+	if err = errors.Join(err, os.RemoveAll(p.dir)); err != nil {
+		p.log.Error("remove of track partition", zap.String("partition", p.name), zap.Error(err))
+	}
+}
+
+// has reports whether a block is stored here. The partition is acquired.
+func (p *partition) has(seq uint32) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.heads, func(h *header) bool { return h.seq == seq })
+}
+
+// put stores a block: first what it holds and its index keys, then the header
+// that makes it count. The partition is acquired for writing.
+func (p *partition) put(e *encoded) error {
+	seq := binary.BigEndian.AppendUint32(nil, e.head.seq)
+	wb := p.db.NewWriteBatch()
+	defer wb.Cancel()
+	if err := wb.Set(blockKey('d', e.head.seq), e.body); err != nil {
+		return err
+	}
+	keys := make([]byte, 0, 12*len(e.posts))
+	for _, k := range e.posts {
+		at := len(keys)
+		keys = append(append(keys, k[:]...), seq...)
+		if err := wb.Set(keys[at:len(keys):len(keys)], nil); err != nil {
+			return err
+		}
+	}
+	if err := wb.Flush(); err != nil {
+		return err
+	}
+	return p.db.Update(func(txn *badger.Txn) error {
+		return txn.Set(blockKey('h', e.head.seq), e.head.append(nil))
+	})
+}
+
+// publish makes a stored block visible to queries that begin from now on.
+func (p *partition) publish(h *header) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.heads = append(p.heads, h)
+	p.meta.add(h)
+}
+
+// headers is what the partition holds. It is acquired.
+func (p *partition) headers() []*header {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.heads[:len(p.heads):len(p.heads)]
+}
+
+func (p *partition) summary() meta {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.meta
+}
+
+// lookup lists the blocks that have an index key, in order. The partition is acquired.
+func (p *partition) lookup(keys [][8]byte) ([][]uint32, error) {
+	found := make([][]uint32, len(keys))
+	err := p.db.View(func(txn *badger.Txn) error {
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{'x'}})
+		defer it.Close()
+		for i, k := range keys {
+			for it.Seek(k[:]); it.ValidForPrefix(k[:]); it.Next() {
+				if b := it.Item().Key(); len(b) == 12 {
+					found[i] = append(found[i], binary.BigEndian.Uint32(b[8:]))
+				}
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+// body calls read with the stored body of a block. The partition is acquired.
+func (p *partition) body(seq uint32, read func([]byte) error) error {
+	return p.db.View(func(txn *badger.Txn) error {
+		item, err := txn.Get(blockKey('d', seq))
+		if err != nil {
+			return err
+		}
+		return item.Value(read)
+	})
+}

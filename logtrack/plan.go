@@ -1,0 +1,223 @@
+package logtrack
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+)
+
+// kind is how a field's Go type is stored.
+type kind uint8
+
+const (
+	kindString kind = iota
+	kindInt         // every integer, bool, disposition; seconds as microseconds
+	kindTime
+	kindAddr
+	kindList // slice of structs
+	kindJSON // anything else, as its JSON text
+)
+
+// leaf is one field of a fact.
+type leaf struct {
+	name  string // JSON name; of a list's element: list.field
+	kind  kind
+	index []int
+	typ   reflect.Type
+	sub   []leaf // of a list: the fields of its elements
+}
+
+// plan is how to take one type of fact apart and to put it together again.
+type plan struct {
+	name   string
+	typ    reflect.Type
+	class  event.Durability
+	leaves []leaf
+}
+
+// heads are the fields of the record itself.
+var heads = []string{"ts", "event_id", "node", "source", "config_rev", "session_id", "queue_id", "message_uid"}
+
+var (
+	plans     = makePlans()
+	planNames = namePlans()
+)
+
+func makePlans() map[reflect.Type]*plan {
+	all := map[reflect.Type]*plan{}
+	for _, name := range event.Names() {
+		var r event.Record
+		line := fmt.Sprintf(`{"schema":1,"event":%q,"ts":"2000-01-01T00:00:00Z"}`, name)
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			panic(fmt.Sprintf("logtrack: fact %s: %v", name, err)) // a test of package event would fail too
+		}
+		typ := reflect.TypeOf(r.Event)
+		all[typ] = &plan{name: name, typ: typ, class: event.Class(r.Event), leaves: planLeaves(typ, nil, "")}
+	}
+	return all
+}
+
+func namePlans() map[string]*plan {
+	m := make(map[string]*plan, len(plans))
+	for _, p := range plans {
+		m[p.name] = p
+	}
+	return m
+}
+
+func planLeaves(typ reflect.Type, index []int, prefix string) []leaf {
+	var leaves []leaf
+	for f := range typ.Fields() {
+		at := append(slices.Clone(index), f.Index...)
+		if f.Anonymous {
+			leaves = append(leaves, planLeaves(f.Type, at, prefix)...)
+			continue
+		}
+		key, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		l := leaf{name: prefix + key, index: at, typ: f.Type, kind: kindOf(f.Type, prefix == "")}
+		if l.kind == kindList {
+			l.sub = planLeaves(f.Type.Elem(), nil, key+".")
+		}
+		leaves = append(leaves, l)
+	}
+	return leaves
+}
+
+func kindOf(t reflect.Type, top bool) kind {
+	switch t {
+	case reflect.TypeFor[time.Time]():
+		return kindTime
+	case reflect.TypeFor[netip.Addr]():
+		return kindAddr
+	case reflect.TypeFor[mail.Disposition](), reflect.TypeFor[event.Seconds]():
+		return kindInt
+	}
+	switch t.Kind() {
+	case reflect.String:
+		return kindString
+	case reflect.Bool, reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return kindInt
+	case reflect.Slice:
+		if top && t.Elem().Kind() == reflect.Struct {
+			return kindList
+		}
+	}
+	return kindJSON
+}
+
+// isText reports whether the leaf's column holds strings.
+func (l *leaf) isText() bool { return l.kind == kindString || l.kind == kindAddr || l.kind == kindJSON }
+
+// text is the leaf's value in struct v, for a leaf that isText.
+func (l *leaf) text(v reflect.Value) string {
+	f := v.FieldByIndex(l.index)
+	switch l.kind {
+	case kindString:
+		return f.String()
+	case kindAddr:
+		if a := f.Interface().(netip.Addr); a.IsValid() {
+			return a.String()
+		}
+		return ""
+	}
+	if f.IsZero() {
+		return ""
+	}
+	b, err := json.Marshal(f.Interface())
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+// num is the leaf's value in struct v as an integer, and for times the
+// nanoseconds below the microsecond.
+func (l *leaf) num(v reflect.Value) (n, nanos int64) {
+	f := v.FieldByIndex(l.index)
+	switch {
+	case l.kind == kindTime:
+		return packTime(f.Interface().(time.Time))
+	case l.typ == reflect.TypeFor[event.Seconds]():
+		return time.Duration(f.Int()).Microseconds(), 0
+	case f.Kind() == reflect.Bool:
+		if f.Bool() {
+			return 1, 0
+		}
+		return 0, 0
+	case f.CanUint():
+		return int64(f.Uint()), 0 //nolint:gosec // the bits come back through setNum
+	}
+	return f.Int(), 0
+}
+
+func (l *leaf) setText(v reflect.Value, s string) {
+	if s == "" {
+		return
+	}
+	f := v.FieldByIndex(l.index)
+	switch l.kind {
+	case kindString:
+		f.SetString(s)
+	case kindAddr:
+		if a, err := netip.ParseAddr(s); err == nil {
+			f.Set(reflect.ValueOf(a))
+		}
+	default:
+		_ = json.Unmarshal([]byte(s), f.Addr().Interface()) // what text wrote; otherwise the field stays zero
+	}
+}
+
+func (l *leaf) setNum(v reflect.Value, n, nanos int64) {
+	if n == 0 && nanos == 0 {
+		return
+	}
+	f := v.FieldByIndex(l.index)
+	switch {
+	case l.kind == kindTime:
+		f.Set(reflect.ValueOf(unpackTime(n, nanos)))
+	case l.typ == reflect.TypeFor[event.Seconds]():
+		if n > math.MaxInt64/1000 || n < math.MinInt64/1000 {
+			return
+		}
+		f.SetInt(n * 1000)
+	case f.Kind() == reflect.Bool:
+		f.SetBool(n != 0)
+	case f.CanUint():
+		f.SetUint(uint64(n)) //nolint:gosec // the bits that num took
+	default:
+		f.SetInt(n)
+	}
+}
+
+// packTime makes a time an integer: microseconds since 1970, those from 0 on
+// moved up by one, so that 0 stands for the zero time.
+func packTime(t time.Time) (micros, nanos int64) {
+	if t.IsZero() {
+		return 0, 0
+	}
+	micros = t.UnixMicro()
+	nanos = int64(t.Nanosecond() % 1000)
+	if micros >= 0 {
+		micros++
+	}
+	return micros, nanos
+}
+
+func unpackTime(micros, nanos int64) time.Time {
+	if micros == 0 {
+		return time.Time{}
+	}
+	if micros > 0 {
+		micros--
+	}
+	return time.UnixMicro(micros).Add(time.Duration(nanos)).UTC()
+}

@@ -1,0 +1,504 @@
+package logtrack
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"waybill/logtrack/trackapi"
+	"waybill/relay/event"
+	"waybill/relay/mail"
+)
+
+// scan walks blocks in the order of a list and gives what it finds in that
+// order: an item is given only when no block that is still to come can hold
+// one that belongs before it.
+type scan struct {
+	oldest bool      // oldest first
+	blocks []*source // to come
+	edge   func(h *header) int64
+	found  map[string]position // items of blocks that were walked, not yet given
+	after  position            // the cursor
+	hasAft bool
+	given  map[string]bool
+}
+
+func newScan(oldest bool, blocks []*source, least, greatest func(h *header) int64) *scan {
+	sc := &scan{oldest: oldest, blocks: blocks, edge: greatest, found: map[string]position{}, given: map[string]bool{}}
+	if oldest {
+		sc.edge = least
+	}
+	slices.SortFunc(blocks, func(a, b *source) int {
+		if oldest {
+			return cmp.Compare(least(a.head), least(b.head))
+		}
+		return cmp.Compare(greatest(b.head), greatest(a.head))
+	})
+	return sc
+}
+
+// before reports whether a belongs before b.
+func (sc *scan) before(a, b position) bool {
+	if sc.oldest {
+		return a.compare(b) < 0
+	}
+	return a.compare(b) > 0
+}
+
+// add takes an item, unless it was given already or stands before the cursor.
+func (sc *scan) add(pos position) {
+	if sc.given[pos.id] || sc.hasAft && !sc.before(sc.after, pos) {
+		return
+	}
+	if old, ok := sc.found[pos.id]; !ok || sc.before(pos, old) {
+		sc.found[pos.id] = pos
+	}
+}
+
+// ready takes the items that are known to be next, in order.
+func (sc *scan) ready() []position {
+	var list []position
+	for _, pos := range sc.found {
+		if len(sc.blocks) > 0 {
+			edge := sc.edge(sc.blocks[0].head)
+			if sc.oldest && pos.at >= edge || !sc.oldest && pos.at <= edge {
+				continue
+			}
+		}
+		list = append(list, pos)
+	}
+	for _, pos := range list {
+		delete(sc.found, pos.id)
+		sc.given[pos.id] = true
+	}
+	slices.SortFunc(list, func(a, b position) int {
+		if sc.oldest {
+			return a.compare(b)
+		}
+		return b.compare(a)
+	})
+	return list
+}
+
+// boundary is where a list that is cut can go on: everything before it has
+// been given.
+func (sc *scan) boundary() (position, bool) {
+	if len(sc.blocks) == 0 {
+		return position{}, false
+	}
+	edge := sc.edge(sc.blocks[0].head)
+	if sc.oldest {
+		return position{edge - 1, "~"}, true
+	}
+	return position{edge + 1, ""}, true
+}
+
+// next walks blocks until at least n items are ready, or none are left.
+// each gives the items of one block. A few blocks are walked at a time.
+func (sc *scan) next(ctx context.Context, n int, each func(*source) ([]position, error)) ([]position, error) {
+	var list []position
+	batch := 1
+	for {
+		list = append(list, sc.ready()...)
+		if len(list) >= n || len(sc.blocks) == 0 {
+			return list, nil
+		}
+		k := min(batch, len(sc.blocks))
+		batch = min(batch*2, 16)
+		now := sc.blocks[:k]
+		results := make([][]position, k)
+		index := make([]int, k)
+		for i := range index {
+			index[i] = i
+		}
+		err := parallel(ctx, index, func(i int) (err error) {
+			results[i], err = each(now[i])
+			return err
+		})
+		if err != nil {
+			return list, err
+		}
+		sc.blocks = sc.blocks[k:]
+		for _, r := range results {
+			for _, pos := range r {
+				sc.add(pos)
+			}
+		}
+	}
+}
+
+func limitOf(q trackapi.Query) (int, error) {
+	switch {
+	case q.Limit == 0:
+		return trackapi.DefaultLimit, nil
+	case q.Limit < 0 || q.Limit > trackapi.MaxLimit:
+		return 0, trackapi.BadParameter("limit", "out of range", "a number of at most 1000; use the cursor for more")
+	}
+	return q.Limit, nil
+}
+
+// Messages searches messages: it finds the facts that pass all filters, and
+// folds the facts of their messages. Wrong parameters give a *trackapi.Problem.
+func (s *Store) Messages(ctx context.Context, q trackapi.Query) (*trackapi.Messages, error) {
+	f, err := compile(q, false)
+	if err != nil {
+		return nil, err
+	}
+	limit, err := limitOf(q)
+	if err != nil {
+		return nil, err
+	}
+	sig := signature("messages", q)
+	after, hasAfter, err := readCursor(q.Cursor, sig)
+	if err != nil {
+		return nil, err
+	}
+	fromMS, toMS := floorMS(f.from), floorMS(f.to)
+	lo, hi := max(fromMS, f.accLo), min(toMS, f.accHi)
+	mayHold := func(minAcc, maxAcc, minTS, maxTS int64) bool {
+		if minAcc == 0 && minTS <= f.to && maxTS >= f.from { // messages whose queue ID tells no time
+			return true
+		}
+		return maxAcc >= lo && minAcc <= hi
+	}
+	sn, err := s.snapshot(func(m *meta) bool { return m.HasMsg && mayHold(m.MinAcc, m.MaxAcc, m.MinTS, m.MaxTS) })
+	if err != nil {
+		return nil, err
+	}
+	defer sn.release()
+	defer s.observe("search", sn)
+	foldCtx, cancelFold := context.WithTimeout(ctx, s.opts.QueryTimeout*3/2) // what was found in time is answered
+	defer cancelFold()
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+
+	preds := f.candidates()
+	blocks, err := sn.blocks(preds, func(h *header) bool { return h.hasMsg && mayHold(h.minAcc, h.maxAcc, h.minTS, h.maxTS) })
+	if err != nil {
+		return nil, err
+	}
+	sc := newScan(q.Sort == "time", blocks, func(h *header) int64 { return h.minAcc }, func(h *header) int64 { return h.maxAcc })
+	sc.after, sc.hasAft = after, hasAfter
+	each := func(src *source) ([]position, error) { return sn.candidates(src, preds, f) }
+
+	out := &trackapi.Messages{Messages: []trackapi.Message{}}
+	more := false
+	var last position
+	for len(out.Messages) <= limit && !more {
+		ids, err := sc.next(ctx, limit+1-len(out.Messages), each)
+		cut := isCut(ctx, err)
+		if err != nil && !cut {
+			return nil, err
+		}
+		if len(ids) == 0 && !cut {
+			break
+		}
+		if more, err = s.addMessages(foldCtx, sn, f, ids, limit, out, &last); isCut(foldCtx, err) {
+			cut = true
+		} else if err != nil {
+			return nil, err
+		}
+		if cut {
+			out.Cut = fmt.Sprintf("stopped after %s with %d blocks to go; give a shorter time range or an exact filter, or follow the cursor", s.opts.QueryTimeout, len(sc.blocks))
+			if b, ok := sc.boundary(); ok && !more && err == nil {
+				last = b
+			}
+			if last != (position{}) {
+				out.Cursor = last.cursor(sig)
+			}
+			break
+		}
+	}
+	if more {
+		out.Cursor = last.cursor(sig)
+	}
+	sn.finish(&out.Page, q.Explain)
+	return out, nil
+}
+
+// addMessages folds the next candidates and adds those that the filter keeps;
+// more means that the page is full and something is left.
+func (s *Store) addMessages(ctx context.Context, sn *snapshot, f *filter, ids []position, limit int, out *trackapi.Messages, last *position) (more bool, err error) {
+	for len(ids) > 0 {
+		n := min(len(ids), limit+1-len(out.Messages))
+		folds, err := sn.fold(ctx, ids[:n], foldSkip)
+		if err != nil {
+			return false, err
+		}
+		for i, pos := range ids[:n] {
+			fo := folds[pos.id]
+			if fo == nil || !f.keeps(fo) {
+				if len(out.Messages) < limit {
+					*last = pos
+				}
+				continue
+			}
+			if len(out.Messages) == limit {
+				return true, nil
+			}
+			out.Messages = append(out.Messages, fo.message())
+			*last = ids[i]
+		}
+		ids = ids[n:]
+	}
+	return false, nil
+}
+
+func (sn *snapshot) finish(p *trackapi.Page, explain bool) {
+	if n := sn.bad.Load(); n > 0 && p.Cut == "" {
+		p.Cut = fmt.Sprintf("%d damaged blocks were left out; the log says which", n)
+	}
+	p.Explain = sn.explain(explain)
+	p.TookMS = sn.took()
+}
+
+func floorMS(micros int64) int64 {
+	ms := micros / 1000
+	if micros%1000 < 0 {
+		ms--
+	}
+	return ms
+}
+
+// candidates are the filters by which messages are looked for. Every fact that
+// tells a final disposition repeats what identifies the message, so a search
+// for a disposition can look for those facts.
+func (f *filter) candidates() []*pred {
+	if len(f.disp) == 0 || len(f.recipients) > 1 {
+		return f.preds
+	}
+	words := make([]string, 0, len(f.disp))
+	for _, d := range f.disp {
+		switch d {
+		case mail.Deferred, mail.Relayed, mail.Bounced, mail.Expired, mail.Dropped:
+			words = append(words, d.String())
+		default:
+			return f.preds
+		}
+	}
+	for _, p := range f.preds {
+		switch p.term.Field {
+		case "sender", "recipient", "domain", "message_id", "queue_id", "client_ip", "auth_user":
+		default:
+			return f.preds
+		}
+	}
+	p := &pred{term: trackapi.Term{Field: "disposition"}, field: fields["disposition"]}
+	if p.dispositions(words) != nil {
+		return f.preds
+	}
+	return append(slices.Clone(f.preds), p)
+}
+
+// candidates lists the messages in a block with a fact that passes preds.
+func (sn *snapshot) candidates(src *source, preds []*pred, f *filter) ([]position, error) {
+	var list []position
+	add := func(id string, ts func() int64) {
+		if acc := acceptMS(id); acc > 0 {
+			if at := acc * 1000; at+999 >= f.from && at < f.to {
+				list = append(list, position{acc, id})
+			}
+		} else if t := ts(); t >= f.from && t < f.to {
+			list = append(list, position{0, id})
+		}
+	}
+	if src.recs != nil {
+		seen := map[mail.QueueID]bool{}
+		for i := range src.recs {
+			r := &src.recs[i]
+			if r.Message == "" || seen[r.Message] {
+				continue
+			}
+			ok := true
+			for _, p := range preds {
+				if ok = p.matches(r); !ok {
+					break
+				}
+			}
+			if ok {
+				seen[r.Message] = acceptMS(string(r.Message)) > 0
+				add(string(r.Message), r.Time.UnixMicro)
+			}
+		}
+		return list, nil
+	}
+	v := sn.view(src)
+	rows, err := v.rows(preds, nil)
+	if err == nil {
+		err = v.need("queue_id", "ts#")
+	}
+	if err != nil {
+		sn.failed(src, err)
+		return nil, nil
+	}
+	q, ts := v.col("queue_id"), v.col("ts#")
+	if q == nil {
+		return nil, nil
+	}
+	seen := make([]bool, len(q.dict))
+	for _, row := range rows {
+		t, at := v.head.typeOf(row)
+		if code := q.codeAt(t, at); code > 0 && !seen[code] {
+			seen[code] = acceptMS(q.dict[code]) > 0
+			add(q.dict[code], func() int64 { return unpackTime(ts.numAt(t, at), 0).UnixMicro() })
+		}
+	}
+	return list, nil
+}
+
+// Events searches facts. Each is answered as the log has it.
+func (s *Store) Events(ctx context.Context, q trackapi.Query) (*trackapi.Events, error) {
+	out := &trackapi.Events{Events: []json.RawMessage{}}
+	err := s.events(ctx, q, &out.Page, func(r *event.Record) error {
+		b, err := r.MarshalJSON()
+		if err != nil {
+			return err
+		}
+		out.Events = append(out.Events, b)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// rowRef is where a fact was found.
+type rowRef struct {
+	src *source
+	row int
+}
+
+func (s *Store) events(ctx context.Context, q trackapi.Query, page *trackapi.Page, each func(*event.Record) error) error {
+	f, err := compile(q, true)
+	if err != nil {
+		return err
+	}
+	limit, err := limitOf(q)
+	if err != nil {
+		return err
+	}
+	sig := signature("events", q)
+	after, hasAfter, err := readCursor(q.Cursor, sig)
+	if err != nil {
+		return err
+	}
+	inRange := func(lo, hi int64) bool { return hi >= f.from && lo < f.to }
+	sn, err := s.snapshot(func(m *meta) bool { return inRange(m.MinTS, m.MaxTS) })
+	if err != nil {
+		return err
+	}
+	defer sn.release()
+	defer s.observe("search", sn)
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	blocks, err := sn.blocks(f.preds, func(h *header) bool { return inRange(h.minTS, h.maxTS) })
+	if err != nil {
+		return err
+	}
+	sc := newScan(q.Sort == "time", blocks, func(h *header) int64 { return h.minTS }, func(h *header) int64 { return h.maxTS })
+	sc.after, sc.hasAft = after, hasAfter
+	refs := newRefs()
+	list, err := sc.next(ctx, limit+1, func(src *source) ([]position, error) { return sn.facts(src, f, refs) })
+	cut := isCut(ctx, err)
+	if err != nil && !cut {
+		return err
+	}
+	var last position
+	for i, pos := range list {
+		if i == limit {
+			page.Cursor, cut = last.cursor(sig), false
+			break
+		}
+		r, err := sn.record(refs.at(pos.id), nil)
+		if err != nil {
+			sn.failed(refs.at(pos.id).src, err)
+		} else if err := each(&r); err != nil {
+			return err
+		}
+		last = pos
+	}
+	if cut {
+		page.Cut = fmt.Sprintf("stopped after %s with %d blocks to go; give a shorter time range or an exact filter, or follow the cursor", s.opts.QueryTimeout, len(sc.blocks))
+		if b, ok := sc.boundary(); ok {
+			page.Cursor = b.cursor(sig)
+		}
+	}
+	sn.finish(page, q.Explain)
+	return nil
+}
+
+// facts lists the facts of a block that pass f.
+func (sn *snapshot) facts(src *source, f *filter, refs *refs) ([]position, error) {
+	var list []position
+	if src.recs != nil {
+		for i := range src.recs {
+			if r := &src.recs[i]; f.matches(r) {
+				list = append(list, refs.add(r.Time.UnixMicro(), r.ID, rowRef{src, i}))
+			}
+		}
+		return list, nil
+	}
+	v := sn.view(src)
+	rows, err := v.rows(f.preds, f.nots)
+	if err == nil {
+		err = v.need("event_id", "ts#")
+	}
+	if err != nil {
+		sn.failed(src, err)
+		return nil, nil
+	}
+	ids, ts := v.col("event_id"), v.col("ts#")
+	for _, row := range rows {
+		t, at := v.head.typeOf(row)
+		micros := unpackTime(ts.numAt(t, at), 0).UnixMicro()
+		if micros >= f.from && micros < f.to {
+			list = append(list, refs.add(micros, ids.textAt(t, at), rowRef{src, row}))
+		}
+	}
+	return list, nil
+}
+
+// record reads one fact.
+func (sn *snapshot) record(ref rowRef, skip map[string]bool) (event.Record, error) {
+	if ref.src.recs != nil {
+		return ref.src.recs[ref.row], nil
+	}
+	v := sn.view(ref.src)
+	t, _ := v.head.typeOf(ref.row)
+	if err := v.needRecords(t, skip); err != nil {
+		return event.Record{}, err
+	}
+	return v.record(ref.row, skip)
+}
+
+// allFacts calls each with every fact that passes preds in [from, to), in no order.
+func (sn *snapshot) allFacts(ctx context.Context, preds []*pred, from, to time.Time, each func(*event.Record)) error {
+	f := &filter{preds: preds, from: from.UnixMicro(), to: to.UnixMicro()}
+	blocks, err := sn.blocks(preds, func(h *header) bool { return h.maxTS >= f.from && h.minTS < f.to })
+	if err != nil {
+		return err
+	}
+	for _, src := range blocks {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		refs := newRefs()
+		list, err := sn.facts(src, f, refs)
+		if err != nil {
+			return err
+		}
+		for _, pos := range list {
+			r, err := sn.record(refs.at(pos.id), nil)
+			if err != nil {
+				sn.failed(src, err)
+				continue
+			}
+			each(&r)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,237 @@
+package logtrack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"waybill/relay/event"
+)
+
+// source is one block that a query may look at: in memory or stored.
+type source struct {
+	head *header
+	recs []event.Record // of a block in memory
+	part *partition     // of a stored one
+}
+
+// snapshot is what a query sees: all blocks at one moment. It must be released.
+type snapshot struct {
+	s       *Store
+	started time.Time
+	mem     []*source
+	parts   []*partition // acquired
+	heads   map[*partition][]*header
+	bad     atomic.Int32 // blocks that could not be read
+	looked  atomic.Int32 // blocks that were read
+
+	mu    sync.Mutex
+	notes []string
+}
+
+// snapshot takes the blocks that may hold what want asks for, as the summary of
+// a partition tells.
+func (s *Store) snapshot(want func(m *meta) bool) (*snapshot, error) {
+	sn := &snapshot{s: s, started: time.Now(), heads: map[*partition][]*header{}}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, errClosed
+	}
+	var parts []*partition
+	for _, p := range s.parts {
+		if m := p.summary(); m.Blocks > 0 && want(&m) {
+			parts = append(parts, p)
+		}
+	}
+	// The headers of partitions that are open are taken under the lock, so
+	// that no block is seen twice or not at all while it is being sealed.
+	var shut []*partition
+	for _, p := range parts {
+		if p.acquireOpen() {
+			sn.parts = append(sn.parts, p)
+			sn.heads[p] = p.headers()
+		} else {
+			shut = append(shut, p)
+		}
+	}
+	for _, m := range s.memBlocks() {
+		if len(m.recs) > 0 {
+			h := m.head
+			h.rows, h.seq = len(m.recs), m.seq
+			sn.mem = append(sn.mem, &source{head: &h, recs: m.recs[:len(m.recs):len(m.recs)]})
+		}
+	}
+	s.mu.Unlock()
+	for _, p := range shut {
+		if err := p.acquire(false); err != nil {
+			s.readErrors.Add(1)
+			sn.bad.Add(1)
+			continue
+		}
+		sn.parts = append(sn.parts, p)
+		for _, h := range p.headers() { // but for those that were still in memory a moment ago
+			if !slices.ContainsFunc(sn.mem, func(m *source) bool { return m.head.seq == h.seq }) {
+				sn.heads[p] = append(sn.heads[p], h)
+			}
+		}
+	}
+	return sn, nil
+}
+
+var errClosed = errors.New("the tracking store is closed")
+
+// acquireOpen acquires the partition if it is open already.
+func (p *partition) acquireOpen() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dropped || p.db == nil {
+		return false
+	}
+	p.refs++
+	return true
+}
+
+func (sn *snapshot) release() {
+	for _, p := range sn.parts {
+		p.release()
+	}
+	sn.s.cache.settle()
+}
+
+func (sn *snapshot) note(format string, args ...any) {
+	sn.mu.Lock()
+	defer sn.mu.Unlock()
+	sn.notes = append(sn.notes, fmt.Sprintf(format, args...))
+}
+
+// view is the view of a stored block.
+func (sn *snapshot) view(src *source) *view {
+	sn.looked.Add(1)
+	return sn.s.cache.get(src.part, src.head)
+}
+
+// failed counts a block that could not be read. It is left out of the answer.
+func (sn *snapshot) failed(src *source, err error) {
+	if errors.Is(err, errUnknownFact) {
+		return
+	}
+	sn.bad.Add(1)
+	sn.s.damaged(src.part, src.head, err)
+}
+
+// blocks lists the blocks that pass keep and that the indexes of preds allow.
+func (sn *snapshot) blocks(preds []*pred, keep func(h *header) bool) ([]*source, error) {
+	var list []*source
+	for _, m := range sn.mem {
+		if keep(m.head) {
+			list = append(list, m)
+		}
+	}
+	total, indexed := 0, ""
+	for _, p := range sn.parts {
+		allowed, by, err := sn.indexed(p, preds)
+		if err != nil {
+			return nil, err
+		}
+		indexed = by
+		for _, h := range sn.heads[p] {
+			total++
+			if allowed != nil && !allowed[h.seq] || !keep(h) || slices.ContainsFunc(preds, func(p *pred) bool { return p.cannot(h) }) {
+				continue
+			}
+			list = append(list, &source{head: h, part: p})
+		}
+	}
+	if indexed == "" {
+		indexed = "no index"
+	}
+	sn.note("%d of %d sealed blocks may match (%s), and %d in memory", len(list)-len(sn.mem), total, indexed, len(sn.mem))
+	return list, nil
+}
+
+// indexed intersects the index entries of preds in p; nil means that no index helps.
+func (sn *snapshot) indexed(p *partition, preds []*pred) (allowed map[uint32]bool, by string, err error) {
+	for _, pr := range preds {
+		if pr.post == postNone {
+			continue
+		}
+		keys := make([][8]byte, len(pr.keys))
+		for i, k := range pr.keys {
+			keys[i] = hashKey(pr.post, k)
+		}
+		found, err := p.lookup(keys)
+		if err != nil {
+			return nil, "", err
+		}
+		set := map[uint32]bool{}
+		for _, seqs := range found {
+			for _, seq := range seqs {
+				if allowed == nil || allowed[seq] {
+					set[seq] = true
+				}
+			}
+		}
+		allowed = set
+		by += "index of " + pr.term.Field + " "
+	}
+	return allowed, by, nil
+}
+
+// parallel calls each for every block at the same time, up to the number of
+// processors, until ctx is done.
+func parallel[T any](ctx context.Context, list []T, each func(T) error) error {
+	if len(list) == 1 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return each(list[0])
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(2, min(8, runtime.GOMAXPROCS(0))))
+	for _, x := range list {
+		if ctx.Err() != nil {
+			break
+		}
+		g.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return each(x)
+		})
+	}
+	return g.Wait()
+}
+
+// explain is the plan of an answer, when it was asked for.
+func (sn *snapshot) explain(asked bool) []string {
+	if !asked {
+		return nil
+	}
+	sn.note("%d block reads, %d partitions", sn.looked.Load(), len(sn.parts))
+	sn.mu.Lock()
+	defer sn.mu.Unlock()
+	return sn.notes
+}
+
+func (sn *snapshot) took() float64 { return float64(time.Since(sn.started).Microseconds()) / 1000 }
+
+// deadline bounds a query in time.
+func (s *Store) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, s.opts.QueryTimeout)
+}
+
+// observe tells how long a query took.
+func (s *Store) observe(kind string, sn *snapshot) { s.opts.Observe(kind, time.Since(sn.started)) }
+
+// isCut tells a query that ran out of its own time from one that was given up.
+func isCut(ctx context.Context, err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) && errors.Is(ctx.Err(), context.DeadlineExceeded)
+}

@@ -1,0 +1,915 @@
+package logtrack
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"go.uber.org/zap"
+
+	"waybill/relay/event"
+)
+
+// Numbers chosen by taste, but for the block's size: larger blocks compress
+// little better and cost more to look one message up in.
+const (
+	blockRows    = 4096
+	blockBytes   = 8 << 20 // of journal
+	blockAge     = time.Hour
+	maxSealing   = 8       // full blocks that wait to be stored
+	maxUnwritten = 8 << 20 // octets of journal in memory
+	recentBlocks = 4       // sealed blocks whose event ids stay in memory
+	syncEvery    = time.Second
+	writeEvery   = 100 * time.Millisecond
+	minFree      = 64 << 20 // below this much free disk nothing is stored: Badger would die of SIGBUS
+)
+
+// Options configure a Store.
+type Options struct {
+	Dir          string        // of the store alone; created when missing
+	Retention    time.Duration // how long facts are kept; zero means 30 days
+	MaxBytes     int64         // on disk; the oldest facts go first; zero means 20 GiB
+	CacheBytes   int64         // decoded columns kept in memory; zero means 64 MiB
+	QueryTimeout time.Duration // after which a query answers with what it has; zero means 10s
+	Logger       *zap.Logger   // nil: none
+	Observe      func(kind string, took time.Duration)
+}
+
+// Store is the tracking store of one node.
+type Store struct {
+	opts Options
+	log  *zap.Logger
+	dir  string // of the journal
+
+	mu        sync.Mutex
+	room      sync.Cond // a block was sealed, journal was written, or the store changed its health
+	synced    sync.Cond // the flusher has synced up to syncedTo
+	closed    bool
+	nextSeq   uint32
+	open      *memBlock
+	sealing   []*memBlock // full, oldest first
+	recent    []*idSet    // ids of the last sealed blocks, oldest first
+	covered   int64       // the latest time of ids in sealed blocks that are not in recent
+	retired   []*segment  // of stored blocks; the flusher removes their files
+	parts     []*partition
+	active    *partition // where blocks go; nil before the first
+	sealErr   error      // the last try to seal failed
+	unwritten int        // octets of journal in memory
+	appended  uint64     // records taken
+	writtenTo uint64
+	syncedTo  uint64
+	wantSync  bool
+	oldestDue time.Time // when the first record that is not synced was taken
+	lost      uint64    // durable facts that had to be dropped
+
+	flushKick, sealKick, stop chan struct{}
+	workers                   sync.WaitGroup
+
+	cache *viewCache
+	tails tails
+
+	duplicates, protocolDrops, failureDrops, closedDrops, panics atomic.Int64
+	journalErrors, sealErrors, readErrors                        atomic.Int64
+	bytes                                                        atomic.Int64
+	heavy                                                        chan struct{} // one token for each aggregate at once
+}
+
+// memBlock is a block in memory: the open one, or one that waits to be stored.
+type memBlock struct {
+	seq   uint32
+	recs  []event.Record // grows within its capacity; rows below its length do not change
+	head  header         // ranges only
+	ids   *idSet
+	seg   *segment
+	bytes int
+	since time.Time
+}
+
+// idSet is the event ids of one block.
+type idSet struct {
+	ids      map[[16]byte]struct{}
+	min, max int64
+}
+
+// idKey makes an event id comparable in 16 octets, with its time.
+func idKey(r *event.Record) (key [16]byte, ms int64) {
+	if b, ok := packULID(r.ID); ok {
+		return b, ulidMS(b)
+	}
+	h := xxhash.Sum64String(r.ID)
+	for i := range 8 {
+		key[i], key[8+i] = byte(h>>(8*i)), byte(h>>(8*(7-i)))
+	}
+	key[0] = 0xff
+	return key, r.Time.UnixMilli()
+}
+
+// Open opens the store in opts.Dir. What a crash left in the journal is taken
+// back. A partition that cannot be opened is left out, and said in the log and
+// in [Store.Stats]; the store works without it.
+func Open(opts Options) (*Store, error) {
+	if opts.Retention <= 0 {
+		opts.Retention = 30 * 24 * time.Hour
+	}
+	if opts.MaxBytes <= 0 {
+		opts.MaxBytes = 20 << 30
+	}
+	if opts.CacheBytes <= 0 {
+		opts.CacheBytes = 64 << 20
+	}
+	if opts.QueryTimeout <= 0 {
+		opts.QueryTimeout = 10 * time.Second
+	}
+	if opts.Observe == nil {
+		opts.Observe = func(string, time.Duration) {}
+	}
+	log := opts.Logger
+	if log == nil {
+		log = zap.NewNop()
+	}
+	s := &Store{
+		opts: opts, log: log.Named("track"), dir: filepath.Join(opts.Dir, "journal"), nextSeq: 1,
+		flushKick: make(chan struct{}, 1), sealKick: make(chan struct{}, 1), stop: make(chan struct{}),
+		cache: newViewCache(opts.CacheBytes), heavy: make(chan struct{}, 2),
+	}
+	s.room.L, s.synced.L = &s.mu, &s.mu
+	s.tails.init()
+	for _, dir := range []string{opts.Dir, s.dir, filepath.Join(opts.Dir, "parts")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("open tracking store: %w", err)
+		}
+	}
+	if free, ok := freeBytes(opts.Dir); ok && free < minFree {
+		return nil, fmt.Errorf("open tracking store %s: %w: %d MiB free, %d MiB are needed; free some, or set tracking.max_size lower",
+			opts.Dir, errDiskFull, free>>20, minFree>>20)
+	}
+	if err := s.loadPartitions(); err != nil {
+		return nil, err
+	}
+	if err := s.recover(); err != nil {
+		return nil, errors.Join(err, s.closePartitions())
+	}
+	s.measure()
+	s.workers.Go(s.flusher)
+	s.workers.Go(s.sealer)
+	s.workers.Go(s.tails.run)
+	kick(s.sealKick)
+	return s, nil
+}
+
+var errDiskFull = errors.New("disk full")
+
+func kick(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (s *Store) loadPartitions() error {
+	root := filepath.Join(s.opts.Dir, "parts")
+	list, err := os.ReadDir(root)
+	if err != nil {
+		return fmt.Errorf("open tracking store: %w", err)
+	}
+	for _, d := range list {
+		if !d.IsDir() {
+			continue
+		}
+		p, err := loadPartition(filepath.Join(root, d.Name()), s.log)
+		if err != nil {
+			s.log.Error("track partition left out: its facts are not found until it is repaired or removed",
+				zap.String("partition", filepath.Join(root, d.Name())), zap.Error(err))
+			s.readErrors.Add(1)
+			continue
+		}
+		s.parts = append(s.parts, p)
+		if !p.meta.Finished {
+			s.active = p
+		}
+		if p.meta.Blocks > 0 {
+			s.nextSeq = max(s.nextSeq, p.meta.MaxSeq+1)
+			s.covered = max(s.covered, p.meta.MaxID)
+		}
+	}
+	return nil
+}
+
+// recover takes back what the journal holds: blocks that were never sealed.
+func (s *Store) recover() error {
+	list, err := os.ReadDir(s.dir)
+	if err != nil {
+		return fmt.Errorf("open tracking store: %w", err)
+	}
+	for _, d := range list {
+		seq, ok := journalSeq(d.Name())
+		if !ok {
+			continue
+		}
+		s.nextSeq = max(s.nextSeq, seq+1)
+		path := filepath.Join(s.dir, d.Name())
+		if s.isSealed(seq) {
+			if err := os.Remove(path); err != nil {
+				return fmt.Errorf("open tracking store: %w", err)
+			}
+			continue
+		}
+		m, torn, err := s.readBlock(seq, path)
+		if err != nil {
+			return fmt.Errorf("open tracking store: %w", err)
+		}
+		if torn > 0 {
+			s.log.Warn("track journal had a torn tail", zap.String("file", path), zap.Int("cut_bytes", torn), zap.Int("records", len(m.recs)))
+		}
+		if len(m.recs) > 0 {
+			s.sealing = append(s.sealing, m)
+			continue
+		}
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("open tracking store: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) readBlock(seq uint32, path string) (*memBlock, int, error) {
+	f, err := os.Open(path) //nolint:gosec // the store's own directory
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	m := newMemBlock(seq, &segment{path: path})
+	torn, err := readJournal(f, func(r event.Record) {
+		key, ms := idKey(&r)
+		if r.ID != "" && (m.ids.has(key) || s.inRecent(key) || ms <= s.covered && s.inSealed(&r, s.overlapping(ms), ms)) {
+			return
+		}
+		m.add(&r, key, ms)
+	})
+	return m, torn, err
+}
+
+func newMemBlock(seq uint32, seg *segment) *memBlock {
+	return &memBlock{
+		seq: seq, seg: seg, recs: make([]event.Record, 0, blockRows), since: time.Now(),
+		ids: &idSet{ids: make(map[[16]byte]struct{}, blockRows)},
+	}
+}
+
+func (m *memBlock) add(r *event.Record, key [16]byte, ms int64) {
+	first := len(m.recs) == 0
+	m.head.widen(r, first)
+	m.recs = append(m.recs, *r)
+	if r.ID == "" {
+		return
+	}
+	if len(m.ids.ids) == 0 {
+		m.ids.min, m.ids.max = ms, ms
+	}
+	m.ids.min, m.ids.max = min(m.ids.min, ms), max(m.ids.max, ms)
+	m.ids.ids[key] = struct{}{}
+}
+
+func (i *idSet) has(key [16]byte) bool {
+	_, ok := i.ids[key]
+	return ok
+}
+
+// inRecent reports whether an id is in a block in memory. s.mu is held, or the store is not open yet.
+func (s *Store) inRecent(key [16]byte) bool {
+	if s.open != nil && s.open.ids.has(key) {
+		return true
+	}
+	for i := len(s.sealing) - 1; i >= 0; i-- {
+		if s.sealing[i].ids.has(key) {
+			return true
+		}
+	}
+	for i := len(s.recent) - 1; i >= 0; i-- {
+		if s.recent[i].has(key) {
+			return true
+		}
+	}
+	return false
+}
+
+// overlapping lists partitions that have ids of the time ms in blocks that are
+// not in memory any more. s.mu is held, or the store is not open yet.
+func (s *Store) overlapping(ms int64) (list []*partition) {
+	for _, p := range s.parts {
+		if m := p.summary(); m.Blocks > 0 && m.MinID <= ms && ms <= m.MaxID {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// isSealed reports whether a block is stored.
+func (s *Store) isSealed(seq uint32) bool {
+	for _, p := range s.parts {
+		if m := p.summary(); m.Blocks == 0 || seq < m.MinSeq || seq > m.MaxSeq {
+			continue
+		}
+		if err := p.acquire(false); err != nil {
+			continue
+		}
+		found := p.has(seq)
+		p.release()
+		if found {
+			return true
+		}
+	}
+	return false
+}
+
+// inSealed looks a record's id up in stored blocks. Only records of the past
+// come here: those of the queue's outbox after a crash, and imports.
+func (s *Store) inSealed(r *event.Record, parts []*partition, ms int64) bool {
+	for _, p := range parts {
+		if p.acquire(false) != nil {
+			continue
+		}
+		found := s.partitionHasID(p, r.ID, ms)
+		p.release()
+		if found {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Store) partitionHasID(p *partition, id string, ms int64) bool {
+	for _, h := range p.headers() {
+		if ms < h.minID || ms > h.maxID {
+			continue
+		}
+		v := s.cache.get(p, h)
+		if err := v.need("event_id"); err != nil {
+			s.damaged(p, h, err)
+			continue
+		}
+		if c := v.col("event_id"); c != nil && slices.Contains(c.dict, id) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Store) damaged(p *partition, h *header, err error) {
+	s.readErrors.Add(1)
+	s.log.Error("track block cannot be read; its facts are left out", zap.String("partition", p.name), zap.Uint32("block", h.seq), zap.Error(err))
+}
+
+var framePool = sync.Pool{New: func() any { b := make([]byte, 0, 2048); return &b }}
+
+// Write takes a record: the store is an [event.Sink]. It is found by queries
+// that begin after Write returns. When the store's buffers are full, Write
+// waits for room, but for facts of the protocol class, which it drops and
+// counts; when the store's disk has failed, it drops everything, and Sync says
+// so. Write does not panic and keeps nothing of r but its values.
+func (s *Store) Write(r *event.Record) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.panics.Add(1)
+			s.log.Error("track write broke", zap.Any("panic", v), zap.ByteString("stack", debug.Stack()))
+		}
+	}()
+	if r == nil || r.Event == nil {
+		return
+	}
+	p := plans[reflect.TypeOf(r.Event)]
+	if p == nil {
+		return
+	}
+	scratch := framePool.Get().(*[]byte)
+	frame := appendRecord((*scratch)[:0], r)
+	s.append(r, frame, p.class)
+	if cap(frame) <= 1<<20 {
+		*scratch = frame
+		framePool.Put(scratch)
+	}
+}
+
+func (s *Store) append(r *event.Record, frame []byte, class event.Durability) {
+	key, ms := idKey(r)
+	checked := r.ID == ""
+	s.mu.Lock()
+	for {
+		if !s.waitForRoom(class) {
+			s.mu.Unlock()
+			return
+		}
+		if r.ID != "" && s.inRecent(key) {
+			s.mu.Unlock()
+			s.duplicates.Add(1)
+			return
+		}
+		if checked || ms > s.covered {
+			break
+		}
+		checked = true
+		parts := s.overlapping(ms)
+		s.mu.Unlock()
+		if s.inSealed(r, parts, ms) {
+			s.duplicates.Add(1)
+			return
+		}
+		s.mu.Lock()
+	}
+	if s.open == nil {
+		s.open = newMemBlock(s.nextSeq, &segment{path: journalPath(s.dir, s.nextSeq)})
+		s.nextSeq++
+	}
+	m := s.open
+	m.add(r, key, ms)
+	m.bytes += len(frame)
+	if m.seg.err == nil {
+		m.seg.buf = append(m.seg.buf, frame...)
+		s.unwritten += len(frame)
+	}
+	s.appended++
+	if s.oldestDue.IsZero() {
+		s.oldestDue = time.Now()
+	}
+	if len(m.recs) == cap(m.recs) || m.bytes >= blockBytes {
+		s.rotate()
+	}
+	flush := s.unwritten > maxUnwritten/8
+	s.tails.offer(&m.recs[len(m.recs)-1])
+	s.mu.Unlock()
+	if flush {
+		kick(s.flushKick)
+	}
+}
+
+// waitForRoom waits until a record of the class may be taken; false means that
+// it was dropped and counted. s.mu is held.
+func (s *Store) waitForRoom(class event.Durability) bool {
+	for {
+		full := s.unwritten > maxUnwritten || len(s.sealing) >= maxSealing
+		switch {
+		case s.closed:
+			s.closedDrops.Add(1)
+			s.dropped(class)
+			return false
+		case !full:
+			return true
+		case s.sealErr != nil:
+			s.failureDrops.Add(1)
+			s.dropped(class)
+			return false
+		case class == event.Protocol:
+			s.protocolDrops.Add(1)
+			return false
+		}
+		kick(s.flushKick)
+		s.room.Wait()
+	}
+}
+
+func (s *Store) dropped(class event.Durability) {
+	if class == event.Durable {
+		s.lost++
+	}
+}
+
+// rotate makes the open block wait to be stored. s.mu is held.
+func (s *Store) rotate() {
+	if s.open == nil || len(s.open.recs) == 0 {
+		return
+	}
+	s.sealing = append(s.sealing, s.open)
+	s.open = nil
+	kick(s.sealKick)
+	kick(s.flushKick)
+}
+
+// Sync waits until every record that was written before the call is on disk.
+// It returns an error when that cannot be, or when a durable fact was dropped
+// before: the queue then keeps its outbox, and states the facts again at its
+// next start.
+func (s *Store) Sync() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	target := s.appended
+	for s.syncedTo < target && !s.closed {
+		if err := s.journalErr(); err != nil && s.sealErr != nil {
+			return fmt.Errorf("sync tracking store: %w", errors.Join(err, s.sealErr))
+		}
+		s.wantSync = true
+		kick(s.flushKick)
+		s.synced.Wait()
+	}
+	switch {
+	case s.lost > 0:
+		return fmt.Errorf("sync tracking store: %d durable facts could not be taken: %w", s.lost, errors.Join(errLost, s.sealErr))
+	case s.syncedTo < target:
+		return errors.New("sync tracking store: closed")
+	}
+	return nil
+}
+
+var errLost = errors.New("repair its disk and restart, so that they are stated again")
+
+// journalErr is the first error of a journal file that still matters. s.mu is held.
+func (s *Store) journalErr() error {
+	for _, m := range s.sealing {
+		if m.seg.err != nil {
+			return m.seg.err
+		}
+	}
+	if s.open != nil {
+		return s.open.seg.err
+	}
+	return nil
+}
+
+// flusher writes and syncs the journal.
+func (s *Store) flusher() {
+	tick := time.NewTicker(writeEvery)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		stopping := false
+		select {
+		case <-s.flushKick:
+		case <-tick.C:
+		case <-s.stop:
+			stopping = true
+		}
+		if s.flush(stopping || time.Since(last) >= syncEvery) {
+			last = time.Now()
+		}
+		if stopping {
+			return
+		}
+	}
+}
+
+// flush writes what is buffered, and syncs when asked to by force or by a
+// caller of Sync.
+func (s *Store) flush(force bool) (didSync bool) {
+	type job struct {
+		seg *segment
+		buf []byte
+	}
+	s.mu.Lock()
+	doSync := force || s.wantSync
+	target := s.appended
+	retired := s.retired
+	s.retired = nil
+	var jobs []job
+	for _, m := range append(slices.Clone(s.sealing), s.open) {
+		if m != nil && m.seg.err == nil && (len(m.seg.buf) > 0 || m.seg.dirty) {
+			jobs = append(jobs, job{m.seg, m.seg.buf})
+			m.seg.buf = nil
+		}
+	}
+	if doSync {
+		s.wantSync = false
+	}
+	s.mu.Unlock()
+
+	freed := 0
+	errs := make([]error, len(jobs))
+	for i, j := range jobs {
+		if len(j.buf) > 0 {
+			errs[i] = j.seg.write(j.buf)
+			freed += len(j.buf)
+		}
+		if doSync && errs[i] == nil {
+			errs[i] = j.seg.file.Sync()
+		}
+	}
+	for _, seg := range retired {
+		s.remove(seg)
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unwritten -= freed
+	for i, j := range jobs {
+		j.seg.dirty = !doSync
+		if errs[i] == nil {
+			continue
+		}
+		j.seg.err = errs[i]
+		s.unwritten -= len(j.seg.buf)
+		j.seg.buf = nil
+		s.journalErrors.Add(1)
+		s.log.Error("track journal cannot be written; its block is stored at once", zap.String("file", j.seg.path), zap.Error(errs[i]))
+		if s.open != nil && s.open.seg == j.seg {
+			s.rotate()
+		}
+	}
+	s.writtenTo = target
+	if doSync {
+		s.settle(target)
+	}
+	s.room.Broadcast()
+	return doSync
+}
+
+// settle marks everything up to target as synced, unless a journal file that
+// still matters has failed. s.mu is held.
+func (s *Store) settle(target uint64) {
+	if s.journalErr() == nil {
+		s.syncedTo = max(s.syncedTo, target)
+		if s.syncedTo == s.appended {
+			s.oldestDue = time.Time{}
+		} else {
+			s.oldestDue = time.Now()
+		}
+	}
+	s.synced.Broadcast()
+}
+
+// sealer stores full blocks, one after the other, in order.
+func (s *Store) sealer() {
+	delay := time.NewTimer(0)
+	defer delay.Stop()
+	for {
+		select {
+		case <-s.sealKick:
+		case <-delay.C:
+		case <-s.stop:
+			s.sealAll()
+			return
+		}
+		if !s.sealAll() {
+			delay.Reset(time.Second)
+		}
+	}
+}
+
+// sealAll stores the waiting blocks; false means that storing failed and is to
+// be tried again.
+func (s *Store) sealAll() bool {
+	for {
+		s.mu.Lock()
+		if len(s.sealing) == 0 {
+			s.mu.Unlock()
+			return true
+		}
+		m := s.sealing[0]
+		s.mu.Unlock()
+
+		err := s.seal(m)
+
+		s.mu.Lock()
+		s.sealErr = err
+		s.room.Broadcast()
+		s.synced.Broadcast()
+		s.mu.Unlock()
+		if err != nil {
+			s.sealErrors.Add(1)
+			s.log.Error("track block cannot be stored; it is tried again", zap.Uint32("block", m.seq), zap.Error(err))
+			return false
+		}
+	}
+}
+
+func (s *Store) seal(m *memBlock) error {
+	if free, ok := freeBytes(s.opts.Dir); ok && free < minFree {
+		return fmt.Errorf("%w: %d MiB free", errDiskFull, free>>20)
+	}
+	e := encodeBlock(m.seq, m.recs)
+	p, err := s.writable(time.Now())
+	if err != nil {
+		return err
+	}
+	if err := p.acquire(true); err != nil {
+		return err
+	}
+	defer p.release()
+	if err := p.put(e); err != nil {
+		return err
+	}
+
+	s.mu.Lock()
+	p.publish(e.head)
+	s.sealing = slices.Clone(s.sealing[1:])
+	s.recent = append(s.recent, m.ids)
+	if len(s.recent) > recentBlocks {
+		s.covered = max(s.covered, s.recent[0].max)
+		s.recent = slices.Clone(s.recent[1:])
+	}
+	s.unwritten -= len(m.seg.buf)
+	m.seg.buf = nil
+	s.retired = append(s.retired, m.seg)
+	if s.open == nil && len(s.sealing) == 0 { // all there is, is stored
+		s.writtenTo = s.appended
+		s.settle(s.appended)
+	}
+	s.room.Broadcast()
+	s.mu.Unlock()
+	return nil
+}
+
+// remove removes the journal file of a stored block. When that fails the next
+// start finds that the block is stored already.
+func (s *Store) remove(seg *segment) {
+	if seg.file != nil {
+		_ = seg.file.Close() // nothing of it is needed any more
+	}
+	if err := os.Remove(seg.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.log.Warn("remove of a track journal file", zap.Error(err))
+	}
+}
+
+// writable is the partition for blocks of time t.
+func (s *Store) writable(t time.Time) (*partition, error) {
+	day := t.UTC().Format("20060102")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.active; p != nil && p.meta.Day == day && p.bytes < s.opts.MaxBytes/8 {
+		return p, nil
+	}
+	return s.newPartition(day, true)
+}
+
+// newPartition makes a partition for a day. s.mu is held.
+func (s *Store) newPartition(day string, active bool) (*partition, error) {
+	n := 0
+	for _, p := range s.parts {
+		if p.meta.Day == day {
+			if k, err := strconv.Atoi(p.name[min(9, len(p.name)):]); err == nil {
+				n = max(n, k+1)
+			}
+		}
+	}
+	p := &partition{log: s.log}
+	p.meta.Day = day
+	for ; ; n++ { // a partition that could not be opened may have the next name
+		p.name = fmt.Sprintf("%s-%04d", day, n)
+		p.dir = filepath.Join(s.opts.Dir, "parts", p.name)
+		err := os.Mkdir(p.dir, 0o700)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, os.ErrExist) {
+			return nil, err
+		}
+	}
+	s.parts = append(slices.Clone(s.parts), p)
+	slices.SortFunc(s.parts, func(a, b *partition) int {
+		if a.name < b.name {
+			return -1
+		}
+		return 1
+	})
+	if active {
+		s.active = p
+	}
+	return p, nil
+}
+
+// Close stores what is in memory and ends the store. Records that are written
+// from now on are dropped and counted.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.rotate()
+	s.room.Broadcast()
+	s.synced.Broadcast()
+	s.mu.Unlock()
+	close(s.stop)
+	s.tails.close()
+	s.workers.Wait()
+	s.flush(true) // only what could not be sealed
+	s.mu.Lock()
+	left := len(s.sealing)
+	sealErr := s.sealErr
+	for _, m := range s.sealing {
+		if m.seg.file != nil {
+			_ = m.seg.file.Close() // synced above; what failed was counted there
+		}
+	}
+	s.mu.Unlock()
+	err := s.closePartitions()
+	if left > 0 {
+		err = errors.Join(err, fmt.Errorf("%d blocks stay in the journal: %w", left, sealErr))
+	}
+	if err != nil {
+		return fmt.Errorf("close tracking store: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) closePartitions() error {
+	var errs []error
+	for _, p := range s.parts {
+		p.mu.Lock()
+		errs = append(errs, p.closeLocked())
+		p.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
+// Stats are the store's levels and totals.
+type Stats struct {
+	Events       int64 // facts that can be found
+	Blocks       int   // sealed
+	Partitions   int
+	Bytes        int64            // on disk, as of the last look, at most a minute ago
+	Oldest       time.Time        // of the oldest fact; zero when there is none
+	IndexLag     time.Duration    // age of the oldest record that is not on disk yet
+	Waiting      int              // full blocks that wait to be stored
+	Duplicates   int64            // records that were written again
+	Dropped      map[string]int64 // by reason: buffer_full, store_failed, closed, panic
+	WriteErrors  map[string]int64 // by reason: journal, seal, read
+	Tails        int              // live readers
+	TailsDropped int64            // live readers that were too slow
+	CacheBytes   int64
+	Degraded     string // what is wrong, or empty
+}
+
+// Stats reads the store's levels from memory.
+func (s *Store) Stats() Stats {
+	st := Stats{
+		Bytes: s.bytes.Load(), Duplicates: s.duplicates.Load(), CacheBytes: s.cache.size(),
+		Dropped: map[string]int64{
+			"buffer_full": s.protocolDrops.Load(), "store_failed": s.failureDrops.Load(), "closed": s.closedDrops.Load(), "panic": s.panics.Load(),
+		},
+		WriteErrors: map[string]int64{"journal": s.journalErrors.Load(), "seal": s.sealErrors.Load(), "read": s.readErrors.Load()},
+	}
+	st.Tails, st.TailsDropped = s.tails.stats()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	oldest := int64(0)
+	see := func(ts int64) {
+		if oldest == 0 || ts < oldest {
+			oldest = ts
+		}
+	}
+	for _, p := range s.parts {
+		m := p.summary()
+		if m.Blocks == 0 {
+			continue
+		}
+		st.Partitions++
+		st.Events += m.Rows
+		st.Blocks += m.Blocks
+		see(m.MinTS)
+	}
+	for _, m := range s.memBlocks() {
+		st.Events += int64(len(m.recs))
+		see(m.head.minTS)
+	}
+	if oldest != 0 {
+		st.Oldest = time.UnixMicro(oldest).UTC()
+	}
+	st.Waiting = len(s.sealing)
+	if !s.oldestDue.IsZero() {
+		st.IndexLag = time.Since(s.oldestDue)
+	}
+	switch {
+	case s.sealErr != nil:
+		st.Degraded = s.sealErr.Error()
+	case s.lost > 0:
+		st.Degraded = fmt.Sprintf("%d durable facts were dropped", s.lost)
+	}
+	return st
+}
+
+// memBlocks lists the blocks in memory. s.mu is held.
+func (s *Store) memBlocks() []*memBlock {
+	list := slices.Clone(s.sealing)
+	if s.open != nil {
+		list = append(list, s.open)
+	}
+	return list
+}
+
+// measure looks how much of the disk the store takes.
+func (s *Store) measure() {
+	s.mu.Lock()
+	parts := slices.Clone(s.parts)
+	s.mu.Unlock()
+	total := usedBytes(s.dir)
+	sizes := make(map[*partition]int64, len(parts))
+	for _, p := range parts {
+		sizes[p] = usedBytes(p.dir)
+		total += sizes[p]
+	}
+	s.bytes.Store(total)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p := range maps.Keys(sizes) {
+		p.bytes = sizes[p]
+	}
+}

@@ -1,0 +1,392 @@
+package logtrack
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"waybill/logtrack/trackapi"
+	"waybill/relay/event"
+	"waybill/relay/mail"
+)
+
+// ErrNotFound says that the store has no fact about a message.
+var ErrNotFound = errors.New("no such message")
+
+// Levels of timeline entries.
+const (
+	levelInfo    = "info"
+	levelWarning = "warning"
+	levelError   = "error"
+)
+
+// lookup is a snapshot of everything that may tell of one message.
+func (s *Store) lookup(id string) (*snapshot, position, error) {
+	if up := strings.ToUpper(id); mail.ValidID(up) {
+		id = up
+	}
+	acc := acceptMS(id)
+	sn, err := s.snapshot(func(m *meta) bool { return m.HasMsg && m.MinAcc <= acc && acc <= m.MaxAcc })
+	return sn, position{acc, id}, err
+}
+
+// Message is one message with its timeline: every fact about it, in a sentence
+// each. It returns ErrNotFound when there is none.
+func (s *Store) Message(ctx context.Context, queueID string) (*trackapi.Timeline, error) {
+	sn, pos, err := s.lookup(queueID)
+	if err != nil {
+		return nil, err
+	}
+	defer sn.release()
+	defer s.observe("timeline", sn)
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	fo, err := sn.one(ctx, pos)
+	if err != nil {
+		return nil, err
+	}
+	out := &trackapi.Timeline{Message: fo.message(), Timeline: []trackapi.Entry{}}
+	var previous time.Time // when the last attempt ended, or the message was accepted
+	for i := range fo.recs {
+		r := &fo.recs[i]
+		raw, err := r.MarshalJSON()
+		if err != nil {
+			return nil, err
+		}
+		e := trackapi.Entry{Time: r.Time, Event: event.Name(r.Event), Record: raw}
+		e.Summary, e.Level = describe(r)
+		e.Stages = stagesOf(r, previous)
+		switch r.Event.(type) {
+		case event.MessageQueued, event.AttemptFinished:
+			previous = r.Time
+		}
+		out.Timeline = append(out.Timeline, e)
+	}
+	out.Related, err = sn.related(ctx, fo)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (sn *snapshot) one(ctx context.Context, pos position) (*fold, error) {
+	folds, err := sn.fold(ctx, []position{pos}, nil)
+	if err != nil {
+		return nil, err
+	}
+	fo := folds[pos.id]
+	if fo == nil {
+		return nil, ErrNotFound
+	}
+	return fo, nil
+}
+
+// related lists the messages that belong to one: its reports, its parent, its
+// children, and others with the same Message-ID.
+func (sn *snapshot) related(ctx context.Context, fo *fold) ([]trackapi.Related, error) {
+	var list []trackapi.Related
+	seen := map[string]bool{fo.msg.QueueID: true, "": true}
+	add := func(id, kind string) {
+		if !seen[id] && len(list) < 100 {
+			seen[id] = true
+			list = append(list, trackapi.Related{QueueID: id, Kind: kind})
+		}
+	}
+	for i := range fo.recs {
+		if ev, ok := fo.recs[i].Event.(event.DSNQueued); ok {
+			add(string(ev.DSN), "dsn")
+		}
+	}
+	add(fo.msg.Parent, "parent")
+	var children, same []trackapi.Related
+	look := func(field string, post byte, value string, found func(r *event.Record)) error {
+		if value == "" {
+			return nil
+		}
+		key := value
+		if post == postMessageID {
+			key = trimID(value)
+		}
+		p := &pred{term: trackapi.Term{Field: field}, field: fields[field], post: post, keys: []string{key}}
+		p.text = func(s string) bool { return s == value }
+		q := &pred{term: trackapi.Term{Field: "event"}, field: fields["event"], fact: func(name string) bool { return name == "message_queued" }}
+		return sn.allFacts(ctx, []*pred{p, q}, time.UnixMicro(-1<<62), time.UnixMicro(1<<62), found)
+	}
+	err := look("parent", postParent, fo.msg.QueueID, func(r *event.Record) {
+		kind := "split"
+		if ev, ok := r.Event.(event.MessageQueued); ok && ev.MailFrom == event.NullSender {
+			kind = "dsn"
+		}
+		children = append(children, trackapi.Related{QueueID: string(r.Message), Kind: kind})
+	})
+	if err == nil {
+		err = look("message_id", postMessageID, fo.msg.MessageID, func(r *event.Record) {
+			same = append(same, trackapi.Related{QueueID: string(r.Message), Kind: "same_message_id"})
+		})
+	}
+	for _, more := range [][]trackapi.Related{children, same} {
+		slices.SortFunc(more, func(a, b trackapi.Related) int { return cmp.Compare(a.QueueID, b.QueueID) })
+		for _, r := range more {
+			add(r.QueueID, r.Kind)
+		}
+	}
+	return list, err
+}
+
+// stagesOf turns a fact's durations into stretches of time. previous is the end
+// of what the message waited behind.
+func stagesOf(r *event.Record, previous time.Time) []trackapi.Stage {
+	var list []trackapi.Stage
+	switch ev := r.Event.(type) { //nolint:gochecksumtype // the other facts have no stages
+	case event.MessageQueued:
+		accept := r.Time.Add(-time.Duration(ev.TAccept))
+		list = stage(list, "receive", accept.Add(-time.Duration(ev.TReceive)), ev.TReceive, 0)
+		list = stage(list, "accept", accept, ev.TAccept, 0)
+	case event.AttemptFinished:
+		parts := []struct {
+			name string
+			took event.Seconds
+		}{
+			{"dns", ev.TDNS}, {"connect", ev.TConnect}, {"banner", ev.TBanner}, {"tls", ev.TTLS},
+			{"auth", ev.TAuth}, {"envelope", ev.TEnvelope}, {"data", ev.TData}, {"reply", ev.TReply},
+		}
+		begun := r.Time
+		for _, p := range parts {
+			begun = begun.Add(-time.Duration(p.took))
+		}
+		due := begun.Add(-time.Duration(ev.TSched))
+		if wait := event.Since(previous, due); wait > 0 {
+			list = stage(list, "backoff", previous, wait, ev.Attempt)
+		}
+		list = stage(list, "sched", due, ev.TSched, ev.Attempt)
+		for _, p := range parts {
+			list = stage(list, p.name, begun, p.took, ev.Attempt)
+			begun = begun.Add(time.Duration(p.took))
+		}
+	}
+	return list
+}
+
+func stage(list []trackapi.Stage, name string, start time.Time, took event.Seconds, attempt int) []trackapi.Stage {
+	if took <= 0 {
+		return list
+	}
+	return append(list, trackapi.Stage{Name: name, Start: start.UTC(), Seconds: took.Float(), Attempt: attempt})
+}
+
+// describe says a fact in one sentence. It is long because it says each fact.
+func describe(r *event.Record) (summary, level string) {
+	level = levelInfo
+	switch ev := r.Event.(type) {
+	case event.MessageQueued:
+		summary = fmt.Sprintf("Accepted from %s for %s (%s)", or(ev.MailFrom, "an unnamed sender"), recipients(ev.Recipients), octets(ev.Size))
+		if ev.ClientIP.IsValid() {
+			summary += ", handed in by " + ev.ClientIP.String()
+		}
+		if ev.AuthUser != "" {
+			summary += " as " + ev.AuthUser
+		}
+		if ev.Parent != "" {
+			summary += ", made from " + string(ev.Parent)
+		}
+	case event.MessageRouted:
+		if ev.ConnectorOut == "" {
+			return fmt.Sprintf("No send connector takes %s: %s", recipients(ev.Recipients), ev.Why), levelError
+		}
+		summary = fmt.Sprintf("Routed %s through %s to %s: %s", recipients(ev.Recipients), ev.ConnectorOut, ev.Queue, ev.Why)
+	case event.AttemptFinished:
+		return describeAttempt(r, &ev)
+	case event.RecipientRelayed:
+		summary = fmt.Sprintf("%s: relayed to %s after %s", ev.Recipient, where(ev.Hop), span(ev.TTotal))
+	case event.RecipientBounced:
+		return fmt.Sprintf("%s: failed for good at %s: %s", ev.Recipient, where(ev.Hop), said(ev.Answer)), levelError
+	case event.RecipientExpired:
+		return fmt.Sprintf("%s: given up after %s and %s; the last answer was: %s", ev.Recipient, span(ev.TTotal), count(ev.Attempts, "attempt"), said(ev.Answer)), levelError
+	case event.RecipientDropped:
+		return fmt.Sprintf("%s: removed by %s%s", ev.Recipient, or(ev.Actor, "policy"), because(ev.Reason)), levelWarning
+	case event.RecipientLate:
+		return fmt.Sprintf("%s: still not handed over after %s", ev.Recipient, span(ev.Target)), levelWarning
+	case event.DSNQueued:
+		if ev.Suppressed != "" {
+			return fmt.Sprintf("No %s report was made: %s", ev.Kind, ev.Suppressed), levelInfo
+		}
+		summary = fmt.Sprintf("Queued a %s report to the sender about %s as %s", ev.Kind, recipients(ev.Recipients), ev.DSN)
+	case event.MessageRetired:
+		summary = fmt.Sprintf("Finished after %s and %s: %s", span(ev.TTotal), count(ev.Attempts, "attempt"), totals(&ev))
+	case event.MessagePoisoned:
+		return "Isolated, because it broke its worker or is damaged: " + ev.Error, levelError
+	case event.QueueHeld:
+		summary, level = fmt.Sprintf("Held by %s%s", ev.Actor, because(ev.Reason)), levelWarning
+		if !ev.Until.IsZero() {
+			summary += " until " + ev.Until.UTC().Format(time.RFC3339)
+		}
+	case event.QueueReleased:
+		summary = fmt.Sprintf("Released by %s%s", ev.Actor, because(ev.Reason))
+	case event.AdminActed:
+		summary = fmt.Sprintf("%s did %q%s: %s", ev.Actor, ev.Action, because(ev.Reason), ev.Result)
+	case event.SessionOpened:
+		summary = fmt.Sprintf("%s session opened with %s", ev.Direction, or(hostOf(ev.RemoteName, ev.RemoteIP), ev.ClientIP.String()))
+	case event.SessionClosed:
+		summary = fmt.Sprintf("%s session closed (%s) after %s and %s", ev.Direction, ev.Cause, span(ev.Duration), count(ev.Messages, "message"))
+	case event.SessionRefused:
+		return fmt.Sprintf("Connection of %s refused: %s", ev.ClientIP, ev.Reason), levelWarning
+	case event.CommandAnswered:
+		summary = fmt.Sprintf("%s answered with %d", ev.Verb, ev.Code)
+	case event.TLSNegotiated:
+		if ev.Failure != "" {
+			return "TLS failed: " + ev.Failure, levelWarning
+		}
+		summary = fmt.Sprintf("TLS %s with %s (%s)", ev.Version, ev.Cipher, or(ev.Verify, "not verified"))
+	case event.AuthSucceeded:
+		summary = fmt.Sprintf("%s logged in with %s", ev.User, ev.Mechanism)
+	case event.AuthFailed:
+		return fmt.Sprintf("Login of %s with %s failed: %s", or(ev.User, "an unnamed user"), ev.Mechanism, ev.Reason), levelWarning
+	case event.SenderRefused:
+		return fmt.Sprintf("Sender %s refused with %d: %s", ev.MailFrom, ev.Code, ev.Reason), levelWarning
+	case event.RecipientRefused:
+		return fmt.Sprintf("Recipient %s refused with %d: %s", ev.Recipient, ev.Code, ev.Reason), levelWarning
+	case event.MessageRefused:
+		return fmt.Sprintf("Content refused with %d: %s", ev.Code, ev.Reason), levelWarning
+	case event.ThrottleEngaged:
+		return fmt.Sprintf("Limit %s (%s) engaged: %s", ev.Limit, ev.Scope, ev.Action), levelWarning
+	case event.PressureChanged:
+		summary = fmt.Sprintf("Back-pressure of %s went from %d to %d", ev.Resource, ev.Was, ev.Level)
+	case event.QueueLoaded:
+		summary = fmt.Sprintf("Queue read at start: %s in %s", count(ev.Messages, "message"), span(ev.Took))
+	case event.ConfigReloaded:
+		if ev.Error != "" {
+			return "Configuration not taken into use: " + ev.Error, levelError
+		}
+		summary = "Configuration " + ev.Revision + " taken into use"
+	case event.CertificateReloaded:
+		if ev.Error != "" {
+			return fmt.Sprintf("Certificate %s not taken into use: %s", ev.Certificate, ev.Error), levelError
+		}
+		summary = fmt.Sprintf("Certificate %s taken into use", ev.Certificate)
+	case event.DNSAnswered:
+		summary = fmt.Sprintf("DNS question for %s: %s", ev.Type, ev.Result)
+	case event.Panicked:
+		return fmt.Sprintf("A programming error in %s: %s", ev.Where, ev.Value), levelError
+	case event.Remarked:
+		return ev.Remark + because(ev.Detail), levelWarning
+	}
+	return summary, level
+}
+
+func describeAttempt(r *event.Record, ev *event.AttemptFinished) (summary, level string) {
+	switch ev.Disposition { //nolint:exhaustive // the rest reads the same
+	case mail.Relayed:
+		return fmt.Sprintf("Relayed %s to %s in %s: %s", recipients(ev.Recipients), where(ev.Hop), span(sum(ev.Stages)), said(ev.Answer)), levelInfo
+	case mail.Deferred:
+		summary = fmt.Sprintf("Deferred by %s: %s", where(ev.Hop), said(ev.Answer))
+		if !ev.NextAttempt.IsZero() {
+			summary += "; next attempt in " + span(event.Since(r.Time, ev.NextAttempt))
+		}
+		return summary, levelWarning
+	case mail.Bounced:
+		return fmt.Sprintf("Refused for good by %s: %s", where(ev.Hop), said(ev.Answer)), levelError
+	}
+	return fmt.Sprintf("Attempt %d at %s ended %s: %s", ev.Attempt, where(ev.Hop), ev.Disposition, said(ev.Answer)), levelWarning
+}
+
+func sum(s event.Stages) event.Seconds {
+	return s.TDNS + s.TConnect + s.TBanner + s.TTLS + s.TAuth + s.TEnvelope + s.TData + s.TReply
+}
+
+func totals(ev *event.MessageRetired) string {
+	var parts []string
+	for _, p := range []struct {
+		n    int
+		word string
+	}{{ev.Relayed, "relayed"}, {ev.Bounced, "bounced"}, {ev.Expired, "expired"}, {ev.Dropped, "dropped"}} {
+		if p.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.word))
+		}
+	}
+	return or(strings.Join(parts, ", "), "nothing left")
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+func because(s string) string {
+	if s == "" {
+		return ""
+	}
+	return ": " + s
+}
+
+func where(h event.Hop) string {
+	if host := hostOf(h.RemoteName, h.RemoteIP); host != "" {
+		return host
+	}
+	return or(h.Queue, "no host")
+}
+
+func said(a event.Answer) string {
+	return or(mail.Reply{Code: a.Code, Enhanced: a.Enhanced, Text: a.Reply}.String(), "no answer")
+}
+
+func recipients(list []event.Recipient) string {
+	switch len(list) {
+	case 0:
+		return "nobody"
+	case 1:
+		return list[0].Address
+	case 2:
+		return list[0].Address + " and " + list[1].Address
+	}
+	return fmt.Sprintf("%s and %d others", list[0].Address, len(list)-1)
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+func octets(n int64) string {
+	switch {
+	case n < 10<<10:
+		return fmt.Sprintf("%d octets", n)
+	case n < 10<<20:
+		return fmt.Sprintf("%d KiB", n>>10)
+	}
+	return fmt.Sprintf("%d MiB", n>>20)
+}
+
+// span writes a duration as people say it: 340 ms, 12 s, 5 m, 2 h 30 m.
+func span(s event.Seconds) string {
+	d := time.Duration(s)
+	switch {
+	case d < time.Millisecond:
+		return fmt.Sprintf("%d µs", d.Microseconds())
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < 10*time.Second:
+		return strings.TrimSuffix(fmt.Sprintf("%.1f", d.Seconds()), ".0") + " s"
+	}
+	d = d.Round(time.Second)
+	var parts []string
+	for _, u := range []struct {
+		size time.Duration
+		name string
+	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}, {time.Second, "s"}} {
+		if n := d / u.size; n > 0 && len(parts) < 2 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, u.name))
+			d -= n * u.size
+		} else if len(parts) > 0 {
+			break
+		}
+	}
+	return strings.Join(parts, " ")
+}

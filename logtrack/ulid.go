@@ -1,0 +1,101 @@
+package logtrack
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+
+	"waybill/relay/mail"
+)
+
+const crockford = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+var crockValue = func() (t [256]byte) {
+	for i := range len(crockford) {
+		t[crockford[i]] = byte(i)
+	}
+	return t
+}()
+
+// packULID gives the 16 octets of a ULID: 6 of time, 10 of entropy.
+func packULID(s string) (b [16]byte, ok bool) {
+	if !mail.ValidID(s) {
+		return b, false
+	}
+	var hi, lo uint64 // 128 bits, from 26 times 5 of which the first gives 3
+	for i := range 26 {
+		hi = hi<<5 | lo>>59
+		lo = lo<<5 | uint64(crockValue[s[i]])
+	}
+	binary.BigEndian.PutUint64(b[:8], hi)
+	binary.BigEndian.PutUint64(b[8:], lo)
+	return b, true
+}
+
+func appendULID(dst []byte, b [16]byte) []byte {
+	hi, lo := binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])
+	var out [26]byte
+	for i := 25; i >= 0; i-- {
+		out[i] = crockford[lo&31]
+		lo = lo>>5 | hi<<59
+		hi >>= 5
+	}
+	return append(dst, out[:]...)
+}
+
+// ulidMS is the time part in milliseconds.
+func ulidMS(b [16]byte) int64 { return int64(binary.BigEndian.Uint64(b[:8]) >> 16) } //nolint:gosec // 48 bits
+
+// acceptMS is when the message of a queue ID was accepted, in milliseconds, or 0.
+func acceptMS(id string) int64 {
+	b, ok := packULID(id)
+	if !ok {
+		return 0
+	}
+	return ulidMS(b)
+}
+
+// packUUID gives the 16 octets of a UUID in its canonical lower-case form.
+func packUUID(s string) (b [16]byte, ok bool) {
+	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
+		return b, false
+	}
+	n := 0
+	for i := 0; i < 36; {
+		if s[i] == '-' {
+			if i != 8 && i != 13 && i != 18 && i != 23 {
+				return b, false
+			}
+			i++
+			continue
+		}
+		h, l := hexValue(s[i]), hexValue(s[i+1])
+		if h > 15 || l > 15 {
+			return b, false
+		}
+		b[n] = h<<4 | l
+		n++
+		i += 2
+	}
+	return b, true
+}
+
+func hexValue(c byte) byte {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0'
+	case c >= 'a' && c <= 'f':
+		return c - 'a' + 10
+	}
+	return 255
+}
+
+func appendUUID(dst []byte, b [16]byte) []byte {
+	for i, n := 0, 0; n < 16; i++ {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			dst = append(dst, '-')
+		}
+		dst = hex.AppendEncode(dst, b[n:n+1])
+		n++
+	}
+	return dst
+}

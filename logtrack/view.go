@@ -1,0 +1,475 @@
+package logtrack
+
+import (
+	"encoding/binary"
+	"errors"
+	"reflect"
+	"sync"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+)
+
+// dirEntry is where a column of a block is, and which rows it has values for.
+type dirEntry struct {
+	name   string
+	form   byte
+	cover  []byte
+	n      int
+	rawLen int
+	off    int
+	packed int
+}
+
+// view is a block that is being read: its directory, and the columns that were
+// asked for. It is shared by queries.
+type view struct {
+	head *header
+	load func(read func(body []byte) error) error // calls read with the stored body
+
+	mu   sync.Mutex
+	dir  map[string]*dirEntry // by colKey
+	cols map[string]*colView
+	size int64
+}
+
+// colView is a decoded column with the place of each type's rows in it.
+type colView struct {
+	column
+	start []int   // by type: where its values begin, or -1
+	sums  []int32 // of a list: elements before each value
+}
+
+func colKey(name string, text bool) string {
+	if text {
+		return name
+	}
+	return name + "#"
+}
+
+func newView(head *header, load func(func([]byte) error) error) *view {
+	return &view{head: head, load: load, cols: map[string]*colView{}}
+}
+
+// readDir reads the directory at the start of a block's body.
+func readDir(body []byte, types int) (map[string]*dirEntry, error) {
+	if len(body) == 0 || body[0] != blockVersion {
+		return nil, damaged("body version")
+	}
+	n, src, err := readUvarint(body[1:], 4096)
+	if err != nil {
+		return nil, err
+	}
+	dir := make(map[string]*dirEntry, n)
+	list := make([]*dirEntry, n)
+	for i := range list {
+		d := &dirEntry{}
+		list[i] = d
+		if d.name, src, err = readString(src); err != nil {
+			return nil, err
+		}
+		if len(src) == 0 {
+			return nil, damaged("directory")
+		}
+		d.form, src = src[0], src[1:]
+		var cover string
+		if cover, src, err = readString(src); err != nil {
+			return nil, err
+		}
+		d.cover = []byte(cover)
+		for k, t := range d.cover {
+			if int(t) >= types || k > 0 && t <= d.cover[k-1] {
+				return nil, damaged("directory")
+			}
+		}
+		if d.n, src, err = readUvarint(src, maxListValues); err != nil {
+			return nil, err
+		}
+		if d.rawLen, src, err = readUvarint(src, maxColumn); err != nil {
+			return nil, err
+		}
+		if d.packed, src, err = readUvarint(src, maxColumn); err != nil {
+			return nil, err
+		}
+		form := d.form &^ formByMessage
+		if form > formEventIDs {
+			return nil, damaged("form")
+		}
+		dir[colKey(d.name, form != formNums)] = d
+	}
+	off := len(body) - len(src)
+	for _, d := range list {
+		d.off = off
+		off += d.packed
+	}
+	if off > len(body) {
+		return nil, damaged("directory")
+	}
+	return dir, nil
+}
+
+// need decodes the columns with the given keys that are not decoded yet.
+// Columns that the block does not have are passed over.
+func (v *view) need(keys ...string) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	missing := v.dir == nil
+	for _, k := range keys {
+		if _, ok := v.cols[k]; !ok && (v.dir == nil || v.dir[k] != nil) {
+			missing = true
+			break
+		}
+	}
+	if !missing {
+		return nil
+	}
+	return v.load(func(body []byte) error {
+		if v.dir == nil {
+			dir, err := readDir(body, len(v.head.types))
+			if err != nil {
+				return err
+			}
+			v.dir = dir
+		}
+		for _, k := range keys {
+			if err := v.decode(body, k); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// decode decodes one column and those that it depends on. v.mu is held.
+func (v *view) decode(body []byte, key string) error {
+	d := v.dir[key]
+	if d == nil || v.cols[key] != nil {
+		return nil
+	}
+	raw, err := unpack(body[d.off:d.off+d.packed], d.rawLen)
+	if err != nil {
+		return err
+	}
+	c := &colView{}
+	if err := v.place(body, d, c); err != nil {
+		return err
+	}
+	switch form := d.form; {
+	case form == formEventIDs:
+		err = v.decodeIDs(body, d, raw, c)
+	case form&formByMessage != 0:
+		err = v.decodeByMessage(body, d, raw, c)
+	case form == formText:
+		if c.dict, raw, err = readDict(raw); err == nil {
+			c.codes, _, err = readCodes(raw, d.n, len(c.dict))
+		}
+	default:
+		c.nums, _, err = readNums(raw, d.n)
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.sum(d, v); err != nil {
+		return err
+	}
+	v.cols[key] = c
+	v.size += c.size()
+	return nil
+}
+
+// place computes where each type's rows are in a column, and checks the count.
+func (v *view) place(body []byte, d *dirEntry, c *colView) error {
+	c.start = make([]int, len(v.head.types))
+	for i := range c.start {
+		c.start[i] = -1
+	}
+	var parent *colView
+	if list, ok := isChild(d.name); ok {
+		if err := v.decode(body, colKey(list, false)); err != nil {
+			return err
+		}
+		if parent = v.cols[colKey(list, false)]; parent == nil || parent.sums == nil {
+			return damaged("list without its counts")
+		}
+	}
+	at := 0
+	for _, t := range d.cover {
+		c.start[t] = at
+		if parent == nil {
+			at += v.head.types[t].n
+			continue
+		}
+		p := parent.start[t]
+		if p < 0 {
+			return damaged("list without its counts")
+		}
+		at += int(parent.sums[p+v.head.types[t].n] - parent.sums[p])
+	}
+	if at != d.n {
+		return damaged("column length")
+	}
+	return nil
+}
+
+// sum prepares the column of a list's counts.
+func (c *colView) sum(d *dirEntry, v *view) error {
+	if _, child := isChild(d.name); child || d.form != formNums || !v.isList(d.name) {
+		return nil
+	}
+	c.sums = make([]int32, len(c.nums)+1)
+	total := int64(0)
+	for i, n := range c.nums {
+		if n < 0 || n > maxListValues {
+			return damaged("list length")
+		}
+		total += max(n-1, 0)
+		if total > maxListValues {
+			return damaged("list length")
+		}
+		c.sums[i+1] = int32(total) //nolint:gosec // bounded above
+	}
+	return nil
+}
+
+// isList reports whether the block has columns for the elements of name.
+func (v *view) isList(name string) bool { return listNames[name] }
+
+// listNames are the names of all lists in facts.
+var listNames = func() map[string]bool {
+	m := map[string]bool{}
+	for _, p := range plans {
+		for _, l := range p.leaves {
+			if l.kind == kindList {
+				m[l.name] = true
+			}
+		}
+	}
+	return m
+}()
+
+func (v *view) decodeIDs(body []byte, d *dirEntry, raw []byte, c *colView) error {
+	if err := v.decode(body, "ts#"); err != nil {
+		return err
+	}
+	ts := v.cols["ts#"]
+	if ts == nil || len(ts.nums) != d.n || d.n > maxBlockRows {
+		return damaged("event ids")
+	}
+	ids, err := readEventIDs(raw, ts.nums)
+	if err != nil {
+		return err
+	}
+	c.column = *ids
+	return nil
+}
+
+func (v *view) decodeByMessage(body []byte, d *dirEntry, raw []byte, c *colView) error {
+	if d.name == "queue_id" {
+		return damaged("queue_id by message")
+	}
+	if err := v.decode(body, "queue_id"); err != nil {
+		return err
+	}
+	q := v.cols["queue_id"]
+	if q == nil {
+		return damaged("by message without messages")
+	}
+	text := d.form&^formByMessage == formText
+	var err error
+	if text {
+		if c.dict, raw, err = readDict(raw); err != nil {
+			return err
+		}
+	}
+	per, raw, err := readNums(raw, len(q.dict)-1)
+	if err != nil {
+		return err
+	}
+	none := 0 // rows of the column without a message
+	for _, t := range d.cover {
+		for row := range v.head.types[t].n {
+			if q.codeAt(int(t), row) == 0 {
+				none++
+			}
+		}
+	}
+	rest, _, err := readNums(raw, none)
+	if err != nil {
+		return err
+	}
+	vals := make([]int64, 0, d.n)
+	for _, t := range d.cover {
+		for row := range v.head.types[t].n {
+			if code := q.codeAt(int(t), row); code > 0 {
+				vals = append(vals, per[code-1])
+			} else {
+				vals = append(vals, rest[0])
+				rest = rest[1:]
+			}
+		}
+	}
+	if !text {
+		c.nums = vals
+		return nil
+	}
+	c.codes = make([]uint32, len(vals))
+	for i, n := range vals {
+		if n < 0 || n >= int64(len(c.dict)) {
+			return damaged("code")
+		}
+		c.codes[i] = uint32(n) //nolint:gosec // bounded above
+	}
+	return nil
+}
+
+// col is a column that need has decoded, or nil.
+func (v *view) col(key string) *colView {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.cols[key]
+}
+
+// codeAt is the code of the row-th row of type t.
+func (c *colView) codeAt(t, row int) uint32 {
+	if c == nil || c.start[t] < 0 {
+		return 0
+	}
+	return c.codes[c.start[t]+row]
+}
+
+func (c *colView) textAt(t, row int) string {
+	if c == nil || c.start[t] < 0 {
+		return ""
+	}
+	return c.dict[c.codes[c.start[t]+row]]
+}
+
+func (c *colView) numAt(t, row int) int64 {
+	if c == nil || c.start[t] < 0 {
+		return 0
+	}
+	return c.nums[c.start[t]+row]
+}
+
+// elems is the range of a list's elements of a row, counted from the first of
+// its type; has is false for a nil list.
+func (c *colView) elems(t, row int) (lo, hi int, has bool) {
+	if c == nil || c.start[t] < 0 || c.sums == nil {
+		return 0, 0, false
+	}
+	first := c.start[t]
+	base := c.sums[first]
+	return int(c.sums[first+row] - base), int(c.sums[first+row+1] - base), c.nums[first+row] > 0
+}
+
+// typeOf finds the type of a stored row and its place among its rows.
+func (h *header) typeOf(row int) (t, at int) {
+	for i := range h.types {
+		if r := &h.types[i]; row < r.start+r.n {
+			return i, row - r.start
+		}
+	}
+	return -1, 0
+}
+
+var errUnknownFact = errors.New("fact of a newer version")
+
+// heads of records as column keys.
+var headKeys = []string{"ts#", "ts/ns#", "event_id", "node", "source", "config_rev", "session_id", "queue_id", "message_uid"}
+
+// planKeys lists the columns that facts of p have; skip names lists to leave out.
+func (p *plan) planKeys(skip map[string]bool) []string {
+	keys := append([]string(nil), headKeys...)
+	add := func(l *leaf) {
+		keys = append(keys, colKey(l.name, l.isText()))
+		if l.kind == kindTime {
+			keys = append(keys, colKey(l.name+"/ns", false))
+		}
+	}
+	for i := range p.leaves {
+		l := &p.leaves[i]
+		if skip[l.name] {
+			continue
+		}
+		add(l)
+		for j := range l.sub {
+			add(&l.sub[j])
+		}
+	}
+	return keys
+}
+
+// needRecords decodes all columns of the facts of type t but those in skip.
+func (v *view) needRecords(t int, skip map[string]bool) error {
+	p := planNames[v.head.types[t].name]
+	if p == nil {
+		return errUnknownFact
+	}
+	return v.need(p.planKeys(skip)...)
+}
+
+// record puts a row together again. The columns must have been decoded by
+// needRecords with the same skip.
+func (v *view) record(row int, skip map[string]bool) (event.Record, error) {
+	t, at := v.head.typeOf(row)
+	if t < 0 {
+		return event.Record{}, damaged("row")
+	}
+	p := planNames[v.head.types[t].name]
+	if p == nil {
+		return event.Record{}, errUnknownFact
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	r := event.Record{
+		Time:      unpackTime(v.cols["ts#"].numAt(t, at), v.cols["ts/ns#"].numAt(t, at)),
+		ID:        v.cols["event_id"].textAt(t, at),
+		Node:      v.cols["node"].textAt(t, at),
+		Source:    event.Source(v.cols["source"].textAt(t, at)),
+		ConfigRev: v.cols["config_rev"].textAt(t, at),
+		Session:   v.cols["session_id"].textAt(t, at),
+		Message:   mail.QueueID(v.cols["queue_id"].textAt(t, at)),
+		UID:       v.cols["message_uid"].textAt(t, at),
+	}
+	s := reflect.New(p.typ).Elem()
+	for i := range p.leaves {
+		l := &p.leaves[i]
+		if skip[l.name] {
+			continue
+		}
+		if l.kind != kindList {
+			v.setLeaf(l, s, t, at)
+			continue
+		}
+		lo, hi, has := v.cols[colKey(l.name, false)].elems(t, at)
+		if !has {
+			continue
+		}
+		list := reflect.MakeSlice(l.typ, hi-lo, hi-lo)
+		for j := range l.sub {
+			for k := lo; k < hi; k++ {
+				v.setLeaf(&l.sub[j], list.Index(k-lo), t, k)
+			}
+		}
+		s.FieldByIndex(l.index).Set(list)
+	}
+	r.Event = s.Interface().(event.Event)
+	return r, nil
+}
+
+func (v *view) setLeaf(l *leaf, s reflect.Value, t, at int) {
+	if l.isText() {
+		l.setText(s, v.cols[l.name].textAt(t, at))
+		return
+	}
+	var nanos int64
+	if l.kind == kindTime {
+		nanos = v.cols[l.name+"/ns#"].numAt(t, at)
+	}
+	l.setNum(s, v.cols[l.name+"#"].numAt(t, at), nanos)
+}
+
+// blockKey is the suffix of keys in Badger that names a block.
+func blockKey(prefix byte, seq uint32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{prefix}, seq)
+}
