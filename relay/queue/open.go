@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -104,8 +105,8 @@ func Open(opts Options) (*Queue, error) {
 	}
 	q.working.Go(q.commitLoop)
 	q.working.Go(q.publishLoop)
-	if err := q.reconcile(); err != nil {
-		return nil, errors.Join(err, q.Close())
+	if err := q.rerouteAll(context.Background(), nil); err != nil {
+		return nil, errors.Join(fmt.Errorf("route queue: %w", err), q.Close())
 	}
 	loaded.Took = event.Secs(time.Since(start))
 	q.opts.Emitter.Source(event.SourceBoot).Emit(*loaded)
@@ -357,6 +358,12 @@ type wait struct {
 // restore makes the entry of a message found at start.
 func (q *Queue) restore(id ident, m *stored, seg *segment, now int64) *loadedEntry {
 	e := newEntry(id, m, seg)
+	for i := range m.States { // the table may have changed since
+		if s := &m.States[i]; !s.Disposition.Final() && q.routeOf(&m.Message, i).Hop != s.Hop {
+			q.strays = append(q.strays, id)
+			break
+		}
+	}
 	if !m.HeldUntil.IsZero() && m.HeldBy != "" {
 		q.until[id] = m.HeldUntil
 	}

@@ -383,6 +383,7 @@ func (q *Queue) Reroute() {
 // misrouted takes care of a message that was committed while the table changed. q.mu is held.
 func (q *Queue) misrouted(id ident) { q.strays = append(q.strays, id) }
 
+// rerouteAll asks the router about the messages ids and about the strays.
 func (q *Queue) rerouteAll(ctx context.Context, ids []ident) error {
 	for {
 		if err := q.alter(ctx, ids, q.rerouteOne); err != nil {
@@ -423,14 +424,4 @@ func (q *Queue) leasedHops(id mail.QueueID) []route.Hop {
 	}
 	q.mu.Unlock()
 	return hops
-}
-
-// reconcile asks the router about every message found at start: the table may
-// have changed since.
-func (q *Queue) reconcile() error {
-	ids := make([]ident, 0, len(q.messages))
-	for id := range q.messages {
-		ids = append(ids, id)
-	}
-	return q.rerouteAll(context.Background(), ids)
 }

@@ -1,0 +1,455 @@
+package queue
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"slices"
+	"sort"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+)
+
+// modelRecipient is what the queue must know of one recipient.
+type modelRecipient struct {
+	domain      string
+	disposition mail.Disposition
+	due         bool // at once, or not for an hour
+	leased      *Lease
+}
+
+type modelMessage struct {
+	id         mail.QueueID
+	held       bool
+	poison     bool
+	panics     int
+	recipients []modelRecipient
+}
+
+// machine drives a queue and a model of it.
+type machine struct {
+	t        testing.TB
+	h        *harness
+	router   *domains
+	messages map[mail.QueueID]*modelMessage
+	order    []mail.QueueID // also of those that are finished
+	final    map[string]mail.Disposition
+	leases   []*Lease
+	heldHops map[string]bool
+	recs     []event.Record
+}
+
+func (m *machine) live() []mail.QueueID {
+	var ids []mail.QueueID
+	for _, id := range m.order {
+		if m.messages[id] != nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// finish gives a recipient its end in the model.
+func (m *machine) finish(msg *modelMessage, i int, d mail.Disposition) {
+	msg.recipients[i].disposition = d
+	msg.recipients[i].leased = nil
+	m.final[fmt.Sprint(msg.id, "/", i)] = d
+	for _, r := range msg.recipients {
+		if !r.disposition.Final() {
+			return
+		}
+	}
+	delete(m.messages, msg.id)
+}
+
+// claimable lists "id domain" of what may be claimed now.
+func (m *machine) claimable() []string {
+	var list []string
+	for _, msg := range m.messages {
+		due, busy := map[string]bool{}, map[string]bool{}
+		for _, r := range msg.recipients {
+			if !r.disposition.Final() {
+				due[r.domain] = due[r.domain] || r.due
+				busy[r.domain] = busy[r.domain] || r.leased != nil
+			}
+		}
+		for d := range due {
+			if due[d] && !busy[d] && !msg.held && !msg.poison && !m.heldHops[d] && !m.router.refused[d] {
+				list = append(list, fmt.Sprint(msg.id, " ", d))
+			}
+		}
+	}
+	sort.Strings(list)
+	return list
+}
+
+func (m *machine) accept(t *rapid.T) {
+	n := rapid.IntRange(1, 4).Draw(t, "recipients")
+	msg := &modelMessage{}
+	var addrs []string
+	for i := range n {
+		d := rapid.SampledFrom([]string{"a.example", "b.example", "c.example"}).Draw(t, "domain")
+		msg.recipients = append(msg.recipients, modelRecipient{domain: d, disposition: mail.Queued, due: true})
+		addrs = append(addrs, fmt.Sprintf("u%d@%s", i, d))
+	}
+	d := draft(m.t, addrs...)
+	d.Priority = mail.Priority(rapid.IntRange(-1, 1).Draw(t, "priority"))
+	size := rapid.SampledFrom([]int{0, 10, 30_000, smallContent + 5}).Draw(t, "size")
+	if err := m.h.Put(m.t.Context(), d, make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	msg.id = d.ID
+	m.messages[d.ID] = msg
+	m.order = append(m.order, d.ID)
+}
+
+func (m *machine) claim(t *rapid.T) {
+	want := m.claimable()
+	l, err := m.h.tryClaim()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l == nil {
+		if len(want) > 0 {
+			t.Fatalf("nothing claimed, want one of %v", want)
+		}
+		return
+	}
+	if !slices.Contains(want, fmt.Sprint(l.Message.ID, " ", l.Hop.Name)) {
+		t.Fatalf("claimed %s for %s, want one of %v", l.Message.ID, l.Hop.Name, want)
+	}
+	msg := m.messages[l.Message.ID]
+	var index []int
+	for i := range msg.recipients {
+		if r := &msg.recipients[i]; r.domain == l.Hop.Name && !r.disposition.Final() {
+			index = append(index, i)
+			r.leased = l
+		}
+	}
+	if !slices.Equal(index, l.Index) {
+		t.Fatalf("claimed recipients %v, want %v", l.Index, index)
+	}
+	m.leases = append(m.leases, l)
+}
+
+// take removes one of the leases.
+func (m *machine) take(t *rapid.T) (*Lease, *modelMessage) {
+	if len(m.leases) == 0 {
+		t.Skip()
+	}
+	k := rapid.IntRange(0, len(m.leases)-1).Draw(t, "lease")
+	l := m.leases[k]
+	m.leases = slices.Delete(m.leases, k, k+1)
+	return l, m.messages[l.Message.ID]
+}
+
+func (m *machine) settle(t *rapid.T) {
+	l, msg := m.take(t)
+	s := Settlement{Outcomes: outcomes(l, mail.Deferred), Next: time.Now().Add(time.Hour)}
+	now := rapid.Bool().Draw(t, "at once")
+	if now {
+		s.Next = time.Now()
+	}
+	for k := range s.Outcomes {
+		s.Outcomes[k].Disposition = rapid.SampledFrom([]mail.Disposition{mail.Relayed, mail.Deferred, mail.Deferred, mail.Bounced, mail.Expired}).Draw(t, "outcome")
+	}
+	if err := m.h.Settle(m.t.Context(), l, s); err != nil {
+		t.Fatal(err)
+	}
+	if msg == nil {
+		return
+	}
+	for k, i := range l.Index {
+		r := &msg.recipients[i]
+		if r.disposition.Final() {
+			continue
+		}
+		r.leased = nil
+		if s.Outcomes[k].Disposition == mail.Deferred {
+			r.disposition, r.due = mail.Deferred, now
+			continue
+		}
+		m.finish(msg, i, s.Outcomes[k].Disposition)
+	}
+}
+
+func (m *machine) giveBack(t *rapid.T) {
+	l, msg := m.take(t)
+	poison := rapid.IntRange(0, 3).Draw(t, "panic") == 0
+	if poison {
+		if err := l.Poison(errors.New("boom")); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		l.Release()
+	}
+	if msg == nil {
+		return
+	}
+	for i := range msg.recipients {
+		r := &msg.recipients[i]
+		if r.leased == l {
+			r.leased = nil
+		}
+	}
+	if poison && !msg.poison {
+		if msg.panics++; msg.panics == poisonAfter {
+			msg.poison = true
+		} else {
+			for i := range msg.recipients {
+				msg.recipients[i].due = false
+			}
+		}
+	}
+}
+
+func (m *machine) act(t *rapid.T, a Action) int {
+	aff, err := m.h.Act(m.t.Context(), a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return aff.Messages
+}
+
+func (m *machine) message(t *rapid.T) *modelMessage {
+	ids := m.live()
+	if len(ids) == 0 {
+		t.Skip()
+	}
+	return m.messages[rapid.SampledFrom(ids).Draw(t, "message")]
+}
+
+func (m *machine) holdMessage(t *rapid.T) {
+	msg := m.message(t)
+	m.act(t, Action{Action: "hold", Filter: Filter{ID: msg.id}, Actor: "op"})
+	msg.held = true
+}
+
+func (m *machine) releaseMessage(t *rapid.T) {
+	msg := m.message(t)
+	was := msg.held || msg.poison
+	n := m.act(t, Action{Action: "release", Filter: Filter{ID: msg.id}, Actor: "op"})
+	if (n == 1) != was {
+		t.Fatalf("released %d messages, held = %t", n, was)
+	}
+	if was {
+		msg.held, msg.poison, msg.panics = false, false, 0
+	}
+}
+
+func (m *machine) holdHop(t *rapid.T) {
+	d := rapid.SampledFrom([]string{"a.example", "b.example"}).Draw(t, "hop")
+	m.act(t, Action{Action: "hold", Filter: Filter{Hop: d}, Actor: "op"})
+	m.heldHops[d] = true
+}
+
+func (m *machine) releaseHop(t *rapid.T) {
+	if len(m.heldHops) == 0 {
+		t.Skip()
+	}
+	d := rapid.SampledFrom([]string{"a.example", "b.example"}).Draw(t, "hop")
+	if !m.heldHops[d] {
+		t.Skip()
+	}
+	m.act(t, Action{Action: "release", Filter: Filter{Hop: d}, Actor: "op"})
+	delete(m.heldHops, d)
+}
+
+func (m *machine) retry(t *rapid.T) {
+	d := rapid.SampledFrom([]string{"a.example", "b.example", "c.example"}).Draw(t, "domain")
+	m.act(t, Action{Action: "retry", Filter: Filter{Domain: d}, Actor: "op"})
+	for _, msg := range m.messages {
+		for i := range msg.recipients {
+			if r := &msg.recipients[i]; r.domain == d && !msg.poison {
+				r.due = true
+			}
+		}
+	}
+}
+
+func (m *machine) remove(t *rapid.T) {
+	msg := m.message(t)
+	d := rapid.SampledFrom([]string{"a.example", "b.example", ""}).Draw(t, "domain")
+	m.act(t, Action{Action: rapid.SampledFrom([]string{"remove", "bounce"}).Draw(t, "how"), Filter: Filter{ID: msg.id, Domain: d}, Actor: "op"})
+	// What it was is told by the facts; the model learns from them at the end.
+	for i := range msg.recipients {
+		if r := &msg.recipients[i]; !r.disposition.Final() && (d == "" || r.domain == d) {
+			m.finish(msg, i, mail.Dropped)
+		}
+	}
+}
+
+func (m *machine) reroute(t *rapid.T) {
+	d := rapid.SampledFrom([]string{"a.example", "c.example"}).Draw(t, "domain")
+	m.router.mu.Lock()
+	was := m.router.refused[d]
+	m.router.refused[d] = !was
+	m.router.mu.Unlock()
+	if len(m.leases) > 0 { // what is leased moves when it is settled; the model waits for that
+		m.router.mu.Lock()
+		m.router.refused[d] = was
+		m.router.mu.Unlock()
+		t.Skip()
+	}
+	m.h.Reroute()
+	for _, msg := range m.messages {
+		for i := range msg.recipients {
+			if r := &msg.recipients[i]; r.domain == d {
+				r.due = true
+			}
+		}
+	}
+}
+
+func (m *machine) restart(*rapid.T) {
+	old := m.h
+	m.h = old.reopen(m.t, nil)
+	m.recs = append(m.recs, old.rec.all()...)
+	m.leases = nil
+	for _, msg := range m.messages {
+		for i := range msg.recipients {
+			msg.recipients[i].leased = nil
+		}
+	}
+}
+
+func (m *machine) check(t *rapid.T) {
+	l := m.h.Levels()
+	if l.Messages != len(m.messages) {
+		t.Fatalf("%d messages, want %d", l.Messages, len(m.messages))
+	}
+	active := 0
+	for _, st := range m.h.Hops() {
+		active += st.Active
+	}
+	busy := map[string]bool{}
+	for _, msg := range m.messages {
+		for _, r := range msg.recipients {
+			if r.leased != nil {
+				busy[fmt.Sprint(msg.id, r.domain)] = true
+			}
+		}
+	}
+	if active != len(busy) {
+		t.Fatalf("%d groups are active, want %d", active, len(busy))
+	}
+	list, err := m.h.List(m.t.Context(), Filter{}, "", 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) != len(m.messages) {
+		t.Fatalf("List() has %d messages, want %d", len(list), len(m.messages))
+	}
+	for _, got := range list {
+		msg := m.messages[got.ID]
+		for i, s := range got.States {
+			want := msg.recipients[i].disposition
+			hop := msg.recipients[i].domain
+			if m.router.refused[hop] {
+				hop = ""
+			}
+			if !want.Final() && (msg.held || m.heldHops[hop]) {
+				want = mail.Held
+			}
+			if want == mail.Dropped && s.Disposition == mail.Bounced {
+				want = mail.Bounced
+			}
+			if s.Disposition != want {
+				t.Fatalf("%s recipient %d is %s, want %s", got.ID, i, s.Disposition, want)
+			}
+		}
+	}
+}
+
+func TestModel(t *testing.T) {
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue { // 100 take too long for every day
+		if err := flag.Set("rapid.checks", "30"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		m := &machine{
+			t: t, router: &domains{refused: map[string]bool{}}, messages: map[mail.QueueID]*modelMessage{},
+			final: map[string]mail.Disposition{}, heldHops: map[string]bool{},
+		}
+		m.h = open(t, func(o *Options) { o.Router = m.router; o.NoSync = true })
+		rt.Repeat(map[string]func(*rapid.T){
+			"accept": m.accept, "accept2": m.accept, "claim": m.claim, "claim2": m.claim, "claim3": m.claim, "settle": m.settle, "settle2": m.settle,
+			"give back": m.giveBack, "hold message": m.holdMessage, "release message": m.releaseMessage, "hold hop": m.holdHop, "release hop": m.releaseHop,
+			"retry": m.retry, "remove": m.remove, "reroute": m.reroute, "restart": m.restart,
+			"reclaim": func(t *rapid.T) {
+				if err := m.h.reclaim(m.t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"": m.check,
+		})
+		m.restart(rt)
+		m.check(rt)
+		if err := m.h.Close(); err != nil {
+			rt.Fatal(err)
+		}
+		m.recs = append(m.recs, m.h.rec.all()...)
+		m.facts(rt)
+	})
+}
+
+// facts compares the finals with those that were stated: each once, none lost.
+func (m *machine) facts(t *rapid.T) {
+	seen := map[string]bool{}
+	queued, retired := map[mail.QueueID]int{}, map[mail.QueueID]int{}
+	finals := map[string]mail.Disposition{}
+	for _, r := range m.recs {
+		if seen[r.ID] {
+			continue // stated again after a restart
+		}
+		seen[r.ID] = true
+		var f *event.Final
+		var d mail.Disposition
+		switch ev := r.Event.(type) {
+		case event.MessageQueued:
+			queued[r.Message]++
+		case event.MessageRetired:
+			retired[r.Message]++
+		case event.RecipientRelayed:
+			f, d = &ev.Final, mail.Relayed
+		case event.RecipientBounced:
+			f, d = &ev.Final, mail.Bounced
+		case event.RecipientExpired:
+			f, d = &ev.Final, mail.Expired
+		case event.RecipientDropped:
+			f, d = &ev.Final, mail.Dropped
+		}
+		if f == nil {
+			continue
+		}
+		key := fmt.Sprint(r.Message, "/", f.Recipient[1:2])
+		if _, twice := finals[key]; twice {
+			t.Fatalf("%s has two finals", key)
+		}
+		finals[key] = d
+	}
+	for key, want := range m.final {
+		if got := finals[key]; got != want && (want != mail.Dropped || got != mail.Bounced) {
+			t.Fatalf("%s is %s, want %s", key, got, want)
+		}
+	}
+	if len(finals) != len(m.final) {
+		t.Fatalf("%d finals, want %d", len(finals), len(m.final))
+	}
+	for _, id := range m.order {
+		done := 0
+		if m.messages[id] == nil {
+			done = 1
+		}
+		if queued[id] != 1 || retired[id] != done {
+			t.Fatalf("%s was queued %d times and retired %d times, want 1 and %d", id, queued[id], retired[id], done)
+		}
+	}
+}
+
