@@ -120,7 +120,12 @@ func (s *Scheduler) Concurrency(hop route.Hop) int {
 func (s *Scheduler) Active() (now, limit int) { return len(s.slots), cap(s.slots) }
 
 // HopsDown is how many next hops cannot be reached at present.
-func (s *Scheduler) HopsDown() int { return s.hops.down() }
+func (s *Scheduler) HopsDown() int { return s.hops.down(time.Now()) }
+
+// ProbeNow forgets until when the hops that cannot be reached are to be left
+// alone. Call it when an operator asks for a retry, and after a reload: what is
+// due then is attempted, one message first.
+func (s *Scheduler) ProbeNow() { s.hops.probeNow() }
 
 // Run delivers mail until ctx is done, then finishes the attempts in hand, at
 // most for the drain timeout; what is still under way then is cut off and given

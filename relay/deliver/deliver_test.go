@@ -93,13 +93,13 @@ func TestJitter(t *testing.T) {
 }
 
 func TestPause(t *testing.T) {
-	r := Retry{Schedule: []time.Duration{1, 2, 3}}
+	r := Retry{Schedule: []time.Duration{time.Second, 0, time.Hour}}
 	for _, test := range []struct {
 		name    string
 		attempt int
 		want    time.Duration
 	}{
-		{"none yet", 0, 1}, {"first", 1, 1}, {"third", 3, 3}, {"the last repeats", 1000, 3},
+		{"none yet", 0, time.Second}, {"first", 1, time.Second}, {"second, too short", 2, shortestPause}, {"third", 3, time.Hour}, {"the last repeats", 1000, time.Hour},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if got := r.Pause(test.attempt); got != test.want {
@@ -212,6 +212,56 @@ func TestHopDownDelayAndExpiry(t *testing.T) {
 			if delayed[m.ID] != 1 || failed[m.ID] != 1 || m.States[0].Disposition != mail.Expired {
 				t.Fatalf("%s: %d delayed and %d failed reports, now %v", m.ID, delayed[m.ID], failed[m.ID], m.States[0].Disposition)
 			}
+		}
+	})
+}
+
+func TestProbeNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newFakeQueue(t)
+		var up atomic.Bool
+		s, stop := start(t, q, Connector{Attempter: attempter(func(_ context.Context, _ route.Hop, m smtpout.Message) smtpout.Result {
+			if up.Load() {
+				return answer(m, relayed)
+			}
+			return answer(m, noRoute)
+		})}, nil)
+		m := q.add(internet, nil, "bob@example.com")
+		time.Sleep(65 * time.Minute)
+		up.Store(true)
+		s.ProbeNow()
+		q.mu.Lock() // what the retry of an operator does
+		m.due = time.Now()
+		q.wake()
+		q.mu.Unlock()
+		synctest.Wait()
+		_ = stop()
+		if got := m.States[0].Disposition; got != mail.Relayed {
+			t.Errorf("the message is %v, want relayed at once", got)
+		}
+		if got := s.HopsDown(); got != 0 {
+			t.Errorf("HopsDown() = %d, want 0", got)
+		}
+	})
+}
+
+func TestDamagedContent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newFakeQueue(t)
+		_, stop := start(t, q, Connector{Attempter: attempter(func(_ context.Context, _ route.Hop, m smtpout.Message) smtpout.Result {
+			if _, err := m.Open(); !errors.Is(err, queue.ErrDamaged) {
+				t.Errorf("Open() = %v", err)
+			}
+			return answer(m, mail.Outcome{Disposition: mail.Deferred, Class: mail.ClassOther})
+		})}, nil)
+		m := q.add(internet, nil, "bob@example.com")
+		q.mu.Lock()
+		m.damaged = true
+		q.mu.Unlock()
+		synctest.Wait()
+		_ = stop()
+		if got := q.settlements(); len(got) != 0 || m.poison == nil {
+			t.Errorf("settlements %+v, poison %v", got, m.poison)
 		}
 	})
 }

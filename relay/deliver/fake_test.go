@@ -43,6 +43,8 @@ type fakeMessage struct {
 	due    time.Time
 	leased bool
 	poison error
+
+	damaged bool // opening it isolates it
 }
 
 // settled is one settlement and when it came.
@@ -159,6 +161,12 @@ type fakeLease struct {
 func (l *fakeLease) View() *queue.Lease { return l.view }
 
 func (l *fakeLease) Open() (io.ReadCloser, error) {
+	l.q.mu.Lock()
+	defer l.q.mu.Unlock()
+	if l.m.damaged {
+		l.m.poison = queue.ErrDamaged
+		return nil, fmt.Errorf("open: %w", queue.ErrDamaged)
+	}
 	return io.NopCloser(strings.NewReader(content)), nil
 }
 

@@ -30,6 +30,10 @@ type hopState struct {
 // maxHops bounds the map; beyond it, hops that nobody asked about for long are forgotten.
 const maxHops = 100_000
 
+// forgotten is how long after its time a probe may be missing before the hop
+// has no mail any more. Chosen by taste.
+const forgotten = time.Hour
+
 // enter asks to make an attempt. When the hop is down, it says until when.
 func (h *hops) enter(hop route.Hop, now time.Time) (p pass, ok bool) {
 	h.mu.RLock()
@@ -150,19 +154,29 @@ func (h *hops) forgetOld(now time.Time) {
 		return
 	}
 	for hop, st := range h.state {
-		if !st.probing && now.Sub(st.until) > time.Hour {
+		if !st.probing && now.Sub(st.until) > forgotten {
 			delete(h.state, hop)
 		}
 	}
 }
 
-// down is how many hops are down now.
-func (h *hops) down() int {
+// probeNow lets every hop that is down be probed at once.
+func (h *hops) probeNow() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, st := range h.state {
+		st.until = time.Time{}
+	}
+}
+
+// down is how many hops are down now. One that nobody has mail for any more is
+// no longer probed, and does not count.
+func (h *hops) down(now time.Time) int {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	n := 0
 	for _, st := range h.state {
-		if st.window == 0 {
+		if st.window == 0 && (st.probing || now.Sub(st.until) < forgotten) {
 			n++
 		}
 	}

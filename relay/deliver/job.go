@@ -2,8 +2,11 @@ package deliver
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"waybill/relay/event"
@@ -20,6 +23,7 @@ type job struct {
 	connector Connector
 	expires   time.Time
 	now       time.Time // when it was claimed, later when the attempt ended
+	damaged   atomic.Bool
 }
 
 // attempt lets the connector attempt the lease, when hop and rate allow, and
@@ -58,8 +62,10 @@ func (j *job) attempt(ctx, attempts context.Context) {
 	res := j.connector.Attempter.Attempt(attempts, hop, j.message())
 	j.now = time.Now()
 	outcomes := j.outcomes(&res)
-	if attempts.Err() != nil && undecided(outcomes) {
-		j.lease.Release() // we broke it off, and nothing came of it
+	if (attempts.Err() != nil || j.damaged.Load()) && undecided(outcomes) {
+		// We broke it off, or the queue has just isolated the message because its
+		// content is damaged. Nothing came of it.
+		j.lease.Release()
 		return
 	}
 	verdict = judge(outcomes)
@@ -74,7 +80,16 @@ func (j *job) message() smtpout.Message {
 	for k, i := range j.view.Index {
 		env.Recipients[k] = m.Envelope.Recipients[i]
 	}
-	return smtpout.Message{ID: m.ID, Envelope: env, Trace: m.Trace, Size: int64(len(m.Trace)) + m.Size, Open: j.lease.Open}
+	return smtpout.Message{ID: m.ID, Envelope: env, Trace: m.Trace, Size: int64(len(m.Trace)) + m.Size, Open: j.open}
+}
+
+// open opens the content, and remembers when it was damaged.
+func (j *job) open() (io.ReadCloser, error) {
+	r, err := j.lease.Open()
+	if errors.Is(err, queue.ErrDamaged) {
+		j.damaged.Store(true)
+	}
+	return r, err
 }
 
 // pause is the retry schedule with jitter.

@@ -18,6 +18,9 @@ func DefaultSchedule() []time.Duration {
 	return []time.Duration{m, m, m, m, 5 * m, 5 * m, 5 * m, 5 * m, 5 * m, 5 * m, 10 * m}
 }
 
+// shortestPause keeps a schedule of zeros from spinning.
+const shortestPause = 10 * time.Millisecond
+
 var defaultSchedule = DefaultSchedule()
 
 // Retry says how long and how often to try. Zero fields mean the defaults.
@@ -34,7 +37,7 @@ func (r *Retry) Pause(attempt int) time.Duration {
 	if len(schedule) == 0 {
 		schedule = defaultSchedule
 	}
-	return schedule[min(max(attempt, 1), len(schedule))-1]
+	return max(shortestPause, schedule[min(max(attempt, 1), len(schedule))-1])
 }
 
 func (r *Retry) delayDSN() time.Duration {
