@@ -175,6 +175,9 @@ func (s *session) commandStartTLS() error {
 
 func (s *session) startTLS() error {
 	if a, ok := s.host.script(PhaseTLS); ok {
+		if _, err := s.r.Peek(1); err != nil { // the peer has begun
+			return err
+		}
 		if _, err := s.perform(a, ""); err != nil {
 			return err
 		}

@@ -181,6 +181,9 @@ func (a *attempt) speak(s *session) *failure {
 // counts more than a permanent one of another host.
 func (a *attempt) fail(f *failure) {
 	a.others = a.others || !f.closes
+	if !f.remote && !f.lost { // what ended a session is there already
+		a.log.note(f.reply.Text)
+	}
 	if a.failed == nil || f.hopeless || a.failed.permanent && !f.permanent || a.failed.permanent == f.permanent && f.rank() >= a.failed.rank() {
 		if f.at != (target{}) && a.via.at != f.at {
 			a.via = leg{at: f.at}

@@ -84,9 +84,9 @@ func (c *Connector) evict() {
 func (c *Connector) put(s *session) {
 	s.a, s.r.log = nil, nil
 	s.deadline = time.Time{}
-	cause := s.cause
-	if cause == "" && s.transactions >= c.opts.Limits.MessagesPerConnection {
-		cause = "limit"
+	if s.cause != "" {
+		c.end(s, s.cause)
+		return
 	}
 	c.mu.Lock()
 	if c.closed {
@@ -94,8 +94,8 @@ func (c *Connector) put(s *session) {
 		c.end(s, "shutdown")
 		return
 	}
-	if cause != "" {
-		c.wg.Go(func() { c.end(s, cause) })
+	if s.transactions >= c.opts.Limits.MessagesPerConnection {
+		c.wg.Go(func() { c.end(s, "limit") })
 		c.mu.Unlock()
 		return
 	}

@@ -92,6 +92,9 @@ func (a *attempt) transact(s *session) *failure {
 func (t *transaction) prepare() (string, *failure) {
 	a, s, env, ext := t.a, t.s, &t.a.m.Envelope, &t.s.ext
 	refuse := func(idx []int, code int, enhanced string, class mail.Class, format string, args ...any) {
+		if len(idx) == 0 {
+			return
+		}
 		f := ours("MAIL", code, enhanced, class, format, args...)
 		a.log.note(f.reply.String())
 		a.decideAll(idx, f)

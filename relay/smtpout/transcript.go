@@ -59,7 +59,7 @@ func (t *transcript) add(from speaker, text []byte, bytes int64) {
 	}
 	var l *line
 	switch {
-	case len(t.lines) < cap(t.lines):
+	case len(t.lines) < min(cap(t.lines), maxLines):
 		t.lines = t.lines[:len(t.lines)+1]
 		l = &t.lines[len(t.lines)-1]
 	case len(t.lines) < maxLines:
