@@ -188,26 +188,26 @@ type getter struct {
 	list *leaf  // the list that leaf is in, or nil
 }
 
-// getters finds column in facts of plan p.
-func (p *plan) getter(column string) (getter, bool) {
-	switch column {
-	case "node", "session_id", "queue_id", "message_uid":
-		return getter{head: column}, true
-	}
+// getters makes a getter of every column that facts of plan p have.
+func (p *plan) getters() map[string]getter {
+	m := map[string]getter{}
 	for i := range p.leaves {
 		l := &p.leaves[i]
-		if l.name == column {
-			return getter{leaf: l}, true
-		}
-		if l.kind == kindList && strings.HasPrefix(column, l.name+".") {
-			for j := range l.sub {
-				if l.sub[j].name == column {
-					return getter{leaf: &l.sub[j], list: l}, true
-				}
-			}
+		m[l.name] = getter{leaf: l}
+		for j := range l.sub {
+			m[l.sub[j].name] = getter{leaf: &l.sub[j], list: l}
 		}
 	}
-	return getter{}, false
+	for _, head := range []string{"node", "session_id", "queue_id", "message_uid"} {
+		m[head] = getter{head: head}
+	}
+	return m
+}
+
+// getter is how to take column from facts of plan p.
+func (p *plan) getter(column string) (getter, bool) {
+	g, ok := p.byName[column]
+	return g, ok
 }
 
 // texts calls yield with each value of g's column in r until it returns true.
@@ -249,4 +249,31 @@ func (g getter) ints(r *event.Record, yield func(int64) bool) bool {
 		}
 	}
 	return false
+}
+
+func planOf(r *event.Record) *plan { return plans[reflect.TypeOf(r.Event)] }
+
+// firstNum is the value of an integer column of the fact itself, or 0.
+func (p *plan) firstNum(r *event.Record, column string) int64 {
+	if column == "" {
+		return 0
+	}
+	g, ok := p.getter(column)
+	if !ok || g.leaf == nil || g.leaf.isText() || g.list != nil {
+		return 0
+	}
+	n, _ := g.leaf.num(reflect.ValueOf(r.Event))
+	return n
+}
+
+// recipientsOf is the list of recipients of a fact about several.
+func recipientsOf(ev event.Event) []event.Recipient {
+	v := reflect.ValueOf(ev)
+	for i := range plans[v.Type()].leaves {
+		if l := &plans[v.Type()].leaves[i]; l.name == "recipients" && l.kind == kindList {
+			list, _ := v.FieldByIndex(l.index).Interface().([]event.Recipient)
+			return list
+		}
+	}
+	return nil
 }

@@ -41,6 +41,7 @@ type plan struct {
 	typ    reflect.Type
 	class  event.Durability
 	leaves []leaf
+	byName map[string]getter // every column of its facts
 }
 
 // heads are the fields of the record itself.
@@ -60,7 +61,9 @@ func makePlans() map[reflect.Type]*plan {
 			panic(fmt.Sprintf("logtrack: fact %s: %v", name, err)) // a test of package event would fail too
 		}
 		typ := reflect.TypeOf(r.Event)
-		all[typ] = &plan{name: name, typ: typ, class: event.Class(r.Event), leaves: planLeaves(typ, nil, "")}
+		p := &plan{name: name, typ: typ, class: event.Class(r.Event), leaves: planLeaves(typ, nil, "")}
+		p.byName = p.getters()
+		all[typ] = p
 	}
 	return all
 }
