@@ -1,0 +1,98 @@
+package host
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"waybill/logtrack/trackapi"
+)
+
+// Canned is a tracking API that answers from the files of a folder: for tests,
+// and for looking at the plugin without a relay. It checks the token when one is
+// given, refuses a Disposition that does not exist as the real API does, and
+// applies the filter by recipient; everything else it takes as given.
+func Canned(folder, token string) http.Handler {
+	mux := http.NewServeMux()
+	file := func(pattern, name string) {
+		mux.HandleFunc("GET /api/v1/"+pattern, func(w http.ResponseWriter, _ *http.Request) { serveFile(w, folder, name) })
+	}
+	file("status", "status")
+	file("events", "events")
+	file("queues", "queues")
+	file("values", "values")
+	file("messages/{id}/transcript", "transcript")
+	mux.HandleFunc("GET /api/v1/aggregate", func(w http.ResponseWriter, r *http.Request) {
+		switch q := r.URL.Query(); {
+		case q.Get("domain") == "nowhere.example":
+			serveFile(w, folder, "aggregate_empty")
+		case q.Get("step") == "" || q.Get("step") == "0s" || q.Get("step") == "0":
+			serveFile(w, folder, "aggregate_total")
+		default:
+			serveFile(w, folder, "aggregate")
+		}
+	})
+	mux.HandleFunc("GET /api/v1/messages", func(w http.ResponseWriter, r *http.Request) { serveMessages(w, r, folder) })
+	mux.HandleFunc("GET /api/v1/messages/{id}", func(w http.ResponseWriter, r *http.Request) {
+		if id := r.PathValue("id"); !strings.HasPrefix(id, "01KANF5M80") {
+			problem(w, &trackapi.Problem{Status: http.StatusNotFound, Type: "about:blank", Title: "Not found", Detail: "no message " + id})
+			return
+		}
+		serveFile(w, folder, "message")
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if token != "" && r.Header.Get("Authorization") != "Bearer "+token {
+			problem(w, &trackapi.Problem{Status: http.StatusUnauthorized, Type: "about:blank", Title: "Unauthorized", Detail: "a token is needed"})
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func serveMessages(w http.ResponseWriter, r *http.Request, folder string) {
+	q := r.URL.Query()
+	if q.Get("disposition") == "vanished" {
+		problem(w, &trackapi.Problem{Status: http.StatusBadRequest, Type: "about:blank", Title: "Bad parameter", Detail: "no disposition \"vanished\"", Field: "disposition", Hint: "relayed, deferred, bounced, ..."})
+		return
+	}
+	b, err := os.ReadFile(filepath.Join(folder, "messages.json")) //nolint:gosec // test data, named by the caller
+	var answer trackapi.Messages
+	if err == nil {
+		err = json.Unmarshal(b, &answer)
+	}
+	if err != nil {
+		problem(w, &trackapi.Problem{Status: http.StatusInternalServerError, Type: "about:blank", Title: "Canned answer", Detail: err.Error()})
+		return
+	}
+	part := strings.Trim(q.Get("recipient"), "*")
+	all := answer.Messages
+	answer.Messages = []trackapi.Message{}
+	for _, m := range all {
+		for _, to := range m.Recipients {
+			if strings.Contains(to.Address, part) {
+				answer.Messages = append(answer.Messages, m)
+				break
+			}
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(answer)
+}
+
+func serveFile(w http.ResponseWriter, folder, name string) {
+	b, err := os.ReadFile(filepath.Join(folder, name+".json")) //nolint:gosec // test data, named by the caller
+	if err != nil {
+		problem(w, &trackapi.Problem{Status: http.StatusInternalServerError, Type: "about:blank", Title: "Canned answer", Detail: err.Error()})
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(b)
+}
+
+func problem(w http.ResponseWriter, p *trackapi.Problem) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(p.Status)
+	_ = json.NewEncoder(w).Encode(p)
+}

@@ -1,0 +1,270 @@
+package plugin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/grafana/grafana-plugin-sdk-go/backend"
+	"github.com/grafana/grafana-plugin-sdk-go/data"
+
+	"waybill/logtrack/trackapi"
+)
+
+// timelineQuery shows the life of one message.
+type timelineQuery struct {
+	ID   string `json:"id"`   // queue ID, message UID, or Message-ID
+	View string `json:"view"` // a word of views; empty: all that Explore can show side by side
+}
+
+// exemplarQuery is what Grafana sends when an exemplar is followed: the form is
+// Tempo's, the value is the label of our histograms, a message UID.
+type exemplarQuery struct {
+	Query string `json:"query"`
+}
+
+type view func(ctx context.Context, d *Datasource, t *trackapi.Timeline) (data.Frames, error)
+
+// views are the ways to look at one message.
+var views = map[string]view{
+	"": func(_ context.Context, d *Datasource, t *trackapi.Timeline) (data.Frames, error) {
+		return data.Frames{d.factTable(t), traceFrame(t)}, nil
+	},
+	"facts": func(_ context.Context, d *Datasource, t *trackapi.Timeline) (data.Frames, error) {
+		return data.Frames{d.factTable(t)}, nil
+	},
+	"logs": func(_ context.Context, d *Datasource, t *trackapi.Timeline) (data.Frames, error) {
+		return data.Frames{d.factLog(t)}, nil
+	},
+	"trace": func(_ context.Context, _ *Datasource, t *trackapi.Timeline) (data.Frames, error) {
+		return data.Frames{traceFrame(t)}, nil
+	},
+	"stages": func(_ context.Context, _ *Datasource, t *trackapi.Timeline) (data.Frames, error) {
+		return data.Frames{stageTable(t)}, nil
+	},
+	"recipients": func(_ context.Context, d *Datasource, t *trackapi.Timeline) (data.Frames, error) {
+		return data.Frames{d.messageTable(rowsOf([]trackapi.Message{t.Message}, true), true)}, nil
+	},
+	"transcript": transcript,
+}
+
+func timeline(ctx context.Context, d *Datasource, q timelineQuery, in backend.DataQuery) (data.Frames, error) {
+	show, ok := views[q.View]
+	if !ok {
+		return nil, badQuery("a timeline has no view %q; it has facts, logs, trace, stages, recipients and transcript", q.View)
+	}
+	t, err := d.find(ctx, q.ID, in.TimeRange)
+	if err != nil {
+		return nil, err
+	}
+	return show(ctx, d, t)
+}
+
+func exemplar(ctx context.Context, d *Datasource, q exemplarQuery, in backend.DataQuery) (data.Frames, error) {
+	return timeline(ctx, d, timelineQuery{ID: q.Query}, in)
+}
+
+// find gets a message by whichever of its identifiers was given: the queue ID;
+// else the UID, which stays the same over splits and moves; else the Message-ID
+// of the header. A search by the latter two takes the newest message.
+func (d *Datasource) find(ctx context.Context, id string, span backend.TimeRange) (*trackapi.Timeline, error) {
+	id = strings.TrimSpace(id)
+	search := trackapi.Query{From: span.From.UTC(), To: span.To.UTC(), Limit: 1}
+	switch {
+	case id == "":
+		return nil, badQuery("which message? enter its queue ID, its UID or its Message-ID")
+	case strings.Contains(id, "@"):
+		search.MessageID = id
+	case isUID(id):
+		search.Q = "message_uid:" + id
+	default:
+		t, err := d.api.Message(ctx, id)
+		var problem *trackapi.Problem
+		if errors.As(err, &problem) && problem.Status == http.StatusNotFound {
+			return nil, &trackapi.Problem{Status: http.StatusNotFound, Title: "No message " + id, Detail: "it is unknown, or older than what the tracking store keeps"}
+		}
+		return t, err
+	}
+	found, err := d.api.Messages(ctx, search)
+	if err != nil {
+		return nil, err
+	}
+	if len(found.Messages) == 0 {
+		return nil, &trackapi.Problem{Status: http.StatusNotFound, Title: "No message " + id, Detail: "there is none in the time range", Hint: "widen the time range"}
+	}
+	return d.api.Message(ctx, found.Messages[0].QueueID)
+}
+
+// isUID tells whether id has the form of a UUID.
+func isUID(id string) bool {
+	if len(id) != 36 {
+		return false
+	}
+	for i, c := range []byte(id) {
+		dash := i == 8 || i == 13 || i == 18 || i == 23
+		if dash != (c == '-') || !dash && !strings.ContainsRune("0123456789abcdefABCDEF", rune(c)) {
+			return false
+		}
+	}
+	return true
+}
+
+// factTable shows the facts with their stages in words.
+func (d *Datasource) factTable(t *trackapi.Timeline) *data.Frame {
+	rows := t.Timeline
+	type entry = trackapi.Entry
+	frame := newTable(
+		"timeline",
+		column(rows, "time", "Time", func(e *entry) time.Time { return e.Time.UTC() }, width(195)),
+		column(rows, "since", "Since accepted", func(e *entry) float64 { return max(0, e.Time.Sub(t.Message.Time).Seconds()) }, unit("s"), width(125)),
+		column(rows, "event", "Fact", func(e *entry) string { return e.Event }, width(175)),
+		column(rows, "summary", "What happened", func(e *entry) string { return e.Summary }, width(560)),
+		column(rows, "level", "Level", func(e *entry) string { return e.Level }, width(80), coloured(levelColours)),
+		column(rows, "attempt", "Attempt", func(e *entry) *int64 { return ifSet(int64(attemptOf(*e))) }, width(80)),
+		column(rows, "took", "Took", func(e *entry) *float64 { return ifSet(took(e.Stages)) }, unit("s"), width(95)),
+		column(rows, "stages", "Stages", func(e *entry) string { return stagesInWords(e.Stages) }, width(420)),
+		column(rows, "record", "Record", func(e *entry) json.RawMessage { return e.Record }, width(140)),
+	)
+	for _, r := range t.Related {
+		notice(frame, data.NoticeSeverityInfo, fmt.Sprintf("Related (%s): %s", strings.ReplaceAll(r.Kind, "_", " "), r.QueueID))
+	}
+	return frame
+}
+
+func (d *Datasource) factLog(t *trackapi.Timeline) *data.Frame {
+	lines := make([]logLine, len(t.Timeline))
+	for i, e := range t.Timeline {
+		line, err := lineOf(e.Record)
+		if err != nil { // a record of a later version: its summary still tells
+			line = logLine{id: fmt.Sprintf("%s-%d", t.Message.QueueID, i), labels: map[string]string{"event": e.Event, "queue_id": t.Message.QueueID}}
+		}
+		line.at, line.body, line.severity = e.Time, e.Summary, e.Level
+		lines[i] = line
+	}
+	return d.logFrame("facts", lines)
+}
+
+// stageTable shows where the time went, in order: made for bars.
+func stageTable(t *trackapi.Timeline) *data.Frame {
+	var rows []trackapi.Stage
+	for _, e := range t.Timeline {
+		for _, s := range e.Stages {
+			if s.Attempt == 0 {
+				s.Attempt = attemptOf(e)
+			}
+			rows = append(rows, s)
+		}
+	}
+	type stage = trackapi.Stage
+	return newTable(
+		"stages",
+		column(rows, "stage", "Stage", stageLabel, width(160)),
+		column(rows, "seconds", "Took", func(s *stage) float64 { return s.Seconds }, unit("s"), width(110)),
+		column(rows, "start", "Start", func(s *stage) time.Time { return s.Start.UTC() }, width(195)),
+		column(rows, "attempt", "Attempt", func(s *stage) *int64 { return ifSet(int64(s.Attempt)) }, width(80)),
+		column(rows, "name", "Name", func(s *stage) string { return s.Name }, hidden),
+	)
+}
+
+func stageLabel(s *trackapi.Stage) string {
+	if s.Attempt == 0 {
+		return s.Name
+	}
+	return fmt.Sprintf("%s #%d", s.Name, s.Attempt)
+}
+
+func stagesInWords(stages []trackapi.Stage) string {
+	words := make([]string, len(stages))
+	for i, s := range stages {
+		words[i] = s.Name + " " + shortDuration(s.Seconds)
+	}
+	return strings.Join(words, " · ")
+}
+
+// shortDuration rounds to what a person compares.
+func shortDuration(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	switch {
+	case d >= time.Minute:
+		return d.Round(time.Second).String()
+	case d >= time.Second:
+		return d.Round(10 * time.Millisecond).String()
+	case d >= time.Millisecond:
+		return d.Round(100 * time.Microsecond).String()
+	}
+	return d.Round(time.Microsecond).String()
+}
+
+// waits are the stages in which nothing was done: the schedule's pause and our lag.
+func waits(name string) bool { return name == "backoff" || name == "sched" }
+
+// took is the time that the work of a fact took, without the waiting before it.
+func took(stages []trackapi.Stage) float64 {
+	var sum float64
+	for _, s := range stages {
+		if !waits(s.Name) {
+			sum += s.Seconds
+		}
+	}
+	return sum
+}
+
+// attemptOf is the number of the attempt that a fact tells of, or zero.
+func attemptOf(e trackapi.Entry) int {
+	for _, s := range e.Stages {
+		if s.Attempt != 0 {
+			return s.Attempt
+		}
+	}
+	if e.Event != "attempt_finished" {
+		return 0
+	}
+	var record struct {
+		Attempt int `json:"attempt"`
+	}
+	if json.Unmarshal(e.Record, &record) != nil {
+		return 0
+	}
+	return record.Attempt
+}
+
+// transcript shows the SMTP conversations that carried the message.
+func transcript(ctx context.Context, d *Datasource, t *trackapi.Timeline) (data.Frames, error) {
+	answer, err := d.api.Transcript(ctx, t.Message.QueueID)
+	if err != nil {
+		return nil, err
+	}
+	var lines []logLine
+	for _, c := range answer.Conversations {
+		for i, l := range c.Lines {
+			who := "C: "
+			if l.From == "server" {
+				who = "S: "
+			}
+			lines = append(lines, logLine{
+				at:       c.Time.Add(time.Duration(l.At * float64(time.Second))),
+				body:     who + l.Text,
+				severity: replySeverity(l),
+				id:       fmt.Sprintf("%s-%d", c.Session, i),
+				labels:   map[string]string{"session_id": c.Session, "direction": c.Direction, "peer": c.Peer, "from": l.From, "queue_id": t.Message.QueueID},
+			})
+		}
+	}
+	frame := d.logFrame("transcript", lines)
+	notice(frame, data.NoticeSeverityInfo, answer.Note)
+	return data.Frames{frame}, nil
+}
+
+func replySeverity(l trackapi.TranscriptLine) string {
+	switch {
+	case l.From == "server" && strings.HasPrefix(l.Text, "5"):
+		return "error"
+	case l.From == "server" && strings.HasPrefix(l.Text, "4"):
+		return "warning"
+	}
+	return "info"
+}
