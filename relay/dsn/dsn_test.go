@@ -200,13 +200,13 @@ func TestFailed(t *testing.T) {
 	}
 	wantText := `This is the mail system at host mx1.example.net.
 
-Your message could not be delivered to the recipient below. We will not try
-again.
+Your message could not be delivered to the recipient below. We will not
+try again.
 
 <bob@example.com>
     The address does not exist there.
-    The mail server mx.example.com said in answer to the recipient's address
-    (RCPT):
+    The mail server mx.example.com said in answer to the recipient's
+    address (RCPT):
         550 5.1.1 no such user see https://example.com/help
     What you can do: Check the address for typing mistakes, and send the
     message again to the right one.
@@ -219,8 +219,8 @@ The message was:
     Message-ID: <m1@example.org>
     Queue ID:   01J00000000000000000000000
 
-If you need help, forward this report to <postmaster@mx1.example.net>. It
-has the technical details.
+If you need help, forward this report to <postmaster@mx1.example.net>.
+It has the technical details.
 `
 	if got := strings.ReplaceAll(r.text, "\r\n", "\n"); got != wantText {
 		t.Errorf("text:\n%s\nwant:\n%s", got, wantText)

@@ -15,7 +15,10 @@ const (
 	maxHost       = 255
 )
 
-const width = 76 // columns before a fold, RFC 5322 section 2.1.1 recommends at most 78
+const (
+	width     = 76 // columns before a fold; RFC 5322 section 2.1.1 recommends at most 78
+	textWidth = 72 // of paragraphs: room for the escapes of quoted-printable
+)
 
 // line makes one harmless line of s: no control characters, nothing invisible
 // that changes how the rest reads, valid UTF-8 or, unless wide, printable ASCII,
@@ -101,7 +104,7 @@ func wrap(b *strings.Builder, indent, s string) {
 		case column == 0:
 			b.WriteString(indent)
 			column = len(indent)
-		case column+1+n > width:
+		case column+1+n > textWidth:
 			b.WriteString("\r\n" + indent)
 			column = len(indent)
 		default:
