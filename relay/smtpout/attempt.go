@@ -67,50 +67,75 @@ func (a *attempt) run() {
 		a.fail(cancelled("CONNECT", target{}, err))
 		return
 	}
-	if s != nil {
-		if a.reuse(s) {
-			return
-		}
+	if s != nil && a.reuse(s) {
+		return
 	}
-	start, tries, sessions := time.Now(), 0, 0
+	if s = a.walk(); s != nil {
+		a.c.put(s)
+		return
+	}
+	a.c.release(a.hop.Name)
+}
+
+// walk tries host after host, address after address, and returns the session
+// that decided, or nil. Addresses that did not answer a moment ago come last,
+// so that one dead host does not delay every message.
+func (a *attempt) walk() *session {
+	w := walk{a: a, start: time.Now()}
+	var later []target
 	for _, group := range a.plan() {
 		targets, last := a.resolve(group)
 		for _, at := range targets {
-			if tries == a.c.opts.Limits.MaxHosts || sessions == maxSessions || time.Since(start) > reachLimit {
-				a.c.release(a.hop.Name)
-				return
-			}
-			tries++
-			a.via = leg{at: at}
-			s, f := a.open(at, a.c.opts.TLS)
-			if f != nil && f.plain {
-				s, f = a.open(at, TLSNone)
-			}
-			if f != nil {
-				if a.fail(f); f.hopeless {
-					a.c.release(a.hop.Name)
-					return
-				}
-				continue
-			}
-			sessions++
-			if f = a.speak(s); f == nil {
-				a.c.put(s)
-				return
-			}
-			a.fail(f)
-			s.r.log = nil
-			s.finish(causeOf(s, f), !f.lost)
-			if f.hopeless {
-				a.c.release(a.hop.Name)
-				return
+			if a.c.isDead(at.addr) {
+				later = append(later, at)
+			} else if s, done := w.try(at); done {
+				return s
 			}
 		}
 		if last {
 			break
 		}
 	}
-	a.c.release(a.hop.Name)
+	for _, at := range later {
+		if s, done := w.try(at); done {
+			return s
+		}
+	}
+	return nil
+}
+
+type walk struct {
+	a        *attempt
+	start    time.Time
+	tries    int
+	sessions int
+}
+
+// try speaks to one address. Done means that no other is to be tried; the
+// session is the one that decided, if one did.
+func (w *walk) try(at target) (s *session, done bool) {
+	a := w.a
+	if w.tries == a.c.opts.Limits.MaxHosts || w.sessions == maxSessions || time.Since(w.start) > reachLimit {
+		return nil, true
+	}
+	w.tries++
+	a.via = leg{at: at}
+	s, f := a.open(at, a.c.opts.TLS)
+	if f != nil && f.plain {
+		s, f = a.open(at, TLSNone)
+	}
+	if f != nil {
+		a.fail(f)
+		return nil, f.hopeless
+	}
+	w.sessions++
+	if f = a.speak(s); f == nil {
+		return s, true
+	}
+	a.fail(f)
+	s.a, s.r.log = nil, nil
+	s.finish(causeOf(s, f), !f.lost)
+	return nil, f.hopeless
 }
 
 func causeOf(s *session, f *failure) string {
@@ -137,7 +162,7 @@ func (a *attempt) reuse(s *session) bool {
 		a.c.put(s)
 		return true
 	}
-	s.r.log = nil
+	s.a, s.r.log = nil, nil
 	s.finish(causeOf(s, f), !f.lost)
 	if f.hopeless {
 		a.fail(f)

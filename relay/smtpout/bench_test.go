@@ -22,7 +22,7 @@ func BenchmarkAttempt(b *testing.B) {
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			h := relaytest.NewSmartHost(b, append(bench.opts, relaytest.WithKeep(10))...)
-			c := smart(b, func(o *Options) { o.TLS, o.Limits.MessagesPerConnection = bench.tls, 1 << 30 }, h)
+			c := smart(b, func(o *Options) { o.TLS, o.Limits.MessagesPerConnection = bench.tls, 1<<30 }, h)
 			m := message(strings.Repeat("a line of content, of no particular interest\r\n", 222))
 			b.SetBytes(m.Size)
 			b.ReportAllocs()

@@ -34,7 +34,8 @@ type Connector struct {
 	waiting int                   // for a slot
 	changed chan struct{}         // closed when waiting may end
 	closed  bool
-	wg      sync.WaitGroup // sessions that say good-bye
+	dead    map[netip.AddrPort]time.Time // addresses that did not answer, and until when they are tried last
+	wg      sync.WaitGroup               // sessions that say good-bye
 }
 
 // New makes a Connector.
@@ -105,6 +106,7 @@ func New(opts Options) (*Connector, error) {
 	return &Connector{
 		opts: opts, tls: cfg, self: ownAddresses(opts.Self),
 		idle: map[string][]*session{}, perHop: map[string]int{}, changed: make(chan struct{}),
+		dead: map[netip.AddrPort]time.Time{},
 	}, nil
 }
 
@@ -160,6 +162,38 @@ func (c *Connector) Idle() int {
 		n += len(list)
 	}
 	return n
+}
+
+// Bounds of what is remembered of addresses that did not answer.
+const (
+	deadFor = time.Minute
+	maxDead = 1000
+)
+
+// isDead reports whether at did not answer a moment ago.
+func (c *Connector) isDead(at netip.AddrPort) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	until, ok := c.dead[at]
+	if ok && time.Now().After(until) {
+		delete(c.dead, at)
+		return false
+	}
+	return ok
+}
+
+// answered notes whether a connection to at came about.
+func (c *Connector) answered(at netip.AddrPort, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ok {
+		delete(c.dead, at)
+		return
+	}
+	if len(c.dead) >= maxDead {
+		clear(c.dead) // to forget costs a delay, and no more
+	}
+	c.dead[at] = time.Now().Add(deadFor)
 }
 
 // errNoSource says that no source address is of the next hop's family.

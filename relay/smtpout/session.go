@@ -125,8 +125,10 @@ func (a *attempt) open(at target, level TLSLevel) (*session, *failure) {
 		if a.ctx.Err() != nil {
 			return nil, cancelled("CONNECT", at, a.ctx.Err())
 		}
+		c.answered(at.addr, false)
 		return nil, unreachable(at, err)
 	}
+	c.answered(at.addr, true)
 	s := &session{
 		c: c, id: mail.NewID(time.Now()), at: at, tcp: tcp, conn: tcp, opened: time.Now(), hop: a.hop.Name, tlsVerify: "none", a: a,
 	}
@@ -318,7 +320,7 @@ func (s *session) handshake(a *attempt, level TLSLevel) *failure {
 	}
 	verified := "unverified"
 	also := cfg.VerifyConnection
-	cfg.InsecureSkipVerify = true //nolint:gosec // VerifyConnection decides
+	cfg.InsecureSkipVerify = true // VerifyConnection decides
 	cfg.VerifyConnection = func(state tls.ConnectionState) error {
 		var err error
 		if verified, err = verify(state, cfg.RootCAs, name); err != nil && (level == TLSVerify && verified == "unverified" || level == TLSVerifyName) {

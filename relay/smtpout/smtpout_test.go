@@ -694,6 +694,34 @@ func TestOwnAddresses(t *testing.T) {
 	}
 }
 
+func TestDeadHostComesLast(t *testing.T) {
+	dead, alive := relaytest.NewSmartHost(t), relaytest.NewSmartHost(t)
+	at := dead.AddrPort()
+	_ = dead.Close()
+	c := smart(t, func(o *Options) { o.Limits.MessagesPerConnection = 1 }, dead, alive)
+	for i := range 3 {
+		r := c.Attempt(t.Context(), outHop, message(sample))
+		if got := brief(r.Outcomes); got != "relayed 250 2.0.0" {
+			t.Fatalf("outcome = %s", got)
+		}
+		if !c.isDead(at) {
+			t.Errorf("message %d: the dead host is not remembered", i)
+		}
+	}
+	back, err := relaytest.StartSmartHost(at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = back.Close() })
+	_ = alive.Close()
+	if r := c.Attempt(t.Context(), outHop, message(sample)); r.Remote != at {
+		t.Errorf("went to %v, want the host that came back: %s", r.Remote, brief(r.Outcomes))
+	}
+	if c.isDead(at) {
+		t.Error("the host that came back still comes last")
+	}
+}
+
 func TestMaxHosts(t *testing.T) {
 	h := relaytest.NewSmartHost(t)
 	h.On("CONNECT", 554, "no")
@@ -860,10 +888,10 @@ func TestLimits(t *testing.T) {
 	wg.Wait()
 	open := 0
 	for _, r := range rec.Records() {
-		switch r.Event.(type) {
-		case event.SessionOpened:
+		switch event.Name(r.Event) {
+		case "session_opened":
 			open++
-		case event.SessionClosed:
+		case "session_closed":
 			open--
 		}
 		if open > 4 {

@@ -124,8 +124,9 @@ func (t *transaction) prepare() (string, *failure) {
 	}
 	refuse(unsafe, 553, "5.1.3", mail.ClassOther, "recipient address cannot be sent")
 	if utf8 = utf8 || len(strange) > 0; utf8 && !ext.utf8 { // RFC 6531 section 3.2: never downgraded
-		header, err := false, error(nil)
+		header := false
 		if env.UTF8 {
+			var err error
 			if header, err = a.body.eightBitHeader(); err != nil {
 				return "", storage(err)
 			}
@@ -434,8 +435,7 @@ func (t *transaction) write() error {
 // hop cannot have taken it. The session is over.
 func (t *transaction) unfinished(err error) *failure {
 	s := t.s
-	var ce *contentError
-	if errors.As(err, &ce) {
+	if _, ok := errors.AsType[*contentError](err); ok {
 		s.cause = "errors"
 		s.kill()
 		f := ours("DATA", 451, "4.3.0", mail.ClassOther, "%v", err)
