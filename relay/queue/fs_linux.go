@@ -2,6 +2,9 @@ package queue
 
 import (
 	"errors"
+	"fmt"
+	"io"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,3 +40,19 @@ func (disk) Space(dir string) (free, size int64, err error) {
 
 // isFull reports an error that a full volume or a used-up quota gives.
 func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// lockDir takes dir for this process alone, until the lock is closed.
+func lockDir(dir string) (io.Closer, error) {
+	d, err := os.Open(dir) //nolint:gosec // the directory of the queue
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // a file descriptor
+		_ = d.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("another process has %s open", dir)
+		}
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return d, nil
+}

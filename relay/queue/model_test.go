@@ -452,4 +452,3 @@ func (m *machine) facts(t *rapid.T) {
 		}
 	}
 }
-

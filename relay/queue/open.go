@@ -5,13 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -53,6 +53,7 @@ func (t tuning) commit() error {
 type Queue struct {
 	opts     Options
 	db       *badger.DB
+	dirLock  io.Closer
 	contents *contents
 	guard    *guard
 	outbox   outbox
@@ -97,11 +98,11 @@ func Open(opts Options) (*Queue, error) {
 		return nil, err
 	}
 	if err := q.openFiles(); err != nil {
-		return nil, err
+		return nil, errors.Join(fmt.Errorf("open queue: %w", err), q.closeFiles())
 	}
 	loaded, err := q.load(start)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("load queue: %w", err), q.contents.close(), q.db.Close())
+		return nil, errors.Join(fmt.Errorf("load queue: %w", err), q.closeFiles())
 	}
 	q.working.Go(q.commitLoop)
 	q.working.Go(q.publishLoop)
@@ -172,38 +173,51 @@ func (q *Queue) openFiles() error {
 	fs := q.opts.tune.fs
 	for _, dir := range []string{q.opts.Dir, q.contents.dir} {
 		if err := fs.MkdirAll(dir); err != nil {
-			return fmt.Errorf("open queue: %w", err)
+			return err
 		}
 	}
+	var err error
+	if q.dirLock, err = lockDir(q.opts.Dir); err != nil {
+		return err
+	}
 	if err := q.guard.beforeOpen(); err != nil {
-		return fmt.Errorf("open queue: %w", err)
+		return err
 	}
 	dir := filepath.Join(q.opts.Dir, "badger")
-	db, err := openBadger(dir, q)
-	switch {
-	case errors.Is(err, syscall.EWOULDBLOCK):
-		return fmt.Errorf("open queue %s: another process has it open: %w", q.opts.Dir, err)
-	case err != nil:
-		return fmt.Errorf("open queue database: %w (nothing was changed; check the disk, then restore %s from a backup, "+
+	if q.db, err = openBadger(dir, q); err != nil {
+		return fmt.Errorf("%w (nothing was changed; check the disk, then restore %s from a backup, "+
 			"or move it aside to start with an empty queue; %s holds the contents of the queued messages)", err, q.opts.Dir, q.contents.dir)
 	}
-	q.db = db
-	q.batchBytes = db.MaxBatchSize() * 3 / 4
-	q.batchKeys = db.MaxBatchCount() * 3 / 4
-	if !q.opts.NoSync {
-		for _, dir := range []string{dir, q.contents.dir, q.opts.Dir} {
-			if err := fs.SyncDir(dir); err != nil {
-				return errors.Join(fmt.Errorf("open queue: %w", err), db.Close())
-			}
+	q.batchBytes = q.db.MaxBatchSize() * 3 / 4
+	q.batchKeys = q.db.MaxBatchCount() * 3 / 4
+	if q.opts.NoSync {
+		return nil
+	}
+	for _, dir := range []string{dir, q.contents.dir, q.opts.Dir} {
+		if err := fs.SyncDir(dir); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// closeFiles undoes openFiles, as far as that came.
+func (q *Queue) closeFiles() error {
+	q.timer.Stop()
+	errs := []error{q.contents.close()}
+	if q.db != nil {
+		errs = append(errs, q.db.Close())
+	}
+	if q.dirLock != nil {
+		errs = append(errs, q.dirLock.Close())
+	}
+	return errors.Join(errs...)
+}
+
 func openBadger(dir string, q *Queue) (db *badger.DB, err error) {
 	defer func() { // Badger asserts where its files contradict each other
 		if p := recover(); p != nil {
-			err = fmt.Errorf("%s is damaged: %v", dir, p)
+			db, err = nil, fmt.Errorf("%s is damaged: %v", dir, p)
 		}
 	}()
 	opts := badger.DefaultOptions(dir).
@@ -218,7 +232,10 @@ func openBadger(dir string, q *Queue) (db *badger.DB, err error) {
 		WithChecksumVerificationMode(options.OnBlockRead).
 		WithMetricsEnabled(false).
 		WithLogger(&badgerLog{q: q})
-	return badger.Open(opts)
+	if db, err = badger.Open(opts); err != nil {
+		return nil, fmt.Errorf("open database %s: %w", dir, err)
+	}
+	return db, nil
 }
 
 // badgerLog makes facts of what Badger has to say, one a second at most.
@@ -557,8 +574,7 @@ func (q *Queue) Close() error {
 		default:
 		}
 		q.working.Wait()
-		q.timer.Stop()
-		err = errors.Join(q.contents.close(), q.db.Close())
+		err = q.closeFiles()
 	})
 	return err
 }

@@ -1,0 +1,402 @@
+package queue
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+)
+
+// faulty is a file system with faults to order.
+type faulty struct {
+	disk
+	mu       sync.Mutex
+	free     int64
+	syncErr  error
+	writeErr error
+	syncs    int
+}
+
+func (f *faulty) set(change func(*faulty)) {
+	f.mu.Lock()
+	change(f)
+	f.mu.Unlock()
+}
+
+func (f *faulty) Space(string) (free, size int64, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.free, 100 << 20, nil
+}
+
+func (f *faulty) Create(name string) (file, error) {
+	inner, err := f.disk.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	return &faultyFile{inner, f}, nil
+}
+
+type faultyFile struct {
+	file
+	f *faulty
+}
+
+func (f *faultyFile) Sync() error {
+	f.f.mu.Lock()
+	defer f.f.mu.Unlock()
+	f.f.syncs++
+	if f.f.syncErr != nil {
+		return f.f.syncErr
+	}
+	return f.file.Sync()
+}
+
+func (f *faultyFile) WriteAt(p []byte, off int64) (int, error) {
+	f.f.mu.Lock()
+	defer f.f.mu.Unlock()
+	if f.f.writeErr != nil {
+		return 0, f.f.writeErr
+	}
+	return f.file.WriteAt(p, off)
+}
+
+func openFaulty(t *testing.T) (*harness, *faulty) {
+	f := &faulty{free: 100 << 20}
+	return open(t, func(o *Options) { o.tune.fs = f }), f
+}
+
+func wantReply(t *testing.T, what string, err error, enhanced, reason string) {
+	t.Helper()
+	var reply *mail.ReplyError
+	if !errors.As(err, &reply) || reply.Reply.Code != 452 || reply.Reply.Enhanced != enhanced || reply.Reason != reason {
+		t.Errorf("%s = %v, want 452 %s, reason %s", what, err, enhanced, reason)
+	}
+}
+
+func TestFailureStopsTheQueue(t *testing.T) {
+	boom := errors.New("input/output error")
+	for _, test := range []struct {
+		name  string
+		large bool
+		fault func(*harness, *faulty)
+	}{
+		{"sync of a segment", false, func(_ *harness, f *faulty) { f.set(func(f *faulty) { f.syncErr = boom }) }},
+		{"sync of a large content", true, func(_ *harness, f *faulty) { f.set(func(f *faulty) { f.syncErr = boom }) }},
+		{"write to a segment", false, func(_ *harness, f *faulty) { f.set(func(f *faulty) { f.writeErr = boom }) }},
+		{"commit", false, func(h *harness, _ *faulty) { h.Queue.opts.tune.beforeCommit = func() error { return boom } }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h, f := openFaulty(t)
+			kept := h.put(t, "kept", "a@example.com", "a@example.net")
+			l := h.claim(t)
+			test.fault(h, f)
+			content := []byte("lost")
+			if test.large {
+				content = make([]byte, 2*smallContent)
+			}
+			lost := draft(t, "b@example.com")
+			wantReply(t, "Put", h.Put(t.Context(), lost, content), "4.3.0", "storage")
+			f.mu.Lock()
+			syncs := f.syncs
+			f.syncErr, f.writeErr = nil, nil // a second sync would succeed, and mean nothing
+			f.mu.Unlock()
+
+			wantReply(t, "Put after the failure", h.Put(t.Context(), draft(t, "c@example.com"), nil), "4.3.0", "storage")
+			if _, err := h.Claim(t.Context()); !errors.Is(err, ErrStorage) {
+				t.Errorf("Claim = %v, want ErrStorage", err)
+			}
+			if err := h.Settle(t.Context(), l, Settlement{Outcomes: outcomes(l, mail.Relayed)}); !errors.Is(err, ErrStorage) {
+				t.Errorf("Settle = %v, want ErrStorage", err)
+			}
+			if _, err := h.Act(t.Context(), Action{Action: "retry", Filter: Filter{All: true}}); !errors.Is(err, ErrStorage) {
+				t.Errorf("Act = %v, want ErrStorage", err)
+			}
+			if f.mu.Lock(); f.syncs != syncs {
+				t.Errorf("%d syncs after the failed one", f.syncs-syncs)
+			}
+			f.mu.Unlock()
+			if err := h.Ready(); !errors.Is(err, ErrStorage) || !errors.Is(err, boom) {
+				t.Errorf("Ready() = %v, want ErrStorage and why", err)
+			}
+			if lv := h.Levels(); lv.Closed == "" || lv.Pressure["storage_error"] != 2 {
+				t.Errorf("Levels() = %+v, want closed", lv)
+			}
+			if evs := find[event.PressureChanged](h.rec); len(evs) != 1 || evs[0].Resource != "storage_error" || evs[0].Level != 2 {
+				t.Errorf("pressure = %+v", evs)
+			}
+
+			h.Queue.opts.tune.beforeCommit = nil
+			h = h.reopen(t, nil)
+			if m, err := h.Get(kept); err != nil || m.States[0].Disposition != mail.Queued {
+				t.Errorf("Get(kept) = %v, %v", m, err)
+			}
+			if _, err := h.Get(lost.ID); !errors.Is(err, ErrNotFound) {
+				t.Errorf("Get(refused) = %v, want ErrNotFound", err)
+			}
+		})
+	}
+}
+
+func TestDiskGuard(t *testing.T) {
+	h, f := openFaulty(t)
+	const m = 1 << 20 // DiskFreeMin
+	ballast := filepath.Join(h.dir, ballastName)
+	look := func(free int64) {
+		f.set(func(f *faulty) { f.free = free })
+		h.guard.check()
+	}
+	for _, step := range []struct {
+		name     string
+		free     int64
+		level    int
+		accept   bool
+		claim    bool
+		ballast  bool
+		atOnceOK bool
+	}{
+		{"plenty", 100 * m, 0, true, true, true, true},
+		{"medium", 3 * m / 2, 1, true, true, true, true},
+		{"below the mark", m - 1, 2, false, true, true, false},
+		{"between the marks", m + m/8, 2, false, true, true, false},
+		{"recovered", m + m/4, 1, true, true, true, true},
+		{"nearly full", m/4 - 1, 2, false, true, false, false},
+		{"full", m/8 - 1, 2, false, false, false, false},
+		{"a little room", m / 8, 2, false, false, false, false},
+		{"enough to settle", m / 4, 2, false, true, false, false},
+		{"plenty again", 100 * m, 0, true, true, true, true},
+	} {
+		look(step.free)
+		if got := h.Levels().Pressure["disk_space"]; got != step.level {
+			t.Errorf("%s: level %d, want %d", step.name, got, step.level)
+		}
+		in, err := h.Begin(t.Context(), 100)
+		if step.accept {
+			if err != nil {
+				t.Fatalf("%s: Begin = %v", step.name, err)
+			}
+			if err := in.Commit(t.Context(), draft(t, "a@example.com")); err != nil {
+				t.Errorf("%s: Commit = %v", step.name, err)
+			}
+		} else {
+			wantReply(t, step.name, err, "4.3.1", "backpressure")
+		}
+		if got := !h.guard.critical.Load(); got != step.claim {
+			t.Errorf("%s: claims = %t, want %t", step.name, got, step.claim)
+		}
+		if _, err := os.Stat(ballast); (err == nil) != step.ballast {
+			t.Errorf("%s: ballast: %v, want there = %t", step.name, err, step.ballast)
+		}
+		if (h.Ready() == nil) != step.accept {
+			t.Errorf("%s: Ready() = %v", step.name, h.Ready())
+		}
+	}
+	var levels []int
+	for _, ev := range find[event.PressureChanged](h.rec) {
+		levels = append(levels, ev.Level)
+	}
+	if want := []int{1, 2, 1, 2, 0}; !slices.Equal(levels, want) {
+		t.Errorf("pressure levels %v, want %v: one fact for each change", levels, want)
+	}
+
+	// Between two looks the guard counts what comes.
+	look(3 * m)
+	in, err := h.Begin(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var werr error
+	for n := 0; n < 20 && werr == nil; n++ {
+		_, werr = in.Write(make([]byte, smallContent))
+	}
+	wantReply(t, "Write", werr, "4.3.1", "backpressure")
+	in.Abort()
+}
+
+func TestFullDiskRefusesAndRecovers(t *testing.T) {
+	h, f := openFaulty(t)
+	h.put(t, "x", "a@example.com")
+	f.set(func(f *faulty) { f.writeErr = syscall.ENOSPC })
+	wantReply(t, "Put", h.Put(t.Context(), draft(t, "b@example.com"), []byte("x")), "4.3.1", "backpressure")
+	wantReply(t, "Put", h.Put(t.Context(), draft(t, "b@example.com"), make([]byte, 2*smallContent)), "4.3.1", "backpressure")
+	f.set(func(f *faulty) { f.writeErr = nil })
+	h.guard.check()
+	h.put(t, "x", "c@example.com")
+	if got := h.Levels().Messages; got != 2 {
+		t.Errorf("%d messages, want 2", got)
+	}
+}
+
+func TestOpenOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	f := &faulty{free: 100}
+	opts := Options{Dir: dir, Router: &domains{}, DiskFreeMin: 1 << 20, tune: tuning{fs: f}}
+	if _, err := Open(opts); err == nil || !strings.Contains(err.Error(), "disk is full") || !strings.Contains(err.Error(), "make room") {
+		t.Errorf("Open = %v, want a full disk and what to do", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "badger")); err == nil {
+		t.Error("the database was touched")
+	}
+}
+
+func TestOpenErrors(t *testing.T) {
+	h := open(t, nil)
+	if _, err := Open(h.opts()); err == nil || !strings.Contains(err.Error(), "another process") {
+		t.Errorf("Open of an open queue = %v, want that another process has it", err)
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(h.dir, "badger", "MANIFEST"), []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(h.opts()); err == nil || !strings.Contains(err.Error(), "restore") {
+		t.Errorf("Open of a damaged database = %v, want what to do", err)
+	}
+	if _, err := Open(Options{}); err == nil {
+		t.Error("Open without a directory succeeded")
+	}
+}
+
+// scratch changes one octet of the content file of a message.
+func scratch(t *testing.T, h *harness, id mail.QueueID, at int64) {
+	t.Helper()
+	ident, _ := parseIdent(id)
+	m, err := h.read(ident)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(h.contents.dir, h.contents.find(m.loc.seq).name())
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, m.loc.off+at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 0x40
+	if _, err := f.WriteAt(b, m.loc.off+at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDamagedContent(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		size int
+		at   int64
+	}{
+		{"magic", 100, 0},
+		{"queue ID", 100, 10},
+		{"small content", 100, contentHeader + 50},
+		{"large content", 3 * smallContent, contentHeader + 2*smallContent + 5},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := open(t, nil)
+			id := h.put(t, strings.Repeat("x", test.size), "a@example.com")
+			good := h.put(t, "good", "a@example.com")
+			scratch(t, h, id, test.at)
+			for range 2 {
+				l := h.claim(t)
+				r, err := l.Open()
+				if l.Message.ID == good {
+					if err != nil {
+						t.Fatal(err)
+					}
+					r.Close()
+					h.settle(t, l, mail.Relayed, time.Time{})
+					continue
+				}
+				if !errors.Is(err, ErrDamaged) {
+					t.Fatalf("Open = %v, want ErrDamaged", err)
+				}
+				l.Release()
+			}
+			h.idle(t)
+			eventually(t, "poisoned", func() bool { return len(find[event.MessagePoisoned](h.rec)) == 1 })
+			if got := h.Levels().ByState["poison"]; got != 1 {
+				t.Errorf("%d messages are poisoned, want 1", got)
+			}
+			h = h.reopen(t, nil)
+			h.idle(t)
+			if m, err := h.Get(id); err != nil || m.Poison == "" {
+				t.Errorf("Get = %+v, %v, want it isolated", m, err)
+			}
+			if aff, err := h.Act(t.Context(), Action{Action: "remove", Filter: Filter{State: "poison"}}); err != nil || aff.Messages != 1 {
+				t.Errorf("remove = %+v, %v", aff, err)
+			}
+		})
+	}
+}
+
+func TestDamagedRecord(t *testing.T) {
+	h := open(t, nil)
+	bad := h.put(t, "bad", "a@example.com")
+	good := h.put(t, "good", "b@example.com")
+	txn := h.db.NewTransaction(true)
+	if err := txn.Set(messageKey(string(bad)), []byte{recordVersion, recordLive, 1, 2, 3, 4, 5, 6}); err != nil {
+		t.Fatal(err)
+	}
+	if err := txn.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	l := h.claim(t) // the damaged one is met first, and passed over
+	if l.Message.ID != good {
+		t.Errorf("claimed %s, want %s", l.Message.ID, good)
+	}
+	h.settle(t, l, mail.Relayed, time.Time{})
+	h.idle(t)
+	if evs := find[event.MessagePoisoned](h.rec); len(evs) != 1 {
+		t.Errorf("poisoned = %+v, want one", evs)
+	}
+	h = h.reopen(t, nil)
+	if evs := find[event.MessagePoisoned](h.rec); len(evs) != 1 {
+		t.Errorf("poisoned after the restart = %+v, want one", evs)
+	}
+	if err := h.reclaim(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, files := h.contents.usage(); files != 1 {
+		t.Errorf("%d content files, want the one that may hold the damaged message", files)
+	}
+}
+
+// TestResurrected brings a finished message's key back, as Badger did in the past.
+func TestResurrected(t *testing.T) {
+	h := open(t, nil)
+	id := h.put(t, strings.Repeat("x", 600<<10), "a@example.com")
+	ident, _ := parseIdent(id)
+	m, err := h.read(ident)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.settle(t, h.claim(t), mail.Relayed, time.Time{})
+	if err := h.reclaim(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	txn := h.db.NewTransaction(true)
+	if err := txn.Set(messageKey(string(id)), encodeRecord(nil, m)); err != nil {
+		t.Fatal(err)
+	}
+	if err := txn.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	h = h.reopen(t, nil)
+	h.idle(t)
+	if ev := find[event.QueueLoaded](h.rec); len(ev) != 1 || ev[0].Dropped != 1 || ev[0].Messages != 0 {
+		t.Errorf("loaded = %+v, want one dropped", ev)
+	}
+	if h = h.reopen(t, nil); find[event.QueueLoaded](h.rec)[0].Dropped != 0 {
+		t.Error("the key is still there")
+	}
+}
