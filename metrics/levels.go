@@ -41,7 +41,7 @@ type Tracking struct {
 	IndexLag    time.Duration // age of the oldest fact that search does not show yet
 	Oldest      time.Time     // of the oldest fact kept; zero when there is none
 	Bytes       int64
-	Dropped     map[string]uint64 // facts not kept, by reason: buffer_full, closed, invalid, error
+	Dropped     map[string]uint64 // facts not kept, by reason: buffer_full (protocol facts, under load), store_failed, closed, panic
 	WriteErrors uint64
 }
 
@@ -76,7 +76,7 @@ var (
 	oldestStates = []string{"active", "deferred", "held"}
 	olderThan    = []string{"1m", "5m", "15m", "1h", "4h", "1d"}
 	hopStates    = []string{"ready", "active", "retry", "held"}
-	dropReasons  = []string{"buffer_full", "closed", "invalid", "error"}
+	dropReasons  = []string{"buffer_full", "store_failed", "closed", "panic"}
 	lineResults  = []string{"written", "sampled", "dropped", "failed"}
 )
 
