@@ -358,7 +358,8 @@ func (s *session) finish(phase string) error {
 // readContent reads up to the final dot. It reports whether a script has
 // answered the content already.
 func (s *session) readContent() (answered bool, err error) {
-	var content []byte
+	content := make([]byte, 0, 512)
+	s.msg.Content = nil
 	early, hasEarly := s.host.script(PhaseContent)
 	start := true // at the beginning of a line
 	for {
@@ -375,25 +376,36 @@ func (s *session) readContent() (answered bool, err error) {
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			return answered, err
 		}
-		lines := [][]byte{b}
-		if s.host.lax {
-			lines = laxLines(b)
+		if !s.host.lax {
+			if content, start = appendLine(content, b, start); content == nil {
+				return answered, nil
+			}
+			s.msg.Content = content
+			continue
 		}
+		lines := laxLines(b)
 		for i, l := range lines {
-			if start && string(l) == ".\r\n" {
+			if content, start = appendLine(content, l, start); content == nil {
 				if i < len(lines)-1 {
 					s.host.violation("smuggled: %q", lines[i+1:])
 				}
-				s.msg.Content = content
 				return answered, nil
 			}
-			if start && len(l) > 0 && l[0] == '.' {
-				l = l[1:]
-			}
-			content = append(content, l...)
-			start = bytes.HasSuffix(l, []byte("\r\n"))
+			s.msg.Content = content
 		}
 	}
+}
+
+// appendLine adds a line, or a part of one, to content without dot-stuffing. It
+// returns nil at the final dot.
+func appendLine(content, l []byte, start bool) (_ []byte, nextStart bool) {
+	if start && string(l) == ".\r\n" {
+		return nil, false
+	}
+	if start && len(l) > 0 && l[0] == '.' {
+		l = l[1:]
+	}
+	return append(content, l...), bytes.HasSuffix(l, []byte("\r\n"))
 }
 
 // laxLines cuts b at any line end and makes each a CRLF.

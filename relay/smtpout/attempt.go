@@ -345,16 +345,15 @@ func (a *attempt) addresses(h host, smart bool) ([]netip.Addr, *failure) {
 
 // result makes the outcome of every recipient that has none, and the Result.
 func (a *attempt) result() Result {
-	if a.failed == nil {
-		a.failed = ours("CONNECT", 451, "4.4.1", mail.ClassConnect, "no host of %s could be tried", a.hop.Name)
-		a.failedAt = a.via
-	}
-	if a.failed.closes && !a.others { // RFC 7504 section 3: then it is for good
-		a.failed.permanent = true
-	}
 	via, relayed := a.via, true
 	for i := range a.outcomes {
 		if a.outcomes[i].Disposition == 0 {
+			if a.failed == nil {
+				a.failed, a.failedAt = ours("CONNECT", 451, "4.4.1", mail.ClassConnect, "no host of %s could be tried", a.hop.Name), a.via
+			}
+			if a.failed.closes && !a.others { // RFC 7504 section 3: then it is for good
+				a.failed.permanent = true
+			}
 			a.outcomes[i] = a.failed.outcome(a.m.Envelope.Recipients[i].Address)
 			via = a.failedAt
 		}
