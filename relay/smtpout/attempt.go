@@ -62,30 +62,47 @@ func (a *attempt) use(s *session) {
 // run is the story of an attempt: a session from the pool if there is one, then
 // host after host until one decides.
 func (a *attempt) run() {
+	if err := a.ctx.Err(); err != nil {
+		a.fail(cancelled("CONNECT", target{}, err))
+		return
+	}
 	s, err := a.c.take(a.ctx, a.hop.Name)
 	if err != nil {
 		a.fail(cancelled("CONNECT", target{}, err))
 		return
 	}
-	if s != nil && a.reuse(s) {
+	w := walk{a: a, start: time.Now()}
+	if s != nil && w.reuse(s) {
 		return
 	}
-	if s = a.walk(); s != nil {
+	if s = w.run(); s != nil {
 		a.c.put(s)
 		return
 	}
 	a.c.release(a.hop.Name)
 }
 
-// walk tries host after host, address after address, and returns the session
+// walk is the way of an attempt from host to host.
+type walk struct {
+	a        *attempt
+	start    time.Time
+	tries    int
+	sessions int
+	skip     target // has refused the recipients for now already
+}
+
+// run tries host after host, address after address, and returns the session
 // that decided, or nil. Addresses that did not answer a moment ago come last,
 // so that one dead host does not delay every message.
-func (a *attempt) walk() *session {
-	w := walk{a: a, start: time.Now()}
+func (w *walk) run() *session {
+	a := w.a
 	var later []target
 	for _, group := range a.plan() {
 		targets, last := a.resolve(group)
 		for _, at := range targets {
+			if at == w.skip {
+				continue
+			}
 			if a.c.isDead(at.addr) {
 				later = append(later, at)
 			} else if s, done := w.try(at); done {
@@ -102,13 +119,6 @@ func (a *attempt) walk() *session {
 		}
 	}
 	return nil
-}
-
-type walk struct {
-	a        *attempt
-	start    time.Time
-	tries    int
-	sessions int
 }
 
 // try speaks to one address. Done means that no other is to be tried; the
@@ -148,12 +158,12 @@ func causeOf(s *session, f *failure) string {
 }
 
 // reuse tries a session from the pool. A next hop may end an idle session at
-// any time, so that what fails there before a recipient is accepted counts as
-// nothing, and a fresh session is opened. It reports whether the attempt is over;
-// if not, the attempt still owns the slot.
-func (a *attempt) reuse(s *session) bool {
+// any time, so that what fails there before RCPT counts as nothing, and a fresh
+// session is opened. It reports whether the attempt is over; if not, the attempt
+// still owns the slot.
+func (w *walk) reuse(s *session) bool {
+	a := w.a
 	if !s.quiet() {
-		s.cause = "closed"
 		s.finish("closed", false)
 		return false
 	}
@@ -164,10 +174,15 @@ func (a *attempt) reuse(s *session) bool {
 	}
 	s.a, s.r.log = nil, nil
 	s.finish(causeOf(s, f), !f.lost)
-	if f.hopeless {
+	switch {
+	case f.hopeless:
 		a.fail(f)
 		a.c.release(a.hop.Name)
 		return true
+	case f.verb == "RCPT" && !f.lost:
+		a.fail(f)
+		w.skip, w.sessions = s.at, 1
+		return false
 	}
 	a.log.note("session was no longer good")
 	for _, i := range a.pending {

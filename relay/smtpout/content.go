@@ -18,14 +18,14 @@ var blocks = sync.Pool{New: func() any { return new([blockSize]byte) }}
 // body is the content of an attempt: opened when first needed, read ahead by
 // one block, and opened again when it must go out again.
 type body struct {
-	m      *Message
-	src    io.ReadCloser
-	block  *[blockSize]byte
-	n      int  // octets of block
-	all    bool // block holds everything
-	sent   bool
-	eight  bool // valid when scanned
-	eighty bool // the content was scanned for 8-bit octets
+	m       *Message
+	src     io.ReadCloser
+	block   *[blockSize]byte
+	n       int  // octets of block
+	all     bool // block holds everything
+	sent    bool
+	eight   bool // some octet has its high bit set; known when scanned
+	scanned bool // the content was scanned for 8-bit octets
 }
 
 // open makes the content ready to be sent from its beginning.
@@ -61,7 +61,7 @@ func (b *body) close() {
 // eightBit reports whether any octet of the message has its high bit set. It
 // reads content that is larger than one block a second time, once per attempt.
 func (b *body) eightBit() (bool, error) {
-	if b.eighty {
+	if b.scanned {
 		return b.eight, nil
 	}
 	if err := b.open(); err != nil {
@@ -87,7 +87,7 @@ func (b *body) eightBit() (bool, error) {
 			}
 		}
 	}
-	b.eighty = true
+	b.scanned = true
 	return b.eight, nil
 }
 

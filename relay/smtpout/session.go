@@ -70,6 +70,7 @@ type session struct {
 	tlsVersion string
 	tlsCipher  string
 	tlsVerify  string
+	user       string // authenticated as
 
 	opened       time.Time
 	deadline     time.Time // no wait of the present phase goes beyond it; zero: none
@@ -453,6 +454,7 @@ func (s *session) auth() *failure {
 	case f != nil:
 		return f
 	case s.r.code == 235:
+		s.user = o.Username
 		return nil
 	case s.r.code == 334:
 		f = fail(451, "4.7.0", "%s: AUTH asks for more than there is", s.at)
@@ -521,10 +523,13 @@ func (s *session) finish(cause string, polite bool) {
 			_ = s.conn.SetReadDeadline(s.deadline)
 			_ = s.r.read()
 		}
+		if s.closed.CompareAndSwap(false, true) {
+			_ = s.conn.Close() // TLS says that it closes
+		}
 	}
 	s.kill()
 	s.emit.Emit(event.SessionClosed{
-		Direction: event.Outbound, Connector: s.c.opts.Name, RemoteName: s.at.name, RemoteIP: s.at.addr.Addr(), AuthUser: s.c.opts.Auth.Username,
+		Direction: event.Outbound, Connector: s.c.opts.Name, RemoteName: s.at.name, RemoteIP: s.at.addr.Addr(), AuthUser: s.user,
 		Cause: cause, Commands: s.commands, Messages: s.messages, BytesIn: s.in, BytesOut: s.out,
 		Duration: event.Since(s.opened, time.Now()),
 	})

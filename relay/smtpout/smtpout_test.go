@@ -483,6 +483,46 @@ func TestReuseAfterTheHostClosed(t *testing.T) {
 	}
 }
 
+func TestReusedSessionRefusesRecipients(t *testing.T) {
+	first, second := relaytest.NewSmartHost(t), relaytest.NewSmartHost(t)
+	c := smart(t, nil, first, second)
+	c.Attempt(t.Context(), outHop, message(sample))
+	first.On("RCPT", 451, "4.3.0 lookup failed")
+	r := c.Attempt(t.Context(), outHop, message(sample))
+	if got := brief(r.Outcomes); got != "relayed 250 2.0.0" || r.Remote != second.AddrPort() {
+		t.Errorf("outcome = %s at %v, want relayed by the second host", got, r.Remote)
+	}
+	if n := first.Counts()["RCPT"]; n != 2 {
+		t.Errorf("the first host was asked RCPT %d times, want 2: once for each message", n)
+	}
+	second.On("RCPT", 450, "4.7.1 greylisted")
+	r = c.Attempt(t.Context(), outHop, message(sample))
+	if got := brief(r.Outcomes); !strings.HasPrefix(got, "deferred 45") {
+		t.Errorf("outcome = %s", got)
+	}
+	if n, _ := c.Stats(); n != c.Idle() {
+		t.Errorf("%d slots taken, %d idle", n, c.Idle())
+	}
+}
+
+func TestContextIsDoneAlready(t *testing.T) {
+	h := relaytest.NewSmartHost(t)
+	c := smart(t, nil, h)
+	c.Attempt(t.Context(), outHop, message(sample))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := c.Attempt(ctx, outHop, message(sample))
+	if got, want := brief(r.Outcomes), "deferred 451 4.3.2 at CONNECT other local"; got != want {
+		t.Errorf("outcome = %s, want %s", got, want)
+	}
+	if c.Idle() != 1 {
+		t.Error("the idle session is gone")
+	}
+	if r := c.Attempt(t.Context(), outHop, Message{}); len(r.Outcomes) != 0 {
+		t.Errorf("no recipients: %s", brief(r.Outcomes))
+	}
+}
+
 func TestIdleSessionEnds(t *testing.T) {
 	h := relaytest.NewSmartHost(t)
 	var rec relaytest.Recorder
