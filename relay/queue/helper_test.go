@@ -268,3 +268,7 @@ func equalStrings(t testing.TB, what string, got []string, want ...string) {
 		t.Errorf("%s = %s, want %s", what, strings.Join(got, " "), strings.Join(want, " "))
 	}
 }
+
+func (h *harness) contentOf(id mail.QueueID) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) { return h.Content(id) }
+}

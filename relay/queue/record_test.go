@@ -1,0 +1,165 @@
+package queue
+
+import (
+	"bytes"
+	"encoding/binary"
+	"hash/crc32"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"waybill/relay/mail"
+	"waybill/relay/route"
+)
+
+// fullRecord has something in every field.
+func fullRecord() *stored {
+	at := time.UnixMicro(1_790_000_000_123_456).UTC()
+	hop := route.Hop{Connector: "internet", Name: "example.com"}
+	return &stored{
+		Message: Message{
+			Draft: mail.Draft{
+				ID: "01J9ZQ3N8R7V5T2W4X6Y8Z0A1B", UID: "uid", Parent: "01J9ZQ3N8R7V5T2W4X6Y8Z0A1C", Priority: mail.PriorityLow,
+				Envelope: mail.Envelope{
+					Sender: mail.Address{Local: "a b", Domain: "example.org"}, Size: 7, Body: mail.Body8BitMIME, UTF8: true, Ret: "HDRS", EnvID: "e", Auth: "u",
+					Recipients: []mail.Recipient{
+						{Address: mail.Address{Local: "x", Domain: "example.com"}, Notify: mail.NotifyFailure | mail.NotifyDelay, ORcpt: "rfc822;x@example.com"},
+						{Address: mail.Address{Local: "y", Domain: "bücher.example"}},
+					},
+				},
+				Origin: mail.Origin{
+					Session: "s", Connector: "c", Client: netip.MustParseAddrPort("[2001:db8::1]:25"), ClientName: "n", Helo: "h", User: "u",
+					Mechanism: "m", Protocol: "ESMTPSA", TLSVersion: "1.3", TLSCipher: "x", MailAt: at, DataEndedAt: at.Add(time.Second),
+				},
+				Header: mail.Header{MessageID: "<m>", From: "f", Subject: "s", Received: 3, Bytes: 400},
+				Trace:  []byte("Received: x\r\n"),
+			},
+			Size: 123, AcceptedAt: at, ExpiresAt: at.Add(48 * time.Hour), HeldBy: "op", HeldWhy: "why", HeldUntil: at.Add(time.Hour), Poison: "p",
+			States: []State{
+				{
+					Disposition: mail.Deferred, Hop: hop, Attempts: 3, Due: at.Add(time.Minute), Last: mail.Reply{Code: 451, Enhanced: "4.7.1", Text: "later"},
+					LastClass: mail.ClassGreylist, LastAt: at, LastHost: "mx", DelaySent: true, Late: true, since: at, backoff: time.Minute, queued: time.Hour,
+				},
+				{Disposition: mail.Queued, Hop: route.Unroutable, Due: at},
+			},
+		},
+		loc: location{9, 4096}, panics: 2, excused: true,
+	}
+}
+
+var compareStored = cmp.Options{
+	cmp.AllowUnexported(stored{}, State{}, location{}), cmpopts.EquateComparable(netip.AddrPort{}), cmpopts.EquateEmpty(),
+}
+
+func TestRecordRoundTrip(t *testing.T) {
+	want := fullRecord()
+	got, err := decodeRecord(encodeRecord(nil, want))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got, compareStored); d != "" {
+		t.Errorf("round trip (-want +got):\n%s", d)
+	}
+	got, err = decodeRecord(encodeDone(nil, want.ID, want.loc))
+	if err != nil || !got.done || got.ID != want.ID || got.loc != want.loc {
+		t.Errorf("done = %+v, %v", got, err)
+	}
+}
+
+func TestDamagedRecordIsNoticed(t *testing.T) {
+	b := encodeRecord(nil, fullRecord())
+	for i := range b {
+		c := bytes.Clone(b)
+		c[i] ^= 1 << (i % 8)
+		if _, err := decodeRecord(c); err == nil {
+			t.Fatalf("a flipped bit in octet %d was not noticed", i)
+		}
+		if _, err := decodeRecord(b[:i]); err == nil {
+			t.Fatalf("a record cut at octet %d was not noticed", i)
+		}
+	}
+}
+
+func FuzzRecord(f *testing.F) {
+	f.Add(encodeRecord(nil, fullRecord())[2:])
+	f.Add(encodeDone(nil, "01J9ZQ3N8R7V5T2W4X6Y8Z0A1B", location{1, 2})[2:])
+	f.Add([]byte{0, 1, 2, 3, 4, 5})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		for kind := byte(recordLive); kind <= recordDone; kind++ {
+			b := append([]byte{recordVersion, kind}, body...)
+			b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)) // past the checksum, to the fields
+			m, err := decodeRecord(b)
+			if err != nil || m.done {
+				continue
+			}
+			again, err := decodeRecord(encodeRecord(nil, m))
+			if err != nil {
+				t.Fatalf("own record does not decode: %v", err)
+			}
+			if d := cmp.Diff(m, again, compareStored); d != "" {
+				t.Fatalf("second round differs:\n%s", d)
+			}
+		}
+	})
+}
+
+func FuzzIdent(f *testing.F) {
+	f.Add("01J9ZQ3N8R7V5T2W4X6Y8Z0A1B")
+	f.Add("7ZZZZZZZZZZZZZZZZZZZZZZZZZ")
+	f.Add("8ZZZZZZZZZZZZZZZZZZZZZZZZZ")
+	f.Fuzz(func(t *testing.T, s string) {
+		id, ok := parseIdent(mail.QueueID(s))
+		if ok != mail.ValidID(s) {
+			t.Fatalf("parseIdent(%q) = %t, ValidID = %t", s, ok, !ok)
+		}
+		if ok && string(id.QueueID()) != s {
+			t.Fatalf("%q comes back as %q", s, id.QueueID())
+		}
+	})
+}
+
+func TestFilterString(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		filter Filter
+		want   string
+	}{
+		{"nothing", Filter{}, ""},
+		{"all", Filter{All: true}, "all"},
+		{"some", Filter{Hop: "example.com", State: "held", OlderThan: time.Hour}, "hop:example.com state:held older_than:1h0m0s"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := test.filter.String(); got != test.want {
+				t.Errorf("String() = %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestMatchAddress(t *testing.T) {
+	addr := mail.Address{Local: "Ann.B", Domain: "Mail.Example.com"}
+	for _, test := range []struct {
+		name    string
+		pattern string
+		want    bool
+	}{
+		{"exact", "ann.b@mail.example.com", true},
+		{"domain", "@mail.example.com", true},
+		{"parent domain", "@example.com", false},
+		{"star", "*@*.example.com", true},
+		{"stars in a row", "ann**com", true},
+		{"star too short", "ann.b@mail.example.com*x", false},
+		{"overlap", "ann.b@mail.example.com*com", false},
+		{"everything", "*", true},
+		{"null", "<>", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := matchAddress(test.pattern, addr); got != test.want {
+				t.Errorf("matchAddress(%q) = %t, want %t", test.pattern, got, test.want)
+			}
+		})
+	}
+}
