@@ -13,6 +13,7 @@ import (
 // and nobody looks at it.
 const (
 	maxName  = 32   // of a field name
+	maxLine  = 998  // of a field name with all that there may be before its colon (RFC 5322 section 2.1.1)
 	maxValue = 2048 // of an unfolded value
 	maxWord  = 512  // of what goes into a record
 )
@@ -33,6 +34,7 @@ const (
 type headerScanner struct {
 	done     bool
 	size     int // octets of the section, with the empty line
+	line     int // octets of the line so far
 	received int
 
 	name    [maxName]byte // of the line that has begun, until its colon
@@ -55,9 +57,13 @@ func (h *headerScanner) write(p []byte) {
 			line, rest, whole = p[:i+1], p[i+1:], true
 		}
 		h.size += len(line)
+		h.line += len(line)
 		h.part(line, whole)
 		if h.done && !h.blank {
-			h.size -= len(line) // it was the first of the body
+			h.size -= h.line // it was the first of the body
+		}
+		if whole {
+			h.line = 0
 		}
 		p = rest
 	}
@@ -97,7 +103,11 @@ func (h *headerScanner) part(p []byte, whole bool) {
 	}
 	if h.inName {
 		i := bytes.IndexByte(p, ':')
-		if i < 0 && whole {
+		before := h.line // octets before the colon, as far as they are known
+		if i >= 0 {
+			before += i - len(p)
+		}
+		if i < 0 && whole || before > maxLine {
 			// Not a field: the header section has ended without an empty line.
 			h.done = true
 			return

@@ -18,6 +18,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,11 +33,15 @@ type recorder struct {
 	mu   sync.Mutex
 	recs []event.Record
 	wake chan struct{}
+	off  atomic.Bool // keep nothing
 }
 
 func newRecorder() *recorder { return &recorder{wake: make(chan struct{}, 1)} }
 
 func (r *recorder) Write(rec *event.Record) {
+	if r.off.Load() {
+		return
+	}
 	r.mu.Lock()
 	r.recs = append(r.recs, *rec)
 	r.mu.Unlock()
@@ -130,6 +135,9 @@ func (in *incoming) Commit(ctx context.Context, d mail.Draft) error {
 	in.a.mu.Lock()
 	in.a.open--
 	in.a.mu.Unlock()
+	if in.a.discard {
+		return nil
+	}
 	if in.a.commit != nil {
 		if err := in.a.commit(ctx); err != nil {
 			return err

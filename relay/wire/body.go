@@ -286,7 +286,7 @@ func (b *Body) nextCommand() error {
 			}
 			c.now = v
 			c.commands++
-			c.script.add(c.nowAt, true, redacted(line))
+			c.script.add(c.nowAt, true, []byte(v.String()+" (in a content)"))
 			c.offend(503, "5.5.1", "bad sequence of commands") // RFC 3030 section 2
 		}
 		if c.cause != "" {

@@ -316,21 +316,26 @@ func (c *Conn) dispatch(line []byte) {
 
 var space = []byte{' '}
 
-// shown is what of a command may be kept. After an AUTH that was refused a
-// client may go on with what it takes for its credentials.
+// shown is what of a command the transcript may keep. Clients have been seen to
+// misspell AUTH, and to go on with what they take for their credentials after it
+// was refused: of an unknown command only a well-known name is kept.
 func (c *Conn) shown(v verb, line []byte) []byte {
-	if v == unknown && c.sawAuth {
-		return []byte("***")
+	if v != unknown {
+		return line
 	}
-	return redacted(line)
+	word, _, _ := bytes.Cut(line, space)
+	for _, known := range others {
+		if bytes.EqualFold(word, []byte(known)) {
+			return word
+		}
+	}
+	return []byte("(unknown command)")
 }
 
-// redacted masks what follows the mechanism in whatever looks like AUTH.
-func redacted(line []byte) []byte {
-	if len(line) >= 4 && bytes.EqualFold(line[:4], []byte("AUTH")) {
-		return []byte("AUTH ***")
-	}
-	return line
+// others are names of commands that are not ours.
+var others = []string{
+	"LHLO", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML", "XCLIENT", "XFORWARD", "XEXCH50", "X-ANONYMOUSTLS", "X-EXPS", "X-LINK2STATE", "BURL",
+	"GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT",
 }
 
 // foreign reports whether a line is of another protocol: a browser that was made
@@ -485,7 +490,6 @@ func (c *Conn) authenticate(args []byte) {
 	initial = bytes.TrimLeft(initial, " ")
 	c.auth.mechanism = Mechanism(string(word))
 	c.script.add(c.nowAt, true, []byte("AUTH "+c.auth.mechanism+" ***"))
-	c.sawAuth = true
 	switch {
 	case !c.greeted || c.tx:
 		c.offend(503, "5.5.1", "bad sequence of commands")

@@ -122,7 +122,6 @@ type Conn struct {
 	helo    string
 	esmtp   bool
 	authed  bool
-	sawAuth bool // AUTH was tried
 	tx      bool // a transaction is open
 	rcpts   int
 	env     mail.Envelope  // of the last MAIL
