@@ -1,6 +1,8 @@
 package dashboards
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -626,6 +628,15 @@ func TestProvisioning(t *testing.T) {
 		if !strings.Contains(string(read(t, name)), want) {
 			t.Errorf("%s does not name the relay as %s", name, want)
 		}
+	}
+	var tokens []struct {
+		Role string
+		Hash string `yaml:"token_sha256"`
+	}
+	readYAML(t, "provisioning/tokens.yaml", &tokens)
+	hash := sha256.Sum256(read(t, "provisioning/viewer.token"))
+	if len(tokens) != 1 || tokens[0].Role != "viewer" || tokens[0].Hash != hex.EncodeToString(hash[:]) {
+		t.Errorf("tokens.yaml = %+v, want one viewer with the hash of viewer.token", tokens)
 	}
 	for name, d := range dashboards(t) {
 		for _, v := range d.Templating.List {
