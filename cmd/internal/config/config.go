@@ -1,0 +1,353 @@
+// Package config reads the configuration file.
+//
+// It exists so that an operator's mistake is met by a sentence and not by a
+// surprise: [Load] reports every problem at once, each with its line, and what
+// is likely to be meant. It promises that no key is silently ignored, that a
+// configuration which would be an open relay is refused, that what the file does
+// not say has a safe default, and that no secret is printed.
+//
+// The configuration is plain data. To add a key, add a field with its tags to
+// the structs in this file and its default to [Default] or to the presets; the
+// reader, the writer and the reference follow. To add a check, add it to
+// check.go, and a file to testdata/bad.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"go.yaml.in/yaml/v3"
+
+	"waybill/relay/auth"
+)
+
+// Config is a configuration, complete with defaults. The tags of its fields:
+// yaml is the key, doc its meaning, type and default how the reference words
+// them where the Go type does not tell, enum the words that it may have, min and
+// max the bounds of a number, file marks a file name, which is relative to the
+// configuration file, and required a key without a default.
+type Config struct {
+	Hostname        string                 `yaml:"hostname" doc:"our name in greetings, EHLO, Received fields and reports; it should resolve to our address" default:"the machine's name"`
+	DataDir         string                 `yaml:"data_dir" file:"true" doc:"where the queue and the tracking store are kept"`
+	Postmaster      string                 `yaml:"postmaster" doc:"where mail to \"postmaster\" without a domain goes (RFC 5321 section 4.5.1)" default:"postmaster at the first accepted domain"`
+	Certificates    map[string]Certificate `yaml:"certificates" doc:"TLS certificates by name. They are read again when their files change"`
+	Users           Users                  `yaml:"users" doc:"who may log in"`
+	Receive         []ReceiveConnector     `yaml:"receive_connectors" doc:"where mail comes in; at least one"`
+	AcceptedDomains []AcceptedDomain       `yaml:"accepted_domains" doc:"domains that mail is taken for from strangers"`
+	Send            []SendConnector        `yaml:"send_connectors" doc:"where mail goes out. For each recipient the connector with the most specific address space wins, then the lowest cost, then the first name"`
+	Queue           Queue                  `yaml:"queue" doc:"the queue of undelivered mail"`
+	Tracking        Tracking               `yaml:"tracking" doc:"the message-tracking store"`
+	HTTP            HTTP                   `yaml:"http" doc:"metrics, health, queue control and the tracking API"`
+	Log             Log                    `yaml:"log" doc:"the protocol log"`
+	name            string
+	positions       map[string]position
+}
+
+// Certificate names the files of a certificate.
+type Certificate struct {
+	CertFile string `yaml:"cert_file" file:"true" required:"true" doc:"PEM file of the certificate and its chain"`
+	KeyFile  string `yaml:"key_file" file:"true" required:"true" doc:"PEM file of the key"`
+}
+
+// Users says where the users are.
+type Users struct {
+	File string `yaml:"file" file:"true" doc:"user file, as \"waybill user add\" makes it"`
+}
+
+// ReceiveConnector is a listener for one kind of client.
+type ReceiveConnector struct {
+	Name              string     `yaml:"name" required:"true" doc:"name in logs and metrics; it is part of what dashboards and alerts refer to"`
+	Usage             string     `yaml:"usage" enum:"internet,client,internal,partner,device,custom" doc:"preset of the other keys, see Presets"`
+	Listen            []string   `yaml:"listen" doc:"addresses and ports. Connectors may share one: the most specific of their remote ranges wins"`
+	RemoteRanges      []string   `yaml:"remote_ranges" doc:"networks and addresses of the clients that this connector is for"`
+	RelayPublicRanges bool       `yaml:"relay_public_ranges" doc:"confirms that every public address in remote_ranges is yours, so that it may relay without a login. Networks larger than an IPv4 /16 or an IPv6 /32 are refused all the same"`
+	Banner            string     `yaml:"banner" doc:"text of the greeting, after our name" default:"\"ESMTP Waybill\""`
+	TLS               ReceiveTLS `yaml:"tls" doc:"encryption"`
+	Auth              Auth       `yaml:"auth" doc:"logging in (RFC 4954)"`
+	Permissions       []string   `yaml:"permissions" enum:"submit,relay,any_sender,bypass_filters,bypass_size,keep_headers" doc:"what clients may do: hand in mail for accepted domains; for any domain; as any sender; past the filters; past the size limit; with header fields that are removed otherwise"`
+	BareNewline       string     `yaml:"bare_newline" enum:"reject,normalise" doc:"what becomes of a message with a CR or LF that is not part of a CRLF: refused, or repaired for devices that know no better"`
+	Limits            Limits     `yaml:"limits" doc:"what one client, or all, may use"`
+	Transcript        string     `yaml:"transcript" type:"off, failures, all, or a share" doc:"which sessions' conversations are kept: none, those that failed or were slow, all, or those that failed and a share of the others, such as 0.01"`
+}
+
+// ReceiveTLS is how a receive connector speaks TLS.
+type ReceiveTLS struct {
+	Mode              string `yaml:"mode" enum:"off,starttls,implicit" doc:"none, on request, or from the first octet (port 465)" default:"starttls when there is a certificate, else off"`
+	Required          bool   `yaml:"required" doc:"no login and no mail without TLS"`
+	Certificate       string `yaml:"certificate" doc:"name of the certificate; clients that ask for another name get the certificate that has it" default:"\"default\", or the only one"`
+	MinVersion        string `yaml:"min_version" enum:"1.0,1.1,1.2,1.3" doc:"oldest TLS version"`
+	ClientCertificate string `yaml:"client_certificate" enum:"none,request,require" doc:"whether clients show a certificate"`
+	ClientCAFile      string `yaml:"client_ca_file" file:"true" doc:"PEM file of the authorities that client certificates are from"`
+}
+
+// Auth is how clients of a receive connector log in.
+type Auth struct {
+	Required   bool     `yaml:"required" doc:"no mail without a login"`
+	Mechanisms []string `yaml:"mechanisms" mechanism:"true" type:"list of PLAIN, LOGIN" doc:"SASL mechanisms that are offered"`
+	BeforeTLS  bool     `yaml:"before_tls" doc:"offers them without TLS too: passwords then cross the network in clear"`
+}
+
+// Limits bound the clients of a receive connector. Zero means no limit, where
+// the reference does not say otherwise.
+type Limits struct {
+	Connections          int      `yaml:"connections" min:"0" max:"1000000" doc:"connections at once"`
+	ConnectionsPerSource int      `yaml:"connections_per_source" min:"0" max:"1000000" doc:"connections at once of one IPv4 address or IPv6 /64"`
+	MessagesPerMinute    int      `yaml:"messages_per_minute" min:"0" max:"10000000" doc:"messages a minute, counted by rate_by; 0 is no limit"`
+	RateBy               string   `yaml:"rate_by" enum:"source,user,both" doc:"what messages_per_minute counts: each address, each user, or each of them"`
+	Recipients           int      `yaml:"recipients" min:"1" max:"100000" doc:"recipients of a message; RFC 5321 section 4.5.3.1.8 asks for 100 at least"`
+	MessageSize          Size     `yaml:"message_size" doc:"octets of a message"`
+	HeaderSize           Size     `yaml:"header_size" doc:"octets of a message's header section"`
+	Hops                 int      `yaml:"hops" min:"1" max:"1000" doc:"Received fields of a message; more are a loop"`
+	ProtocolErrors       int      `yaml:"protocol_errors" min:"0" max:"1000" doc:"errors after which a session is ended"`
+	AuthFailures         int      `yaml:"auth_failures" min:"1" max:"20" doc:"failed logins after which a session is ended"`
+	Tarpit               Duration `yaml:"tarpit" doc:"delay of refusals to clients that have not logged in; 0s is none"`
+	CommandTimeout       Duration `yaml:"command_timeout" doc:"wait for the next command; RFC 5321 section 4.5.3.2.7 asks for 5 minutes"`
+	SessionTimeout       Duration `yaml:"session_timeout" doc:"wait for progress of a session as a whole"`
+}
+
+// AcceptedDomain is a domain that mail is taken for from strangers.
+type AcceptedDomain struct {
+	Domain     string     `yaml:"domain" required:"true" doc:"the domain"`
+	Type       string     `yaml:"type" enum:"authoritative,internal_relay,external_relay" doc:"whether all its recipients are behind us, some are elsewhere inside, or it belongs to somebody else"`
+	Subdomains bool       `yaml:"subdomains" doc:"all its sub-domains too"`
+	Recipients Recipients `yaml:"recipients" doc:"which recipients there are"`
+}
+
+// Recipients says which recipients a domain has.
+type Recipients struct {
+	File string `yaml:"file" file:"true" doc:"text file of its recipients, one address a line; others are refused with 550 5.1.1. Without a file all are taken"`
+}
+
+// SendConnector is a way out for some domains.
+type SendConnector struct {
+	Name            string      `yaml:"name" required:"true" doc:"name in logs and metrics"`
+	Disabled        bool        `yaml:"disabled" doc:"takes it out of routing; its mail goes to the next best connector"`
+	AddressSpaces   []Space     `yaml:"address_spaces" required:"true" doc:"which recipients it is for"`
+	Route           string      `yaml:"route" enum:"mx,smart_hosts" doc:"by the MX records of the recipient's domain, or through smart hosts" default:"smart_hosts when there are any, else mx"`
+	SmartHosts      []SmartHost `yaml:"smart_hosts" doc:"hosts to send through: \"host\", \"host:port\" or {host: …, cost: …}"`
+	Auth            SendAuth    `yaml:"auth" doc:"logging in at the smart hosts"`
+	TLS             SendTLS     `yaml:"tls" doc:"encryption"`
+	SourceAddresses []string    `yaml:"source_addresses" doc:"our addresses to send from, in turn" default:"the system's choice"`
+	Limits          SendLimits  `yaml:"limits" doc:"what the connector may use"`
+	Retry           Retry       `yaml:"retry" doc:"what happens to mail that cannot be delivered at once"`
+}
+
+// Space is an address space.
+type Space struct {
+	Space string `yaml:"space" required:"true" doc:"\"*\" for all recipients, \"example.com\", or \"*.example.com\" for its sub-domains, and not itself"`
+	Cost  int    `yaml:"cost" min:"1" max:"100" doc:"among equally specific spaces the lowest cost wins"`
+}
+
+// SmartHost is a configured next hop.
+type SmartHost struct {
+	Host string `yaml:"host" required:"true" doc:"name or address, with :port unless it is 25"`
+	Cost int    `yaml:"cost" min:"1" max:"100" doc:"the lowest cost is tried first; equal costs share the load"`
+}
+
+// SendAuth is how we log in at smart hosts.
+type SendAuth struct {
+	Mechanism    string      `yaml:"mechanism" sendmechanism:"true" type:"none, PLAIN or LOGIN" doc:"SASL mechanism"`
+	Username     string      `yaml:"username" doc:"our user name"`
+	Password     auth.Secret `yaml:"password" doc:"our password; better in password_file or ${VARIABLE}"`
+	PasswordFile string      `yaml:"password_file" file:"true" doc:"file that holds the password; it is read at each login"`
+	BeforeTLS    bool        `yaml:"before_tls" doc:"logs in without TLS too: the password then crosses the network in clear"`
+}
+
+// SendTLS is how a send connector speaks TLS.
+type SendTLS struct {
+	Level             string `yaml:"level" enum:"none,opportunistic,encrypt,verify,verify_name" future:"dane,mta_sts" doc:"never; when offered; always; with a certificate from a trusted authority; and with the host's name in it"`
+	Implicit          bool   `yaml:"implicit" doc:"from the first octet (port 465); for smart hosts"`
+	MinVersion        string `yaml:"min_version" enum:"1.0,1.1,1.2,1.3" doc:"oldest TLS version"`
+	CAFile            string `yaml:"ca_file" file:"true" doc:"PEM file of the authorities to trust instead of the system's"`
+	ClientCertificate string `yaml:"client_certificate" doc:"name of our certificate for hosts that ask for one"`
+}
+
+// SendLimits bound a send connector.
+type SendLimits struct {
+	Connections               int      `yaml:"connections" min:"1" max:"100000" doc:"connections at once"`
+	ConnectionsPerDestination int      `yaml:"connections_per_destination" min:"1" max:"100000" doc:"connections at once to one next hop"`
+	MessagesPerConnection     int      `yaml:"messages_per_connection" min:"1" max:"1000000" doc:"messages after which a connection is closed"`
+	MessagesPerMinute         int      `yaml:"messages_per_minute" min:"0" max:"10000000" doc:"messages a minute to one next hop; 0 is no limit"`
+	MessageSize               Size     `yaml:"message_size" doc:"octets of a message; larger ones go to another connector"`
+	IdleTimeout               Duration `yaml:"idle_timeout" doc:"how long a connection is kept for the next message"`
+}
+
+// Retry says when delivery is tried again.
+type Retry struct {
+	Schedule []Duration `yaml:"schedule" doc:"waits between attempts; the last one repeats"`
+	Lifetime Duration   `yaml:"lifetime" doc:"how long delivery is tried before the sender gets a report"`
+	DelayDSN Duration   `yaml:"delay_dsn" doc:"after how long the sender is told about a delay; 0s is never"`
+}
+
+// Queue is where undelivered mail is kept.
+type Queue struct {
+	Engine      string `yaml:"engine" enum:"badger" doc:"how it is stored"`
+	DiskFreeMin Size   `yaml:"disk_free_min" doc:"free disk space below which no mail is accepted"`
+}
+
+// Tracking is the message-tracking store.
+type Tracking struct {
+	Engine    string   `yaml:"engine" enum:"badger,off" doc:"how it is stored, or off"`
+	Retention Duration `yaml:"retention" doc:"how long messages can be found"`
+	MaxSize   Size     `yaml:"max_size" doc:"disk space; the oldest goes first"`
+	Subject   string   `yaml:"subject" enum:"off,hash,plain" doc:"whether subjects are recorded"`
+	Addresses string   `yaml:"addresses" enum:"plain,hash" doc:"whether addresses are recorded as they are"`
+}
+
+// HTTP is the HTTP side.
+type HTTP struct {
+	Listen     string `yaml:"listen" doc:"address and port"`
+	TokensFile string `yaml:"tokens_file" file:"true" doc:"who may use the API, with the roles viewer, operator and admin. Without it the API answers on loopback only"`
+}
+
+// Log is the protocol log.
+type Log struct {
+	Level    string   `yaml:"level" enum:"debug,info,warn,error" doc:"what is written. Above info the log is no longer the whole record"`
+	Format   string   `yaml:"format" enum:"json,console" doc:"JSON lines, or lines for people"`
+	File     string   `yaml:"file" file:"true" doc:"file to write to" default:"standard output"`
+	MaxSize  Size     `yaml:"max_size" doc:"size at which the file is rotated; 0B is never"`
+	MaxAge   Duration `yaml:"max_age" doc:"age at which the file is rotated; 0s is never"`
+	Backups  int      `yaml:"backups" min:"0" max:"100000" doc:"how many rotated files are kept; 0 is all"`
+	Keep     Duration `yaml:"keep" doc:"how long rotated files are kept; 0s is for ever"`
+	Compress bool     `yaml:"compress" doc:"compresses rotated files with gzip"`
+}
+
+// machineName is replaced in tests, which run on any machine.
+var machineName = os.Hostname
+
+// maxFile bounds the configuration file.
+const maxFile = 4 << 20
+
+// Load reads and checks the file at path, with the files that it names. The
+// Config is nil when a problem is more than a warning.
+func Load(path string) (*Config, Problems) {
+	info, err := os.Stat(path)
+	if err == nil && info.Size() > maxFile {
+		err = errors.New("the file is too large")
+	}
+	var data []byte
+	if err == nil {
+		data, err = os.ReadFile(path) //nolint:gosec // the operator names it
+	}
+	if err != nil {
+		return nil, Problems{{File: path, What: plain(err)}}
+	}
+	return parse(path, data, true)
+}
+
+// Parse reads and checks a configuration without looking at the files that it
+// names. The name is for messages, and its directory is what relative file names
+// are relative to. The Config is nil when a problem is more than a warning.
+func Parse(name string, data []byte) (*Config, Problems) { return parse(name, data, false) }
+
+func parse(name string, data []byte, files bool) (*Config, Problems) {
+	c := Default()
+	c.name = name
+	c.positions = map[string]position{}
+	d := decoder{dir: filepath.Dir(name), problems: collector{file: name, positions: c.positions}}
+	d.document(data, c)
+	if !d.problems.syntax {
+		d.problems.begin()
+		c.complete()
+		check(c, &d.problems)
+		if files {
+			checkFiles(c, &d.problems)
+		}
+	}
+	list := d.problems.sorted()
+	if list.Errors() {
+		return nil, list
+	}
+	return c, list
+}
+
+// Default is the configuration of an empty file: no connectors, and everything
+// on loopback.
+func Default() *Config {
+	return &Config{
+		DataDir:  "/var/lib/waybill",
+		Queue:    Queue{Engine: "badger", DiskFreeMin: 1 * GiB},
+		Tracking: Tracking{Engine: "badger", Retention: 30 * Day, MaxSize: 20 * GiB, Subject: "off", Addresses: "plain"},
+		HTTP:     HTTP{Listen: "127.0.0.1:8025"},
+		Log:      Log{Level: "info", Format: "json", MaxSize: 256 * MiB, Backups: 10, Compress: true},
+	}
+}
+
+// complete fills in what follows from other keys.
+func (c *Config) complete() {
+	if c.Hostname == "" {
+		if name, err := machineName(); err == nil {
+			c.Hostname = name
+		}
+	}
+	if c.Postmaster == "" && len(c.AcceptedDomains) > 0 {
+		c.Postmaster = "postmaster@" + c.AcceptedDomains[0].Domain
+	}
+	for i := range c.Receive {
+		t := &c.Receive[i].TLS
+		if t.Certificate == "" {
+			t.Certificate = c.onlyCertificate()
+		}
+		if t.Mode == "" {
+			t.Mode = "off"
+			if t.Certificate != "" {
+				t.Mode = "starttls"
+			}
+		}
+	}
+	for i := range c.Send {
+		s := &c.Send[i]
+		if s.Route == "" {
+			s.Route = "mx"
+			if len(s.SmartHosts) > 0 {
+				s.Route = "smart_hosts"
+			}
+		}
+	}
+}
+
+// onlyCertificate is the certificate for connectors that name none.
+func (c *Config) onlyCertificate() string {
+	if _, ok := c.Certificates["default"]; ok {
+		return "default"
+	}
+	if len(c.Certificates) == 1 {
+		for name := range c.Certificates {
+			return name
+		}
+	}
+	return ""
+}
+
+// Secret is the password for smart hosts: from its file, read now, or from the
+// configuration.
+func (a SendAuth) Secret() (auth.Secret, error) {
+	if a.PasswordFile == "" {
+		return a.Password, nil
+	}
+	return readSecret(a.PasswordFile)
+}
+
+// readSecret reads a file with a secret in its first line.
+func readSecret(name string) (auth.Secret, error) {
+	data, err := os.ReadFile(name) //nolint:gosec // a file that the configuration names
+	if err != nil {
+		return auth.Secret{}, fmt.Errorf("read secret: %w", err)
+	}
+	line := firstLine(string(data))
+	if line == "" {
+		return auth.Secret{}, fmt.Errorf("read secret: %s is empty", name)
+	}
+	return auth.NewSecret(line), nil
+}
+
+// unmarshal reads YAML into nodes.
+func unmarshal(data []byte) (*yaml.Node, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		return nil, err
+	}
+	return &doc, nil
+}

@@ -1,0 +1,69 @@
+package config
+
+import (
+	"regexp"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// future are keys that are planned and have no effect yet. They are refused by
+// name, because a key that is ignored is a promise that is not kept. A value
+// that asks for nothing, such as an empty list, is accepted.
+var future = map[string]string{
+	"telemetry":                                 "traces by OTLP",
+	"users.ldap":                                "users in an LDAP directory",
+	"users.oauth":                               "logins with OAuth tokens",
+	"users.kerberos":                            "logins with Kerberos tickets",
+	"users.ntlm":                                "logins with NTLM",
+	"receive_connectors[].proxy_protocol":       "the PROXY protocol",
+	"receive_connectors[].xclient":              "XCLIENT",
+	"receive_connectors[].dkim":                 "DKIM signing",
+	"receive_connectors[].filters":              "content filters",
+	"receive_connectors[].auth.channel_binding": "channel binding",
+	"accepted_domains[].recipients.ldap":        "recipients in an LDAP directory",
+	"accepted_domains[].recipients.probe":       "asking the next hop for recipients",
+	"send_connectors[].tls.tls_domain":          "verifying another name than the host's",
+	"send_connectors[].auth.client_id":          "OAuth client credentials",
+	"send_connectors[].auth.client_secret":      "OAuth client credentials",
+	"send_connectors[].auth.client_secret_file": "OAuth client credentials",
+	"send_connectors[].auth.token_url":          "OAuth client credentials",
+	"send_connectors[].auth.keytab_file":        "Kerberos at smart hosts",
+	"send_connectors[].dns_servers":             "name servers for one connector",
+	"dkim":                                      "DKIM signing",
+	"filters":                                   "content filters",
+	"cluster":                                   "several nodes",
+	"acme":                                      "certificates by ACME",
+}
+
+// futureMechanisms are SASL mechanisms that are planned.
+var futureMechanisms = []string{"SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "XOAUTH2", "OAUTHBEARER", "GSSAPI", "NTLM"}
+
+var index = regexp.MustCompile(`\[\d+\]`)
+
+// pattern is a path without its indexes: the form of the keys of future.
+func pattern(path string) string { return index.ReplaceAllString(path, "[]") }
+
+// neutral reports whether a value asks for nothing.
+func neutral(n *yaml.Node, depth int) bool {
+	if n == nil || depth > maxDepth {
+		return false
+	}
+	switch n.Kind {
+	case yaml.ScalarNode:
+		switch strings.ToLower(n.Value) {
+		case "", "~", "null", "none", "off", "false", "0":
+			return true
+		}
+	case yaml.SequenceNode:
+		return len(n.Content) == 0
+	case yaml.MappingNode:
+		for i := 1; i < len(n.Content); i += 2 {
+			if !neutral(n.Content[i], depth+1) {
+				return false
+			}
+		}
+		return true
+	}
+	return false
+}

@@ -1,0 +1,97 @@
+package config
+
+import "time"
+
+// Usages lists the presets of receive connectors.
+func Usages() []string {
+	return []string{"internet", "client", "internal", "partner", "device", "custom"}
+}
+
+// anywhere and here are remote ranges of presets.
+var (
+	anywhere = []string{"0.0.0.0/0", "::/0"}
+	here     = []string{"127.0.0.0/8", "::1/128"}
+)
+
+const (
+	second = Duration(time.Second)
+	minute = Duration(time.Minute)
+)
+
+// NewReceiveConnector is a receive connector with the defaults of a preset; an
+// unknown one is custom. All of them listen on loopback only: who may connect
+// from elsewhere is for the operator to say.
+func NewReceiveConnector(usage string) ReceiveConnector {
+	c := ReceiveConnector{
+		Usage:        "custom",
+		Listen:       []string{"127.0.0.1:25"},
+		RemoteRanges: here,
+		TLS:          ReceiveTLS{MinVersion: "1.2", ClientCertificate: "none"},
+		BareNewline:  "reject",
+		Limits: Limits{
+			Connections: 5000, ConnectionsPerSource: 20, RateBy: "source", Recipients: 200, MessageSize: 36 * MiB, HeaderSize: 256 * KiB,
+			Hops: 30, ProtocolErrors: 5, AuthFailures: 3, Tarpit: 5 * second, CommandTimeout: 5 * minute, SessionTimeout: 10 * minute,
+		},
+		Transcript: "failures",
+	}
+	switch usage {
+	case "internet": // mail exchanger: from anybody, for our domains
+		c.RemoteRanges = anywhere
+		c.Permissions = []string{"submit"}
+	case "client": // people and applications that log in
+		c.Listen = []string{"127.0.0.1:587"}
+		c.RemoteRanges = anywhere
+		c.TLS.Required = true
+		c.Auth = Auth{Required: true, Mechanisms: []string{"PLAIN", "LOGIN"}}
+		c.Permissions = []string{"submit", "relay"}
+		c.Limits.RateBy = "user"
+	case "internal": // our own servers, by their addresses
+		c.Permissions = []string{"submit", "relay", "bypass_filters", "keep_headers"}
+		c.Limits.ConnectionsPerSource = 500
+		c.Limits.Tarpit = 0
+	case "partner": // known organisations, encrypted, for our domains
+		c.RemoteRanges = nil
+		c.TLS.Required = true
+		c.Permissions = []string{"submit"}
+		c.Limits.ConnectionsPerSource = 100
+	case "device": // printers and old programs, by their addresses
+		c.TLS.MinVersion = "1.0"
+		c.BareNewline = "normalise"
+		c.Permissions = []string{"submit", "relay"}
+		c.Limits.Tarpit = 0
+	default:
+		return c
+	}
+	c.Usage = usage
+	return c
+}
+
+func (c *ReceiveConnector) preset(usage string) { *c = NewReceiveConnector(usage) }
+
+// NewSendConnector is a send connector with its defaults.
+func NewSendConnector() SendConnector {
+	return SendConnector{
+		Auth: SendAuth{Mechanism: "none"},
+		TLS:  SendTLS{Level: "opportunistic", MinVersion: "1.2"},
+		Limits: SendLimits{
+			Connections: 1000, ConnectionsPerDestination: 40, MessagesPerConnection: 100, MessageSize: 36 * MiB, IdleTimeout: 5 * second,
+		},
+		Retry: Retry{
+			Schedule: []Duration{minute, minute, minute, minute, 5 * minute, 5 * minute, 5 * minute, 5 * minute, 5 * minute, 5 * minute, 10 * minute},
+			Lifetime: 2 * Day, DelayDSN: 240 * minute,
+		},
+	}
+}
+
+func (c *SendConnector) preset(string) { *c = NewSendConnector() }
+
+// defaultCost is in the middle of what smart people leave room around.
+const defaultCost = 10
+
+func (s *Space) preset(string)     { s.Cost = defaultCost }
+func (h *SmartHost) preset(string) { h.Cost = defaultCost }
+
+func (d *AcceptedDomain) preset(string) { d.Type = "authoritative" }
+
+// setScalar reads the short form of a smart host.
+func (h *SmartHost) setScalar(word string) { h.Host = word }
