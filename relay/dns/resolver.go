@@ -39,6 +39,7 @@ const (
 // Options configure a Resolver. Zero fields mean the default.
 type Options struct {
 	Servers   []string      // "host:port" or "host"; empty: those of /etc/resolv.conf
+	Search    []string      // domains to look for hosts without a dot in; with no Servers, those of /etc/resolv.conf
 	Timeout   time.Duration // of one try at one server; default 3s
 	Attempts  int           // rounds over all servers; default 2
 	CacheSize int           // answers; default 10,000; negative: no cache
@@ -103,26 +104,28 @@ func New(opts Options) (*Resolver, error) {
 		r.servers = append(r.servers, s)
 	}
 	if len(r.servers) == 0 {
-		r.servers = systemServers("/etc/resolv.conf")
+		r.servers, r.opts.Search = systemServers("/etc/resolv.conf")
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r, nil
 }
 
-func systemServers(path string) []string {
-	var servers []string
+func systemServers(path string) (servers, search []string) {
 	if conf, err := mdns.ClientConfigFromFile(path); err == nil {
 		for _, s := range conf.Servers[:min(len(conf.Servers), 3)] { // as many as the C library takes
 			if ip, err := netip.ParseAddr(s); err == nil {
 				servers = append(servers, netip.AddrPortFrom(ip, 53).String())
 			}
 		}
+		search = conf.Search[:min(len(conf.Search), 6)]
 	}
 	if len(servers) == 0 {
 		servers = []string{"127.0.0.1:53"} // resolv.conf(5)
 	}
-	return servers
+	return servers, search
 }
+
+var _ Looker = (*Resolver)(nil)
 
 // Close ends all questions and waits for their ends. Questions that come later
 // fail.
@@ -204,10 +207,18 @@ func (r *Resolver) mx(domain string, a *answer) ([]MX, error) {
 }
 
 // Addrs implements [Looker]. The host may be an address, with or without
-// brackets; names in the hosts file and localhost need no server. IPv6 and IPv4
+// brackets; names in the hosts file and localhost need no server; a name without
+// a dot that does not exist is looked for in the search domains. IPv6 and IPv4
 // alternate, IPv6 first (RFC 8305 section 4), each in random order.
 func (r *Resolver) Addrs(ctx context.Context, host string) ([]netip.Addr, error) {
 	addrs, _, err := r.addrs(ctx, host)
+	if err != nil && err.Kind == NXDomain && host != "" && !strings.ContainsAny(host, ".:[") {
+		for _, domain := range r.opts.Search {
+			if found, _, err := r.addrs(ctx, host+"."+domain); err == nil {
+				return found, nil
+			}
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

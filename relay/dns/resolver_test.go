@@ -295,7 +295,8 @@ func TestAddrs(t *testing.T) {
 	if err := os.WriteFile(hosts, []byte("# comment\n192.0.2.77 Smart.Example alias # more\nrubbish\n2001:db8::7 alias\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := newResolver(t, Options{Servers: []string{s.addr}, HostsFile: hosts})
+	s.set("hub.search.example. A", "hub.search.example. 60 IN A 192.0.2.5")
+	r := newResolver(t, Options{Servers: []string{s.addr}, HostsFile: hosts, Search: []string{"none.example", "search.example"}})
 	for _, test := range []struct {
 		name string
 		host string
@@ -315,6 +316,8 @@ func TestAddrs(t *testing.T) {
 		{"IPv6 address", "2001:db8::3", "", "[2001:db8::3]"},
 		{"literal", "[192.0.2.4]", "", "[192.0.2.4]"},
 		{"bounded", "many.example", "", "16"},
+		{"in a search domain", "hub", "", "[192.0.2.5]"},
+		{"in no search domain", "nohub", NXDomain, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			ips, err := r.Addrs(t.Context(), test.host)
@@ -578,14 +581,15 @@ func TestNewRefusesServer(t *testing.T) {
 
 func TestSystemServers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
-	if got := systemServers(path); !slices.Equal(got, []string{"127.0.0.1:53"}) {
+	if got, _ := systemServers(path); !slices.Equal(got, []string{"127.0.0.1:53"}) {
 		t.Errorf("without a file: %q", got)
 	}
-	if err := os.WriteFile(path, []byte("nameserver 192.0.2.53\nnameserver 2001:db8::53\n"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch a.example b.example\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := systemServers(path); !slices.Equal(got, []string{"192.0.2.53:53", "[2001:db8::53]:53"}) {
-		t.Errorf("systemServers = %q", got)
+	got, search := systemServers(path)
+	if !slices.Equal(got, []string{"192.0.2.53:53", "[2001:db8::53]:53"}) || !slices.Equal(search, []string{"a.example", "b.example"}) {
+		t.Errorf("systemServers = %q, %q", got, search)
 	}
 }
 

@@ -38,6 +38,8 @@ type Connector struct {
 	wg      sync.WaitGroup               // sessions that say good-bye
 }
 
+var _ Attempter = (*Connector)(nil)
+
 // New makes a Connector.
 func New(opts Options) (*Connector, error) {
 	var errs []error

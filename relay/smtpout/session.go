@@ -282,6 +282,7 @@ func (s *session) startTLS(a *attempt, level TLSLevel) *failure {
 		f.at = s.at
 		return f
 	}
+	start := time.Now()
 	s.line("STARTTLS", "")
 	if f := s.ask("STARTTLS", s.c.opts.Timeouts.Command); f != nil {
 		f.plain = !needed
@@ -301,10 +302,14 @@ func (s *session) startTLS(a *attempt, level TLSLevel) *failure {
 		s.stateTLS(level, nil, errInjected, 0)
 		return f
 	}
+	a.stages.TLS += time.Since(start)
 	if f := s.handshake(a, level); f != nil {
 		return f
 	}
-	return s.hello() // RFC 3207 section 4.2: what was offered before does not count
+	start = time.Now()
+	f := s.hello() // RFC 3207 section 4.2: what was offered before does not count
+	a.stages.Banner += time.Since(start)
+	return f
 }
 
 // handshake makes the connection TLS. Certificates are verified by our own

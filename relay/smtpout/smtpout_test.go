@@ -855,6 +855,18 @@ func TestEarlyReply(t *testing.T) {
 	}
 }
 
+func TestEarlyReplyAndReset(t *testing.T) {
+	h := relaytest.NewSmartHost(t)
+	h.Do("CONTENT", relaytest.Action{After: 10_000, Reply: "552 5.3.4 too much", Reset: true})
+	c := smart(t, nil, h)
+	r := c.Attempt(t.Context(), outHop, message(strings.Repeat("a line of content\r\n", 1<<20)))
+	// Whether the reply survives the reset is the kernel's to say; the message is not in doubt either way.
+	got := brief(r.Outcomes)
+	if got != "bounced 552 5.3.4 at ." && got != "deferred 451 4.4.2 at DATA connect local" {
+		t.Errorf("outcome = %s", got)
+	}
+}
+
 func TestContentFails(t *testing.T) {
 	for _, test := range []struct {
 		name string
