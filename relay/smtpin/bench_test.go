@@ -97,7 +97,7 @@ func load(b *testing.B, addr, content string, pipelined bool) {
 			}
 			body := content + ".\r\n"
 			for left.Add(-1) >= 0 {
-				ok := false
+				var ok bool
 				if pipelined {
 					ok = ask(mailFrom+rcptTo+data, 3, '2') && ask(body, 1, '2')
 				} else {

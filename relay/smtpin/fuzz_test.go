@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,7 +51,7 @@ func FuzzSession(f *testing.F) {
 			replies <- all
 		}()
 		s.admit(&bind{connectors: s.connectors}, far)
-		_, _ = near.Write(append(in[:len(in):len(in)], "\r\n.\r\nQUIT\r\nQUIT\r\n"...))
+		_, _ = near.Write(append(slices.Clip(in), "\r\n.\r\nQUIT\r\nQUIT\r\n"...))
 		go s.drain() // for a session that waits for the rest of a chunk
 		select {
 		case <-s.empty:

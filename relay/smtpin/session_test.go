@@ -223,7 +223,7 @@ func TestRefusals(t *testing.T) {
 		{
 			"sequence", nil, nil,
 			[]string{"RCPT TO:<b@example.org>=>503", "MAIL FROM:<>=>250", "MAIL FROM:<>=>503", "DATA=>554 5.5.1"},
-			"recipient TO:<b@example.org> 503 protocol,sender FROM:<> 503 protocol",
+			"sender FROM:<> 503 protocol,recipient TO:<b@example.org> 503 protocol",
 		},
 		{
 			"relaying", func(c *Connector) { c.Permissions = policy.Permissions{Submit: true} }, nil,
@@ -256,7 +256,7 @@ func TestRefusals(t *testing.T) {
 				a.begin = func() error { return mail.Refuse(452, "4.3.1", "backpressure", "queue is full") }
 			},
 			[]string{"MAIL FROM:<>=>250", "RCPT TO:<b@example.org>=>250", "DATA=>452 4.3.1 queue is full", "BDAT 6 LAST\r\nNOOP=>452 4.3.1", "DATA=>503"},
-			"",
+			"message <> 452 backpressure,message <> 452 backpressure",
 		},
 		{
 			"queue cannot write", nil, func(_ *Options, a *acceptor) {
@@ -324,20 +324,16 @@ func TestRefusals(t *testing.T) {
 				}
 				got = append(got, s)
 			}
-			for _, rec := range r.rec.recs {
-				switch f := rec.Event.(type) {
-				case event.SenderRefused:
-					state("sender", f.MailFrom, f.Refusal)
-				case event.RecipientRefused:
-					state("recipient", f.Recipient, f.Refusal)
-				case event.MessageRefused:
-					if test.want == "" {
-						continue
-					}
-					state("message", f.MailFrom, f.Refusal)
-					if len(f.Recipients) != 1 || f.Recipients[0].Address != "b@example.org" || f.Recipients[0].Code != f.Code {
-						t.Errorf("recipients %+v", f.Recipients)
-					}
+			for _, f := range facts[event.SenderRefused](r.rec) {
+				state("sender", f.MailFrom, f.Refusal)
+			}
+			for _, f := range facts[event.RecipientRefused](r.rec) {
+				state("recipient", f.Recipient, f.Refusal)
+			}
+			for _, f := range facts[event.MessageRefused](r.rec) {
+				state("message", f.MailFrom, f.Refusal)
+				if len(f.Recipients) != 1 || f.Recipients[0].Address != "b@example.org" || f.Recipients[0].Code != f.Code {
+					t.Errorf("recipients %+v", f.Recipients)
 				}
 			}
 			if s := strings.Join(got, ","); s != test.want {

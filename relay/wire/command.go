@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,7 +25,6 @@ const (
 	rcptTo
 	data
 	bdat
-	dot // the end of a content, which is answered like a command
 	rset
 	noop
 	quit
@@ -33,16 +33,19 @@ const (
 	vrfy
 	expn
 	help
+	dot // the end of a content, which is answered like a command
 )
 
 var verbs = [...]string{
-	none: "", unknown: "UNKNOWN", helo: "HELO", ehlo: "EHLO", mailFrom: "MAIL", rcptTo: "RCPT", data: "DATA", bdat: "BDAT", dot: ".",
-	rset: "RSET", noop: "NOOP", quit: "QUIT", authenticate: "AUTH", starttls: "STARTTLS", vrfy: "VRFY", expn: "EXPN", help: "HELP",
+	none: "", unknown: "UNKNOWN", helo: "HELO", ehlo: "EHLO", mailFrom: "MAIL", rcptTo: "RCPT", data: "DATA", bdat: "BDAT",
+	rset: "RSET", noop: "NOOP", quit: "QUIT", authenticate: "AUTH", starttls: "STARTTLS", vrfy: "VRFY", expn: "EXPN", help: "HELP", dot: "DATA",
 }
 
 // Verbs are the words of [event.CommandAnswered.Verb] that this package states.
-// "." is the end of a content sent by DATA.
-func Verbs() []string { return append([]string(nil), verbs[unknown:]...) }
+// DATA is stated once: when it is refused, or when its content is answered.
+func Verbs() []string {
+	return slices.Clone(verbs[unknown:dot])
+}
 
 func (v verb) String() string { return verbs[v] }
 
@@ -59,7 +62,7 @@ func verbOf(word []byte) verb {
 		up[i] = b
 	}
 	for v := helo; v <= help; v++ {
-		if v != dot && string(up[:len(word)]) == verbs[v] {
+		if string(up[:len(word)]) == verbs[v] {
 			return v
 		}
 	}

@@ -28,7 +28,7 @@ func decodeAll(src []byte, cut func(left int) int) (out []byte, rest []byte, d d
 // reference is RFC 5321 section 4.5.2, an octet at a time.
 func reference(src []byte) (out []byte, rest []byte, bare, end bool) {
 	start := true
-	for i := 0; i < len(src); i++ {
+	for i := range src {
 		if start && src[i] == '.' {
 			if bytes.HasPrefix(src[i:], []byte(".\r\n")) {
 				return out, src[i+3:], bare, true

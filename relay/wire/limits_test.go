@@ -6,16 +6,17 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/emersion/go-smtp"
-
 	"waybill/relay/event"
 	"waybill/relay/relaytest"
+
+	"github.com/emersion/go-smtp"
 )
 
 // pipes is a listener of pipes, which keep time with synctest.
@@ -383,7 +384,7 @@ func FuzzConn(f *testing.F) {
 			all, _ := io.ReadAll(near)
 			replies <- all
 		}()
-		_, _ = near.Write(append(in[:len(in):len(in)], "\r\n.\r\nQUIT\r\nQUIT\r\n"...))
+		_, _ = near.Write(append(slices.Clip(in), "\r\n.\r\nQUIT\r\nQUIT\r\n"...))
 		select {
 		case <-closed: // by QUIT
 		case <-time.After(20 * time.Millisecond): // it waits for the rest of a chunk

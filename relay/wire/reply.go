@@ -115,9 +115,12 @@ func (c *Conn) settle() {
 		}
 		return
 	}
-	r := parseReply(c.reply)
-	c.reply = c.reply[:0]
 	v := c.now
+	r, ok := ours(v, c.reply)
+	if !ok {
+		r = parseReply(c.reply)
+	}
+	c.reply = c.reply[:0]
 	if r.Code == 0 { // go-smtp said nothing: it is ending
 		c.now = none
 		return
@@ -146,31 +149,34 @@ func (c *Conn) settle() {
 		c.answered(250, "")
 		c.capabilities()
 	case v == data && r.Code == 354:
-		c.answered(354, "")
 		c.put("354 end with CRLF.CRLF")
 	default:
-		c.say(ours(v, r))
+		c.say(r)
 	}
 	c.now = none
 }
 
-// ours replaces go-smtp's words for success by more exact ones.
-func ours(v verb, r mail.Reply) mail.Reply {
-	switch {
-	case v == mailFrom && r.Code == 250:
-		return mail.Reply{Code: 250, Enhanced: "2.1.0", Text: "sender ok"}
-	case v == rcptTo && r.Code == 250:
-		return mail.Reply{Code: 250, Enhanced: "2.1.5", Text: "recipient ok"}
-	case v == rset && r.Code == 250:
-		return mail.Reply{Code: 250, Enhanced: "2.0.0", Text: "ok"}
-	case v == quit && r.Code == 221:
-		return mail.Reply{Code: 221, Enhanced: "2.0.0", Text: "bye"}
-	case v == authenticate && r.Code == 235:
-		return mail.Reply{Code: 235, Enhanced: "2.7.0", Text: "authenticated"}
-	case v == helo && r.Code == 250:
-		return mail.Reply{Code: 250, Text: "ok"}
+// ours is what we say in place of reply, when that is go-smtp's own word for the
+// success of v; ok tells whether it is.
+func ours(v verb, reply []byte) (r mail.Reply, ok bool) {
+	code := func(s string) bool { return len(reply) > 4 && string(reply[:4]) == s }
+	switch v {
+	case mailFrom:
+		return mail.Reply{Code: 250, Enhanced: "2.1.0", Text: "sender ok"}, code("250 ")
+	case rcptTo:
+		return mail.Reply{Code: 250, Enhanced: "2.1.5", Text: "recipient ok"}, code("250 ")
+	case rset:
+		return mail.Reply{Code: 250, Enhanced: "2.0.0", Text: "ok"}, code("250 ")
+	case quit:
+		return mail.Reply{Code: 221, Enhanced: "2.0.0", Text: "bye"}, code("221 ")
+	case authenticate:
+		return mail.Reply{Code: 235, Enhanced: "2.7.0", Text: "authenticated"}, code("235 ")
+	case helo, ehlo:
+		return mail.Reply{Code: 250, Text: "ok"}, code("250 ")
+	case data:
+		return mail.Reply{Code: 354}, code("354 ")
 	}
-	return r
+	return r, false
 }
 
 // state follows what a reply means for the conversation.

@@ -87,7 +87,7 @@ func TestHandshakeFails(t *testing.T) {
 				c.talk("=>220", "EHLO me\r\n=>250", "STARTTLS\r\n=>220")
 			}
 			c.send("MAIL FROM:<evil@example.com>\r\n")
-			for _, line := range strings.Split(c.reply(), "|") {
+			for line := range strings.SplitSeq(c.reply(), "|") {
 				if len(line) > 3 && line[3] == ' ' {
 					t.Errorf("an answer in plaintext: %q", line)
 				}
