@@ -10,11 +10,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
-
 	"waybill/relay/event"
 	"waybill/relay/mail"
 	"waybill/relay/route"
+
+	"github.com/dgraph-io/badger/v4"
 )
 
 // hold is an operator's hold on a hop. An empty connector or name stands for
@@ -240,6 +240,7 @@ type traced struct {
 	c io.Closer
 }
 
+// Close closes the content.
 func (t *traced) Close() error { return t.c.Close() }
 
 // List returns up to limit messages that f selects, in the order of their IDs,

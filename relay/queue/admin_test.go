@@ -339,8 +339,8 @@ func TestCopyForward(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if bytes, files := h.contents.usage(); files >= before || bytes > 2<<20 {
-		t.Errorf("%d octets in %d files, before in %d", bytes, files, before)
+	if size, files := h.contents.usage(); files >= before || size > 2<<20 {
+		t.Errorf("%d octets in %d files, before in %d", size, files, before)
 	}
 	if got := read(t, lease.Open); len(got) != 10_000 {
 		t.Errorf("content of %d octets after it moved", len(got))

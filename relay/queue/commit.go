@@ -51,8 +51,6 @@ type change struct {
 	apply   func()         // after the commit, with q.mu held
 	arrived []arrival
 	done    chan error
-
-	key []byte // backs set[0].key
 }
 
 // arrival points at a MessageQueued among a change's facts, whose TAccept ends

@@ -99,7 +99,7 @@ type contents struct {
 // newSegment makes the next segment's file. c.mu is held.
 func (c *contents) newSegment(own bool) (*segment, error) {
 	s := &segment{seq: c.next, own: own}
-	f, err := c.fs.Create(filepath.Join(c.dir, s.name()))
+	f, err := c.fs.create(filepath.Join(c.dir, s.name()))
 	if err != nil {
 		return nil, err
 	}
@@ -116,14 +116,14 @@ func (c *contents) rotate() error {
 	if err != nil {
 		return err
 	}
-	err = s.f.Allocate(c.limit)
+	err = s.f.allocate(c.limit)
 	if err == nil && !c.noSync {
-		err = c.fs.SyncDir(c.dir)
+		err = c.fs.syncDir(c.dir)
 	}
 	if err != nil {
 		_ = s.f.Close()
 		delete(c.segs, s.seq)
-		return errors.Join(err, c.fs.Remove(filepath.Join(c.dir, s.name())))
+		return errors.Join(err, c.fs.remove(filepath.Join(c.dir, s.name())))
 	}
 	c.active = s
 	return nil
@@ -148,7 +148,7 @@ func (c *contents) settled(s *segment) {
 		_ = s.f.Close() // everything in it is on disk, or of no concern
 		s.f = nil
 		if !s.own {
-			_ = c.fs.Truncate(filepath.Join(c.dir, s.name()), s.used) // gives the rest back; no harm if not
+			_ = c.fs.truncate(filepath.Join(c.dir, s.name()), s.used) // gives the rest back; no harm if not
 		}
 	}
 	if s.live == 0 && !s.pinned {
@@ -260,7 +260,7 @@ func (c *contents) sync(s *segment) error {
 	if c.noSync {
 		return nil
 	}
-	if err := s.f.Sync(); err != nil {
+	if err := s.f.sync(); err != nil {
 		return fmt.Errorf("sync %s: %w", s.name(), err)
 	}
 	return nil
@@ -270,7 +270,7 @@ func (c *contents) syncDir() error {
 	if c.noSync {
 		return nil
 	}
-	return c.fs.SyncDir(c.dir)
+	return c.fs.syncDir(c.dir)
 }
 
 // find returns the segment numbered seq, or nil.
@@ -300,7 +300,7 @@ func (c *contents) sweep() ([]ident, error) {
 
 	var ids []ident
 	for i, s := range dead {
-		if err := c.fs.Remove(filepath.Join(c.dir, s.name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := c.fs.remove(filepath.Join(c.dir, s.name())); err != nil && !errors.Is(err, os.ErrNotExist) {
 			c.mu.Lock()
 			c.dead = append(c.dead, dead[i:]...)
 			c.mu.Unlock()
@@ -360,7 +360,7 @@ func (c *contents) pin(s *segment) {
 // load takes the files that are there at start. Sizes are those of the files
 // until trim says better.
 func (c *contents) load() error {
-	files, err := c.fs.List(c.dir)
+	files, err := c.fs.list(c.dir)
 	if err != nil {
 		return err
 	}
@@ -390,7 +390,7 @@ func (c *contents) trim(ends map[uint64]int64) {
 		case s.live == 0:
 			c.dead = append(c.dead, s)
 		case !s.own && end < s.used:
-			if c.fs.Truncate(filepath.Join(c.dir, s.name()), end) == nil {
+			if c.fs.truncate(filepath.Join(c.dir, s.name()), end) == nil {
 				c.bytes -= s.used - end
 				s.used = end
 			}
@@ -419,7 +419,7 @@ func (c *contents) open(id ident, loc location, size int64) (io.ReadCloser, erro
 	if s == nil {
 		return nil, fmt.Errorf("%w: segment %016x is not there", ErrDamaged, loc.seq)
 	}
-	f, err := c.fs.Open(filepath.Join(c.dir, s.name()))
+	f, err := c.fs.open(filepath.Join(c.dir, s.name()))
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
@@ -544,6 +544,7 @@ func (r *bufferReader) WriteTo(w io.Writer) (int64, error) {
 	return int64(n), err
 }
 
+// Close gives the buffer back.
 func (r *bufferReader) Close() error {
 	if r.buf != nil {
 		putBuffer(r.buf)
@@ -557,4 +558,5 @@ type fileReader struct {
 	f file
 }
 
+// Close closes the file.
 func (r *fileReader) Close() error { return r.f.Close() }

@@ -138,17 +138,11 @@ func (w *world) fact(r *event.Record) {
 		}
 		w.finals[key] = r.ID
 	}
-	switch ev := r.Event.(type) {
-	case event.MessageQueued:
+	if ev, ok := r.Event.(event.MessageQueued); ok {
 		w.queued[r.Message] = len(ev.Recipients)
-	case event.RecipientRelayed:
-		final(ev.Final)
-	case event.RecipientBounced:
-		final(ev.Final)
-	case event.RecipientExpired:
-		final(ev.Final)
-	case event.RecipientDropped:
-		final(ev.Final)
+	}
+	if f, _ := finalIn(r); f != nil {
+		final(*f)
 	}
 }
 

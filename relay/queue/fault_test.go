@@ -31,14 +31,14 @@ func (f *faulty) set(change func(*faulty)) {
 	f.mu.Unlock()
 }
 
-func (f *faulty) Space(string) (free, size int64, err error) {
+func (f *faulty) space(string) (free, size int64, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.free, 100 << 20, nil
 }
 
-func (f *faulty) Create(name string) (file, error) {
-	inner, err := f.disk.Create(name)
+func (f *faulty) create(name string) (file, error) {
+	inner, err := f.disk.create(name)
 	if err != nil {
 		return nil, err
 	}
@@ -50,14 +50,14 @@ type faultyFile struct {
 	f *faulty
 }
 
-func (f *faultyFile) Sync() error {
+func (f *faultyFile) sync() error {
 	f.f.mu.Lock()
 	defer f.f.mu.Unlock()
 	f.f.syncs++
 	if f.f.syncErr != nil {
 		return f.f.syncErr
 	}
-	return f.file.Sync()
+	return f.file.sync()
 }
 
 func (f *faultyFile) WriteAt(p []byte, off int64) (int, error) {

@@ -11,22 +11,22 @@ import (
 // fsys is what the queue asks of the file system outside Badger: a seam, so
 // that tests can make a sync fail or a disk fill up.
 type fsys interface {
-	MkdirAll(dir string) error
-	Create(name string) (file, error) // fails when name exists
-	Open(name string) (file, error)   // to read
-	Remove(name string) error
-	Truncate(name string, size int64) error
-	List(dir string) (map[string]int64, error) // names and sizes of the files in dir
-	SyncDir(dir string) error
-	Space(dir string) (free, size int64, err error) // octets for an ordinary user, and of the volume
+	mkdirAll(dir string) error
+	create(name string) (file, error) // fails when name exists
+	open(name string) (file, error)   // to read
+	remove(name string) error
+	truncate(name string, size int64) error
+	list(dir string) (map[string]int64, error) // names and sizes of the files in dir
+	syncDir(dir string) error
+	space(dir string) (free, size int64, err error) // octets for an ordinary user, and of the volume
 }
 
 type file interface {
 	io.ReaderAt
 	io.WriterAt
 	io.Closer
-	Allocate(size int64) error // reserves blocks and sets the size
-	Sync() error               // data, and what is needed to find them
+	allocate(size int64) error // reserves blocks and sets the size
+	sync() error               // data, and what is needed to find them
 }
 
 // disk is the real file system.
@@ -34,9 +34,9 @@ type disk struct{}
 
 type diskFile struct{ *os.File }
 
-func (disk) MkdirAll(dir string) error { return os.MkdirAll(dir, 0o700) }
+func (disk) mkdirAll(dir string) error { return os.MkdirAll(dir, 0o700) }
 
-func (disk) Create(name string) (file, error) {
+func (disk) create(name string) (file, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // names are made by this package
 	if err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func (disk) Create(name string) (file, error) {
 	return diskFile{f}, nil
 }
 
-func (disk) Open(name string) (file, error) {
+func (disk) open(name string) (file, error) {
 	f, err := os.Open(name) //nolint:gosec // names are made by this package
 	if err != nil {
 		return nil, err
@@ -52,10 +52,10 @@ func (disk) Open(name string) (file, error) {
 	return diskFile{f}, nil
 }
 
-func (disk) Remove(name string) error               { return os.Remove(name) }
-func (disk) Truncate(name string, size int64) error { return os.Truncate(name, size) }
+func (disk) remove(name string) error               { return os.Remove(name) }
+func (disk) truncate(name string, size int64) error { return os.Truncate(name, size) }
 
-func (disk) List(dir string) (map[string]int64, error) {
+func (disk) list(dir string) (map[string]int64, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func (disk) List(dir string) (map[string]int64, error) {
 	return files, nil
 }
 
-func (disk) SyncDir(dir string) error {
+func (disk) syncDir(dir string) error {
 	d, err := os.Open(filepath.Clean(dir))
 	if err != nil {
 		return err

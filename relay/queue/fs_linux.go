@@ -9,28 +9,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func (f diskFile) Allocate(size int64) error {
+func (f diskFile) allocate(size int64) error {
 	for {
-		err := unix.Fallocate(int(f.Fd()), 0, 0, size) //nolint:gosec // a file descriptor
+		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EOPNOTSUPP):
-			return f.File.Truncate(size)
+			return f.Truncate(size)
 		default:
 			return err
 		}
 	}
 }
 
-func (f diskFile) Sync() error {
+func (f diskFile) sync() error {
 	for {
-		if err := unix.Fdatasync(int(f.Fd())); !errors.Is(err, unix.EINTR) { //nolint:gosec // a file descriptor
+		if err := unix.Fdatasync(int(f.Fd())); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
 }
 
-func (disk) Space(dir string) (free, size int64, err error) {
+func (disk) space(dir string) (free, size int64, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, 0, err
@@ -47,7 +47,7 @@ func lockDir(dir string) (io.Closer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // a file descriptor
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = d.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("another process has %s open", dir)

@@ -9,12 +9,14 @@ import (
 	"syscall"
 )
 
-// Allocate sets the size; other systems have no common way to reserve blocks.
-func (f diskFile) Allocate(size int64) error { return f.File.Truncate(size) }
+// allocate sets the size; other systems have no common way to reserve blocks.
+func (f diskFile) allocate(size int64) error { return f.Truncate(size) }
 
-// Space reports no shortage: on systems other than Linux the disk guard is off,
+func (f diskFile) sync() error { return f.Sync() }
+
+// space reports no shortage: on systems other than Linux the disk guard is off,
 // and operators watch the disk themselves.
-func (disk) Space(string) (free, size int64, err error) { return math.MaxInt64, math.MaxInt64, nil }
+func (disk) space(string) (free, size int64, err error) { return math.MaxInt64, math.MaxInt64, nil }
 
 func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) }
 

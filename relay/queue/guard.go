@@ -73,7 +73,7 @@ func (g *guard) beforeOpen() error {
 
 // removeTorn forgets a ballast that was not completed.
 func (g *guard) removeTorn() {
-	files, err := g.fs.List(g.dir)
+	files, err := g.fs.list(g.dir)
 	size, there := files[ballastName]
 	g.ballast = err == nil && there
 	if g.ballast && size != g.ballastSize() {
@@ -84,7 +84,7 @@ func (g *guard) removeTorn() {
 func (g *guard) ballastSize() int64 { return max(g.min/8, 4096) }
 
 func (g *guard) drop() error {
-	if err := g.fs.Remove(g.ballastFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := g.fs.remove(g.ballastFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove ballast: %w", err)
 	}
 	g.ballast = false
@@ -93,11 +93,11 @@ func (g *guard) drop() error {
 
 // keep makes the ballast file.
 func (g *guard) keep() {
-	f, err := g.fs.Create(g.ballastFile())
+	f, err := g.fs.create(g.ballastFile())
 	if err != nil {
 		return // tried again at the next look
 	}
-	err = f.Allocate(g.ballastSize())
+	err = f.allocate(g.ballastSize())
 	g.ballast = true
 	if cerr := f.Close(); err != nil || cerr != nil {
 		_ = g.drop()
@@ -105,7 +105,7 @@ func (g *guard) keep() {
 }
 
 func (g *guard) look() error {
-	free, size, err := g.fs.Space(g.dir)
+	free, size, err := g.fs.space(g.dir)
 	if err != nil {
 		return fmt.Errorf("free space of %s: %w", g.dir, err)
 	}

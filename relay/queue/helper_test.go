@@ -10,11 +10,11 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"waybill/relay/event"
 	"waybill/relay/mail"
 	"waybill/relay/route"
+
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
@@ -209,19 +209,19 @@ func (h *harness) idle(t testing.TB) {
 }
 
 func outcomes(l *Lease, d mail.Disposition) []mail.Outcome {
-	os := make([]mail.Outcome, len(l.Index))
+	list := make([]mail.Outcome, len(l.Index))
 	for k, i := range l.Index {
-		os[k] = mail.Outcome{Recipient: l.Message.Envelope.Recipients[i].Address, Disposition: d, Remote: true, Verb: "."}
+		list[k] = mail.Outcome{Recipient: l.Message.Envelope.Recipients[i].Address, Disposition: d, Remote: true, Verb: "."}
 		switch d {
 		case mail.Relayed:
-			os[k].Reply = mail.Reply{Code: 250, Enhanced: "2.0.0", Text: "ok"}
+			list[k].Reply = mail.Reply{Code: 250, Enhanced: "2.0.0", Text: "ok"}
 		case mail.Bounced:
-			os[k].Reply, os[k].Class = mail.Reply{Code: 550, Enhanced: "5.1.1", Text: "no such user"}, mail.ClassInvalidRecipient
+			list[k].Reply, list[k].Class = mail.Reply{Code: 550, Enhanced: "5.1.1", Text: "no such user"}, mail.ClassInvalidRecipient
 		default:
-			os[k].Reply, os[k].Class = mail.Reply{Code: 451, Enhanced: "4.7.1", Text: "later"}, mail.ClassGreylist
+			list[k].Reply, list[k].Class = mail.Reply{Code: 451, Enhanced: "4.7.1", Text: "later"}, mail.ClassGreylist
 		}
 	}
-	return os
+	return list
 }
 
 func (h *harness) settle(t testing.TB, l *Lease, d mail.Disposition, next time.Time) {
@@ -271,4 +271,21 @@ func equalStrings(t testing.TB, what string, got []string, want ...string) {
 
 func (h *harness) contentOf(id mail.QueueID) func() (io.ReadCloser, error) {
 	return func() (io.ReadCloser, error) { return h.Content(id) }
+}
+
+// finalIn returns the final that r states, or nil.
+func finalIn(r *event.Record) (*event.Final, mail.Disposition) {
+	if ev, ok := r.Event.(event.RecipientRelayed); ok {
+		return &ev.Final, mail.Relayed
+	}
+	if ev, ok := r.Event.(event.RecipientBounced); ok {
+		return &ev.Final, mail.Bounced
+	}
+	if ev, ok := r.Event.(event.RecipientExpired); ok {
+		return &ev.Final, mail.Expired
+	}
+	if ev, ok := r.Event.(event.RecipientDropped); ok {
+		return &ev.Final, mail.Dropped
+	}
+	return nil, 0
 }

@@ -8,11 +8,11 @@ import (
 	"slices"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
-
 	"waybill/relay/event"
 	"waybill/relay/mail"
 	"waybill/relay/route"
+
+	"github.com/dgraph-io/badger/v4"
 )
 
 // poisonAfter is how often a message may break its worker before it is isolated.

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -119,9 +120,7 @@ func (q *Queue) Levels() Levels {
 			l.DueLag = max(l.DueLag, h.lag(now.UnixMicro(), first))
 		}
 	}
-	for resource, level := range q.pressure {
-		l.Pressure[resource] = level
-	}
+	maps.Copy(l.Pressure, q.pressure)
 	q.mu.Unlock()
 
 	for k, name := range ageNames {

@@ -9,10 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"pgregory.net/rapid"
-
 	"waybill/relay/event"
 	"waybill/relay/mail"
+
+	"pgregory.net/rapid"
 )
 
 // modelRecipient is what the queue must know of one recipient.
@@ -409,22 +409,13 @@ func (m *machine) facts(t *rapid.T) {
 			continue // stated again after a restart
 		}
 		seen[r.ID] = true
-		var f *event.Final
-		var d mail.Disposition
-		switch ev := r.Event.(type) {
-		case event.MessageQueued:
+		switch event.Name(r.Event) {
+		case "message_queued":
 			queued[r.Message]++
-		case event.MessageRetired:
+		case "message_retired":
 			retired[r.Message]++
-		case event.RecipientRelayed:
-			f, d = &ev.Final, mail.Relayed
-		case event.RecipientBounced:
-			f, d = &ev.Final, mail.Bounced
-		case event.RecipientExpired:
-			f, d = &ev.Final, mail.Expired
-		case event.RecipientDropped:
-			f, d = &ev.Final, mail.Dropped
 		}
+		f, d := finalIn(&r)
 		if f == nil {
 			continue
 		}

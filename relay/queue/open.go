@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,12 +13,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
-	"github.com/dgraph-io/badger/v4/options"
-
 	"waybill/relay/event"
 	"waybill/relay/mail"
 	"waybill/relay/route"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
 )
 
 const (
@@ -172,7 +171,7 @@ func orDefault[T comparable](v, def T) T {
 func (q *Queue) openFiles() error {
 	fs := q.opts.tune.fs
 	for _, dir := range []string{q.opts.Dir, q.contents.dir} {
-		if err := fs.MkdirAll(dir); err != nil {
+		if err := fs.mkdirAll(dir); err != nil {
 			return err
 		}
 	}
@@ -194,7 +193,7 @@ func (q *Queue) openFiles() error {
 		return nil
 	}
 	for _, dir := range []string{dir, q.contents.dir, q.opts.Dir} {
-		if err := fs.SyncDir(dir); err != nil {
+		if err := fs.syncDir(dir); err != nil {
 			return err
 		}
 	}
@@ -251,10 +250,17 @@ func (l *badgerLog) remark(format string, args []any) {
 	}
 }
 
-func (l *badgerLog) Errorf(format string, args ...any)   { l.remark(format, args) }
+// Errorf makes a fact of an error.
+func (l *badgerLog) Errorf(format string, args ...any) { l.remark(format, args) }
+
+// Warningf makes a fact of a warning.
 func (l *badgerLog) Warningf(format string, args ...any) { l.remark(format, args) }
-func (*badgerLog) Infof(string, ...any)                  {}
-func (*badgerLog) Debugf(string, ...any)                 {}
+
+// Infof says nothing.
+func (*badgerLog) Infof(string, ...any) {}
+
+// Debugf says nothing.
+func (*badgerLog) Debugf(string, ...any) {}
 
 func (q *Queue) remark(what, detail string) {
 	q.opts.Emitter.Emit(event.Remarked{Remark: what, Detail: clip(detail, 1024)})
@@ -595,5 +601,3 @@ func (l *latency) add(d time.Duration) {
 }
 
 func (l *latency) get() time.Duration { return time.Duration(l.ns.Load()) }
-
-const never = int64(math.MaxInt64)

@@ -8,9 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
-
 	"waybill/relay/event"
+
+	"github.com/dgraph-io/badger/v4"
 )
 
 // outboxMany is how many facts may wait before the tracking store is asked to

@@ -223,7 +223,7 @@ func (d *decoder) uint() uint64 {
 
 func (d *decoder) int() int64 {
 	u := d.uint()
-	v := int64(u >> 1) //nolint:gosec // zigzag
+	v := int64(u >> 1)
 	if u&1 != 0 {
 		v = ^v
 	}

@@ -218,7 +218,7 @@ func (q *Queue) freeze(ids []ident, frozen bool) {
 func (q *Queue) markLate(ctx context.Context) error {
 	var targets [priorities]int64
 	for p := range targets {
-		targets[p] = q.target(mail.Priority(1 - p)).Microseconds() //nolint:gosec // -1 to 1
+		targets[p] = q.target(mail.Priority(1 - p)).Microseconds()
 	}
 	for ctx.Err() == nil {
 		now := time.Now()
