@@ -242,10 +242,8 @@ func (c *levels) collectQueue(ch chan<- prometheus.Metric, q *queue.Levels, hops
 	now := time.Now()
 	shown, rest := c.top.pick(foldHops(hops), now)
 	status := map[string]int{}
-	unroutable := 0
 	for i := range hops {
 		if hops[i].Hop == route.Unroutable {
-			unroutable += hops[i].Queued + hops[i].Active + hops[i].Deferred
 			continue
 		}
 		state := hops[i].State
@@ -264,7 +262,7 @@ func (c *levels) collectQueue(ch chan<- prometheus.Metric, q *queue.Levels, hops
 		}
 	}
 	// These belong to no next hop.
-	c.queueMessages.send(ch, float64(max(unroutable, q.ByState["unroutable"])), "none", "unroutable")
+	c.queueMessages.send(ch, float64(q.ByState["unroutable"]), "none", "unroutable")
 	c.queueMessages.send(ch, float64(q.ByState["poison"]), "none", "poison")
 	for _, s := range hopStates {
 		c.destinations.send(ch, float64(status[s]), s)

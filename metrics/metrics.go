@@ -41,14 +41,14 @@ import (
 	"waybill/relay/mail"
 )
 
-// maxConnectors bounds the values of a connector label.
-const maxConnectors = 50
+// maxNames bounds the values of a connector or provider label.
+const maxNames = 50
 
 // Options configure a Reader.
 type Options struct {
 	Connectors     []string      // names of the receive connectors
 	SendConnectors []string      // names of the send connectors
-	Providers      []string      // roll-ups of next hops, without "other"
+	Providers      []string      // roll-ups of next hops
 	Levels         func() Levels // asked at each scrape; may be nil, see [Reader.SetLevels]
 	Version        string        // for waybill_build_info
 	Revision       string        // likewise: the commit
@@ -69,6 +69,7 @@ func New(reg prometheus.Registerer, opts Options) *Reader {
 	r := &Reader{defs: &definer{reg: reg, known: map[string]prometheus.Collector{}}, opts: opts}
 	r.opts.Connectors = union(nil, opts.Connectors)
 	r.opts.SendConnectors = union(nil, opts.SendConnectors)
+	r.opts.Providers = union(nil, opts.Providers)
 	r.tables.Store(newTables(r.defs, r.opts))
 	r.levels.define(r.defs, opts)
 	if opts.Levels != nil {
@@ -98,7 +99,7 @@ func union(have, names []string) []string {
 	var all []string
 	for _, list := range [][]string{have, names} {
 		for _, name := range list {
-			if !seen[name] && len(all) < maxConnectors {
+			if !seen[name] && len(all) < maxNames {
 				seen[name] = true
 				all = append(all, name)
 			}
@@ -244,12 +245,10 @@ func (r *Reader) Write(rec *event.Record) {
 			result = "suppressed"
 		}
 		t.dsn.inc(ev.Kind, result)
-	case event.QueueHeld:
-		t.queueActions.inc("hold", "ok")
-	case event.QueueReleased:
-		t.queueActions.inc("release", "ok")
 	case event.AdminActed:
 		t.queueActions.inc(ev.Action, ev.Result)
+	case event.QueueHeld, event.QueueReleased:
+		// What an operator did is stated as AdminActed; a hold may also end by itself.
 	case event.ConfigReloaded:
 		t.reload.note(rec.Time, ev.Error == "")
 	case event.CertificateReloaded:
