@@ -63,7 +63,7 @@ func (d *decoder) document(data []byte, into *Config) {
 	if doc.Kind == 0 || len(doc.Content) == 0 {
 		return // an empty file
 	}
-	if root := doc.Content[0]; root.Kind != yaml.MappingNode && root.Tag != "!!null" {
+	if root := doc.Content[0]; root.Kind != yaml.MappingNode && !null(root) {
 		d.problems.syntax = true
 		d.problems.add(Problem{Line: root.Line, Column: root.Column, What: "want keys with values, such as hostname: mx1.example.com"})
 		return
@@ -74,7 +74,7 @@ func (d *decoder) document(data []byte, into *Config) {
 // value reads n into v. The tag is the one of the struct field that v belongs to.
 func (d *decoder) value(n *yaml.Node, v reflect.Value, path string, tag reflect.StructTag, depth int) {
 	n = d.resolve(n, path, depth)
-	if n == nil || n.Tag == "!!null" && n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) == 0 {
+	if n == nil || null(n) {
 		return // "key:" alone leaves the default
 	}
 	d.problems.positions[path] = position{n.Line, n.Column}
@@ -86,7 +86,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string, tag reflect.
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		if s, ok := v.Addr().Interface().(scalar); ok && n.Kind == yaml.ScalarNode {
+		if s, ok := reflect.TypeAssert[scalar](v.Addr()); ok && n.Kind == yaml.ScalarNode {
 			if text, ok := d.scalar(n, path); ok {
 				s.setScalar(text)
 			}
@@ -102,7 +102,10 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string, tag reflect.
 		list := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
 		for i, item := range n.Content {
 			at := fmt.Sprintf("%s[%d]", path, i)
-			if p, ok := list.Index(i).Addr().Interface().(preset); ok {
+			if null(item) {
+				d.problems.add(Problem{Line: item.Line, Column: item.Column, Path: at, What: "empty"})
+			}
+			if p, ok := reflect.TypeAssert[preset](list.Index(i).Addr()); ok {
 				p.preset(usageOf(item))
 			}
 			d.value(item, list.Index(i), at, tag, depth+1)
@@ -113,6 +116,14 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string, tag reflect.
 			d.table(n, v, path, depth)
 		}
 	}
+}
+
+// null reports whether a node is no value.
+func null(n *yaml.Node) bool {
+	if n.Kind == yaml.AliasNode && n.Alias != nil {
+		n = n.Alias
+	}
+	return n.Kind == yaml.ScalarNode && n.Tag == "!!null" && n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) == 0
 }
 
 // resolve follows an alias, and guards against trees without an end.
@@ -207,6 +218,9 @@ func (d *decoder) table(n *yaml.Node, v reflect.Value, path string, depth int) {
 			d.problems.add(Problem{Line: key.Line, Column: key.Column, Path: at, What: "the name is there already"})
 			continue
 		}
+		if null(n.Content[i+1]) {
+			d.problems.add(Problem{Line: key.Line, Column: key.Column, Path: at, What: "empty"})
+		}
 		item := reflect.New(v.Type().Elem()).Elem()
 		d.value(n.Content[i+1], item, at, "", depth+1)
 		m.SetMapIndex(name, item)
@@ -260,7 +274,7 @@ func (d *decoder) set(n *yaml.Node, v reflect.Value, text, path string, tag refl
 		v.Set(reflect.ValueOf(auth.NewSecret(text)))
 		return
 	}
-	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if u, ok := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr()); ok {
 		if err := u.UnmarshalText([]byte(text)); err != nil {
 			d.problems.errorf(path, "", "%v", err)
 		}

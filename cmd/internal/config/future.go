@@ -10,7 +10,7 @@ import (
 // future are keys that are planned and have no effect yet. They are refused by
 // name, because a key that is ignored is a promise that is not kept. A value
 // that asks for nothing, such as an empty list, is accepted.
-var future = map[string]string{
+var future = map[string]string{ //nolint:gosec // names of keys, and no credentials
 	"telemetry":                                 "traces by OTLP",
 	"users.ldap":                                "users in an LDAP directory",
 	"users.oauth":                               "logins with OAuth tokens",

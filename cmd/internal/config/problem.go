@@ -45,7 +45,7 @@ func (p Problem) String() string {
 }
 
 // Problems is all that is wrong with a configuration, in the order of the file.
-type Problems []Problem
+type Problems []Problem //nolint:errname // most of what it holds is read, not returned as an error
 
 // Error is one line for each problem.
 func (ps Problems) Error() string {
@@ -158,8 +158,7 @@ func (c *collector) sorted() Problems {
 
 // plain is err without the name of the file, which the path says.
 func plain(err error) string {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Sprintf("%s: %v", pe.Path, pe.Err)
 	}
 	return err.Error()

@@ -143,7 +143,7 @@ func defaultOf(f reflect.StructField, v reflect.Value) string {
 
 // plainText is a value as one writes it.
 func plainText(v reflect.Value) string {
-	if m, ok := v.Interface().(encoding.TextMarshaler); ok {
+	if m, ok := reflect.TypeAssert[encoding.TextMarshaler](v); ok {
 		text, err := m.MarshalText()
 		if err != nil {
 			return err.Error()

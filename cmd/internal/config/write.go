@@ -40,7 +40,7 @@ func (c *Config) Revision() string {
 // node is v as YAML, in the order of the struct's fields. Short structs within
 // lists are written in one line.
 func node(v reflect.Value, depth int) *yaml.Node {
-	if m, ok := v.Interface().(encoding.TextMarshaler); ok {
+	if m, ok := reflect.TypeAssert[encoding.TextMarshaler](v); ok {
 		text, err := m.MarshalText()
 		if err != nil {
 			text = []byte(err.Error())
