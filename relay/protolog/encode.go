@@ -10,11 +10,11 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"waybill/relay/event"
-	"waybill/relay/mail"
-
 	"go.uber.org/zap/buffer"
 	"go.uber.org/zap/zapcore"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
 )
 
 // encoders make lines. A fact that has a field of its own named level keeps

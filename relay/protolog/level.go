@@ -3,10 +3,10 @@ package protolog
 import (
 	"fmt"
 
+	"go.uber.org/zap/zapcore"
+
 	"waybill/relay/event"
 	"waybill/relay/mail"
-
-	"go.uber.org/zap/zapcore"
 )
 
 func parseLevel(s string) (zapcore.Level, error) {

@@ -32,9 +32,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"waybill/relay/event"
-
 	"go.uber.org/zap/zapcore"
+
+	"waybill/relay/event"
 )
 
 // The formats of lines.

@@ -18,14 +18,14 @@ import (
 	"testing/synctest"
 	"time"
 
-	"waybill/relay/event"
-	"waybill/relay/mail"
-
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
