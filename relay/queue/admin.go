@@ -261,7 +261,7 @@ func (q *Queue) List(ctx context.Context, f Filter, after mail.QueueID, limit in
 // it selects, in the order of their IDs, until f returns false.
 func (q *Queue) scan(ctx context.Context, filter Filter, after mail.QueueID, f func(id ident, m *stored, index []int) bool) error {
 	match := filter.compile()
-	return q.db.View(func(txn *badger.Txn) error {
+	return q.view(func(txn *badger.Txn) error {
 		opts := badger.DefaultIteratorOptions
 		opts.Prefix = []byte(prefixMessage + string(filter.ID))
 		opts.PrefetchValues = false // most keys are told apart in memory

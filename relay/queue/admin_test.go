@@ -71,6 +71,10 @@ func TestHoldHop(t *testing.T) {
 	if st.State != "held" || st.Held != 2 || st.HeldBy != "op" || st.HeldWhy != "down" || st.Queued != 0 || st.DueLag != 0 || st.OldestBy["held"].IsZero() {
 		t.Errorf("Hops() = %+v, want a held hop", st)
 	}
+	h.act(t, 0, Action{Action: "hold", Filter: Filter{Hop: "nobody.example"}})
+	if st := h.Hops(); len(st) != 2 || st[1].Hop.Name != "nobody.example" || st[1].HeldBy != "op" {
+		t.Errorf("Hops() = %+v, want the hold on a hop without messages", st)
+	}
 	list, err := h.List(t.Context(), Filter{State: "held"}, "", 10)
 	if err != nil || len(list) != 2 || list[0].States[0].Disposition != mail.Held {
 		t.Errorf("List(held) = %v, %v", list, err)
@@ -78,6 +82,7 @@ func TestHoldHop(t *testing.T) {
 	h.act(t, 2, Action{Action: "release", Filter: Filter{Hop: "example.com"}})
 	h.settle(t, h.claim(t), mail.Relayed, time.Time{})
 	h.settle(t, h.claim(t), mail.Relayed, time.Time{})
+	h.act(t, 0, Action{Action: "release", Filter: Filter{Hop: "nobody.example"}})
 	h = h.reopen(t, nil)
 	if len(h.holds) != 0 {
 		t.Error("the hold is still there")

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dgraph-io/badger/v4"
+
 	"waybill/relay/event"
 	"waybill/relay/mail"
 )
@@ -396,7 +398,15 @@ func TestResurrected(t *testing.T) {
 	if ev := find[event.QueueLoaded](h.rec); len(ev) != 1 || ev[0].Dropped != 1 || ev[0].Messages != 0 {
 		t.Errorf("loaded = %+v, want one dropped", ev)
 	}
-	if h = h.reopen(t, nil); find[event.QueueLoaded](h.rec)[0].Dropped != 0 {
-		t.Error("the key is still there")
+	m.ExpiresAt = time.Now().Add(-time.Second)
+	if err := h.db.Update(func(txn *badger.Txn) error {
+		return txn.Set(messageKey(string(id)), encodeRecord(nil, m))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int{1, 0} { // when its lifetime has ended, the key goes
+		if h = h.reopen(t, nil); find[event.QueueLoaded](h.rec)[0].Dropped != want {
+			t.Errorf("loaded = %+v, want %d dropped", find[event.QueueLoaded](h.rec), want)
+		}
 	}
 }

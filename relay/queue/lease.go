@@ -84,6 +84,8 @@ func (q *Queue) tryClaim() (*Lease, error) {
 		l.unclaim()
 		switch {
 		case err == nil, errors.Is(err, ErrNotFound): // settled or removed in between
+		case errors.Is(err, ErrClosed):
+			return nil, err
 		case errors.Is(err, errRecord):
 			q.isolate(l.entry, err)
 		default:
@@ -121,7 +123,7 @@ func (l *Lease) unclaim() {
 // read reads the record of a message that is not finished.
 func (q *Queue) read(id ident) (*stored, error) {
 	var m *stored
-	err := q.db.View(func(txn *badger.Txn) error {
+	err := q.view(func(txn *badger.Txn) error {
 		item, err := txn.Get(messageKey(string(id.QueueID())))
 		if err != nil {
 			return err

@@ -10,7 +10,8 @@ import (
 	"waybill/relay/route"
 )
 
-// Hops returns the state of every hop's queue, by name. It costs O(hops).
+// Hops returns the state of every hop's queue, by name, and the holds on hops
+// that have none. It costs O(hops).
 func (q *Queue) Hops() []HopStatus {
 	q.mu.Lock()
 	now := time.Now()
@@ -18,6 +19,13 @@ func (q *Queue) Hops() []HopStatus {
 	for _, h := range q.sched.hops {
 		if h.groups() > 0 || h.leases > 0 || h.held != nil || !h.lastAt.IsZero() {
 			list = append(list, h.snapshot(now))
+		}
+	}
+	for pattern, hold := range q.holds { // also those that hold nothing yet
+		if !slices.ContainsFunc(list, func(s HopStatus) bool { return covers(pattern, s.Hop) }) {
+			list = append(list, HopStatus{
+				Hop: pattern, State: "held", OldestBy: map[string]time.Time{}, HeldBy: hold.By, HeldWhy: hold.Why, HeldUntil: hold.Until,
+			})
 		}
 	}
 	q.mu.Unlock()

@@ -76,6 +76,8 @@ type Queue struct {
 	broken  chan struct{} // closed by the first failure
 	closing chan struct{} // closed by Close
 	once    sync.Once
+	life    sync.RWMutex // held for reading while the database is read
+	closed  bool         // guarded by life
 
 	mu       sync.Mutex
 	sched    *schedule
@@ -316,8 +318,11 @@ func (q *Queue) load(start time.Time) (*event.QueueLoaded, error) {
 				gone = append(gone, id)
 			case seg == nil || m.loc.off+contentHeader+m.Size > seg.used:
 				// A key that was deleted after its segment had gone, and came back.
+				// Or somebody took the segments away: so it is kept until its lifetime has ended.
 				loaded.Dropped++
-				gone = append(gone, id)
+				if m.ExpiresAt.Before(start) {
+					gone = append(gone, id)
+				}
 			default:
 				seg.refer(id, m.Size)
 				end := (m.loc.off + contentHeader + m.Size + contentAlign - 1) &^ (contentAlign - 1)
@@ -335,6 +340,10 @@ func (q *Queue) load(start time.Time) (*event.QueueLoaded, error) {
 			s.pinned = true
 		}
 		q.remark("damaged queue records", fmt.Sprintf("%d records cannot be read and stay where they are; no content file is removed", damaged))
+	}
+	if loaded.Dropped > 0 {
+		q.remark("queued messages without content", fmt.Sprintf("%d messages have no content in %s and are left out; if files are missing there, put them back and start again",
+			loaded.Dropped, q.contents.dir))
 	}
 	q.contents.trim(ends)
 	q.enlist(entries, now)
@@ -580,9 +589,22 @@ func (q *Queue) Close() error {
 		default:
 		}
 		q.working.Wait()
+		q.life.Lock() // its files are mapped: nobody may read them any more
+		defer q.life.Unlock()
+		q.closed = true
 		err = q.closeFiles()
 	})
 	return err
+}
+
+// view reads the database, unless the queue is closed.
+func (q *Queue) view(f func(*badger.Txn) error) error {
+	q.life.RLock()
+	defer q.life.RUnlock()
+	if q.closed {
+		return ErrClosed
+	}
+	return q.db.View(f)
 }
 
 func clip(s string, n int) string {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -243,5 +244,56 @@ func TestClaimWaits(t *testing.T) {
 	a.Release()
 	if l := h.claim(t); l.Message.ID != a.Message.ID {
 		t.Error("the released message did not come back")
+	}
+}
+
+func TestCloseUnderLoad(t *testing.T) {
+	h := open(t, nil)
+	h.run(t)
+	var wg sync.WaitGroup
+	acked := make(chan mail.QueueID, 10_000)
+	for range 4 {
+		wg.Go(func() {
+			for {
+				d := draft(t, "a@example.com", "b@example.net")
+				if err := h.Put(t.Context(), d, []byte("x")); err != nil {
+					return
+				}
+				select {
+				case acked <- d.ID:
+				default:
+				}
+			}
+		})
+		wg.Go(func() {
+			for {
+				l, err := h.Claim(t.Context())
+				if err != nil {
+					return
+				}
+				_ = h.Settle(t.Context(), l, Settlement{Outcomes: outcomes(l, mail.Deferred), Next: time.Now().Add(time.Hour)})
+				_, _ = h.List(t.Context(), Filter{State: "deferred"}, "", 3)
+				h.Levels()
+				h.Hops()
+			}
+		})
+	}
+	eventually(t, "some load", func() bool { return len(acked) > 50 })
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	close(acked)
+	if _, err := h.Claim(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("Claim = %v, want ErrClosed", err)
+	}
+	if _, err := h.Get("01J9ZQ3N8R7V5T2W4X6Y8Z0A1B"); !errors.Is(err, ErrClosed) {
+		t.Errorf("Get = %v, want ErrClosed", err)
+	}
+	h = h.reopen(t, nil)
+	for id := range acked {
+		if _, err := h.Get(id); err != nil {
+			t.Errorf("Get(%s) = %v", id, err)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package queue
 import (
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"waybill/relay/mail"
@@ -299,6 +300,8 @@ func newSchedule(capacity func(route.Hop) int) *schedule {
 func (s *schedule) hop(hop route.Hop) *hopQueue {
 	h := s.hops[hop]
 	if h == nil {
+		// Its names may be parts of a whole record, which would stay in memory with them.
+		hop = route.Hop{Connector: strings.Clone(hop.Connector), Name: strings.Clone(hop.Name)}
 		h = &hopQueue{hop: hop, sleepIndex: -1}
 		for i := range h.ages {
 			h.ages[i].byAge = true
