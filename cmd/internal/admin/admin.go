@@ -1,0 +1,220 @@
+// Package admin is the daemon's HTTP side: health, metrics, the queue's API and
+// control, and the tracking API that package trackhttp serves.
+//
+// It exists so that one listener with one set of rules guards all of it. It
+// promises that without tokens only loopback is answered, that a browser's page
+// from elsewhere cannot reach it (Host and Origin are checked, no CORS), that
+// what changes the queue needs the operator role and is a fact, and that every
+// error is a problem document (RFC 9457).
+//
+// To add a call, add its route to New with the role that it needs, its types to
+// trackapi and its description to the OpenAPI document of trackhttp.
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"waybill/cmd/internal/config"
+	"waybill/logtrack/trackapi"
+	"waybill/logtrack/trackhttp"
+	"waybill/relay/event"
+	"waybill/relay/queue"
+)
+
+// Options configure the Handler.
+type Options struct {
+	Queue    *queue.Queue
+	Tracking http.Handler // messages, events, aggregate, values, tail, openapi.yaml; nil when tracking is off
+	Metrics  http.Handler
+	Ready    func() error // nil when mail is taken
+	Acted    func()       // after a change of the queue that lets messages go; may be nil
+	Reload   func() error
+	Status   func() trackapi.Status
+	Emitter  event.Emitter
+	// Authenticate tells who holds a bearer token. Nil: there are no tokens,
+	// and callers on loopback have every role.
+	Authenticate func(token string) (config.Token, bool)
+	Hosts        []string // names under which the listener may be called, beside loopback and IP addresses
+}
+
+// Handler serves the HTTP side.
+type Handler struct {
+	opts  Options
+	mux   *http.ServeMux
+	rates *rates
+}
+
+// New returns the HTTP side. Run [Handler.Run] beside it.
+func New(opts Options) *Handler {
+	h := &Handler{opts: opts, mux: http.NewServeMux(), rates: newRates()}
+	open := func(pattern string, f http.HandlerFunc) { h.mux.HandleFunc(pattern, f) }
+	guard := func(pattern string, role config.Role, f http.HandlerFunc) {
+		h.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if h.allow(w, r, role) {
+				f(w, r)
+			}
+		})
+	}
+	open("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "healthy") })
+	open("GET /-/ready", h.ready)
+	guard("POST /-/reload", config.RoleAdmin, h.reload)
+	guard("GET /metrics", config.RoleViewer, opts.Metrics.ServeHTTP)
+	guard("GET /api/v1/status", config.RoleViewer, func(w http.ResponseWriter, _ *http.Request) {
+		trackhttp.WriteJSON(w, http.StatusOK, opts.Status())
+	})
+	guard("GET /api/v1/queues", config.RoleViewer, h.queues)
+	guard("GET /api/v1/queue/messages", config.RoleViewer, h.queueMessages)
+	guard("GET /api/v1/queue/messages/{id}/content", config.RoleAdmin, h.content)
+	guard("POST /api/v1/queue/actions", config.RoleOperator, h.act)
+	if opts.Tracking != nil {
+		guard("GET /api/v1/", config.RoleViewer, opts.Tracking.ServeHTTP)
+	} else {
+		guard("GET /api/v1/", config.RoleViewer, func(w http.ResponseWriter, _ *http.Request) {
+			problem(w, http.StatusServiceUnavailable, "Tracking is off", "the configuration says tracking.engine: off", "", "")
+		})
+	}
+	guard("/", config.RoleViewer, h.index)
+	return h
+}
+
+// Run keeps the queue's rates until ctx is done.
+func (h *Handler) Run(ctx context.Context) error { return h.rates.run(ctx, h.opts.Queue) }
+
+// ServeHTTP checks where a request comes from and serves it. A panic answers
+// 500 and is a fact.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		if v := recover(); v != nil && v != http.ErrAbortHandler { //nolint:errorlint // a panic's value, compared as net/http does
+			h.opts.Emitter.Source(event.SourceAdmin).Emit(event.Panicked{Where: "http " + r.Method, Value: fmt.Sprint(v), Stack: string(debug.Stack())})
+			problem(w, http.StatusInternalServerError, "Internal error", "", "", "the log has the details")
+		}
+	}()
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cache-Control", "no-store")
+	if !h.knownHost(r.Host) {
+		problem(w, http.StatusMisdirectedRequest, "Unknown host", "this server does not answer for that Host header", "", "call it by IP address, localhost or the configured hostname")
+		return
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		if o := r.Header.Get("Origin"); o != "" || strings.HasPrefix(r.Header.Get("Sec-Fetch-Site"), "cross") {
+			problem(w, http.StatusForbidden, "Not for browsers", "requests that change something are not taken from web pages", "", "")
+			return
+		}
+	}
+	h.mux.ServeHTTP(w, r)
+}
+
+// knownHost guards against DNS rebinding: a page that made its own name point
+// here still sends its own name.
+func (h *Handler) knownHost(hostport string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = hostport
+	}
+	host = strings.Trim(host, "[]")
+	if _, err := netip.ParseAddr(host); err == nil || strings.EqualFold(host, "localhost") {
+		return true
+	}
+	return slices.ContainsFunc(h.opts.Hosts, func(s string) bool { return strings.EqualFold(s, host) })
+}
+
+type actorKey struct{}
+
+// allow reports whether the caller has role, and answers when not.
+func (h *Handler) allow(w http.ResponseWriter, r *http.Request, role config.Role) bool {
+	if h.opts.Authenticate == nil {
+		if ip := clientIP(r); !ip.IsLoopback() {
+			problem(w, http.StatusForbidden, "Loopback only", "without http.tokens_file this API answers on loopback only", "", "set http.tokens_file")
+			return false
+		}
+		return true
+	}
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	var caller config.Token
+	if ok {
+		caller, ok = h.opts.Authenticate(strings.TrimSpace(token))
+	}
+	switch {
+	case !ok:
+		w.Header().Set("WWW-Authenticate", `Bearer realm="waybill"`)
+		problem(w, http.StatusUnauthorized, "No valid token", "", "", "send Authorization: Bearer TOKEN")
+		return false
+	case !caller.Role.Allows(role):
+		problem(w, http.StatusForbidden, "Not allowed", fmt.Sprintf("this call needs the role %s; token %q has %s", role, caller.Name, caller.Role), "", "")
+		return false
+	}
+	*r = *r.WithContext(context.WithValue(r.Context(), actorKey{}, caller.Name))
+	return true
+}
+
+// actor names the caller for facts.
+func actor(r *http.Request) string {
+	if name, ok := r.Context().Value(actorKey{}).(string); ok {
+		return name
+	}
+	return "local"
+}
+
+func clientIP(r *http.Request) netip.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap()
+}
+
+func (h *Handler) ready(w http.ResponseWriter, _ *http.Request) {
+	if err := h.opts.Ready(); err != nil {
+		problem(w, http.StatusServiceUnavailable, "Not ready", err.Error(), "", "")
+		return
+	}
+	_, _ = fmt.Fprintln(w, "ready")
+}
+
+func (h *Handler) reload(w http.ResponseWriter, _ *http.Request) {
+	if err := h.opts.Reload(); err != nil {
+		problem(w, http.StatusUnprocessableEntity, "The new configuration was not taken", err.Error(), "", "the old one stays in use")
+		return
+	}
+	trackhttp.WriteJSON(w, http.StatusOK, h.opts.Status())
+}
+
+// index says what is here to a person who came with a browser or curl.
+func (h *Handler) index(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/" {
+		problem(w, http.StatusNotFound, "Not found", "no such path", "", "GET / lists what is here")
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = fmt.Fprint(w, `Waybill
+
+GET  /metrics                          Prometheus
+GET  /-/healthy  /-/ready              health; POST /-/reload
+GET  /api/v1/status                    version, readiness, tracking store
+GET  /api/v1/messages?recipient=...    find messages
+GET  /api/v1/messages/{queue_id}       one message's timeline
+GET  /api/v1/queues                    what waits, for whom, since when
+GET  /api/v1/openapi.yaml              everything
+`)
+}
+
+func problem(w http.ResponseWriter, status int, title, detail, field, hint string) {
+	trackhttp.WriteProblem(w, &trackapi.Problem{Type: "about:blank", Title: title, Status: status, Detail: detail, Field: field, Hint: hint})
+}
+
+// fail answers an error of the queue.
+func fail(w http.ResponseWriter, err error) {
+	if errors.Is(err, queue.ErrNotFound) {
+		problem(w, http.StatusNotFound, "No such message in the queue", "", "queue_id", "it may have left: look in /api/v1/messages/{queue_id}")
+		return
+	}
+	problem(w, http.StatusInternalServerError, "The queue did not answer", err.Error(), "", "")
+}

@@ -1,0 +1,242 @@
+package admin
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"waybill/logtrack/trackapi"
+	"waybill/logtrack/trackhttp"
+	"waybill/relay/event"
+	"waybill/relay/mail"
+	"waybill/relay/queue"
+	"waybill/relay/route"
+)
+
+// What the queue understands.
+var (
+	actions = []string{"hold", "release", "retry", "remove", "bounce", "reroute"}
+	states  = []string{"queued", "active", "deferred", "held", "unroutable", "poison"}
+)
+
+// queues answers with one row per next hop, the oldest mail first.
+func (h *Handler) queues(w http.ResponseWriter, _ *http.Request) {
+	now := time.Now()
+	levels := h.opts.Queue.Levels()
+	answer := trackapi.Queues{Queues: []trackapi.Queue{}, Messages: levels.Messages, Accepts: true}
+	if err := h.opts.Ready(); err != nil {
+		answer.Accepts, answer.Why = false, err.Error()
+	}
+	for _, s := range h.opts.Queue.Hops() {
+		in, out := h.rates.perMinute(now, s)
+		row := trackapi.Queue{
+			Name: s.Hop.Name, Connector: s.Hop.Connector, State: s.State,
+			Messages: s.Queued + s.Active + s.Deferred + s.Held, Queued: s.Queued, Active: s.Active, Deferred: s.Deferred, Held: s.Held,
+			Bytes: s.Bytes, DueLag: s.DueLag.Seconds(), LastError: s.LastError, LastClass: string(s.LastClass), LastAt: s.LastAt, Next: s.Next,
+			InRate: in, OutRate: out, Velocity: out - in, HeldBy: s.HeldBy, HeldUntil: s.HeldUntil,
+		}
+		if !s.Oldest.IsZero() {
+			row.OldestAge = now.Sub(s.Oldest).Seconds()
+		}
+		answer.Queues = append(answer.Queues, row)
+	}
+	slices.SortStableFunc(answer.Queues, func(a, b trackapi.Queue) int {
+		switch {
+		case a.OldestAge != b.OldestAge:
+			if a.OldestAge > b.OldestAge {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	trackhttp.WriteJSON(w, http.StatusOK, answer)
+}
+
+// queueMessages lists queued messages by queue ID, oldest first.
+func (h *Handler) queueMessages(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	f, p := queryFilter(q)
+	if p != nil {
+		trackhttp.WriteProblem(w, p)
+		return
+	}
+	limit := 100
+	if s := q.Get("limit"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > 1000 {
+			problem(w, http.StatusBadRequest, "Bad parameter", "limit must be a number from 1 to 1000", "limit", "")
+			return
+		}
+		limit = n
+	}
+	after := mail.QueueID(q.Get("cursor"))
+	if after != "" && !mail.ValidID(string(after)) {
+		problem(w, http.StatusBadRequest, "Bad parameter", "not a cursor of this list", "cursor", "leave it out to begin again")
+		return
+	}
+	list, err := h.opts.Queue.List(r.Context(), f, after, limit)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	answer := trackapi.QueuedMessages{Messages: []trackapi.QueuedMessage{}}
+	for _, m := range list {
+		answer.Messages = append(answer.Messages, queuedMessage(m))
+	}
+	if len(list) == limit {
+		answer.Cursor = string(list[len(list)-1].ID)
+	}
+	trackhttp.WriteJSON(w, http.StatusOK, answer)
+}
+
+// content writes the message as it would leave, trace fields first.
+func (h *Handler) content(w http.ResponseWriter, r *http.Request) {
+	id := mail.QueueID(r.PathValue("id"))
+	rc, err := h.opts.Queue.Content(id)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	defer func() { _ = rc.Close() }() // opened for reading
+	h.opts.Emitter.Source(event.SourceAdmin).Message(id, "").Emit(event.AdminActed{
+		Actor: actor(r), Action: "export", Filter: "queue_id=" + string(id), Affected: 1, Result: "ok", ClientIP: clientIP(r),
+	})
+	w.Header().Set("Content-Type", "message/rfc822")
+	w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s.eml"`, id))
+	_, _ = io.Copy(w, rc) // the caller went away
+}
+
+// act changes what a filter selects. The queue states the fact.
+func (h *Handler) act(w http.ResponseWriter, r *http.Request) {
+	if ct, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || ct != "application/json" {
+		problem(w, http.StatusUnsupportedMediaType, "Want JSON", "", "", "send Content-Type: application/json")
+		return
+	}
+	var in trackapi.QueueAction
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&in); err != nil {
+		problem(w, http.StatusBadRequest, "Bad JSON", err.Error(), "", "")
+		return
+	}
+	f, p := actionFilter(in.Filter)
+	if p != nil {
+		trackhttp.WriteProblem(w, p)
+		return
+	}
+	if !slices.Contains(actions, in.Action) {
+		problem(w, http.StatusBadRequest, "Unknown action", in.Action, "action", "one of "+strings.Join(actions, ", "))
+		return
+	}
+	if !in.Until.IsZero() && (in.Action != "hold" || in.Until.Before(time.Now())) {
+		problem(w, http.StatusBadRequest, "Bad parameter", "until is a time to come, and only for hold", "until", "")
+		return
+	}
+	done, err := h.opts.Queue.Act(r.Context(), queue.Action{
+		Action: in.Action, Filter: f, Actor: actor(r), Reason: in.Reason, Until: in.Until, DryRun: in.DryRun, Quiet: in.Action == "remove",
+	})
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	if h.opts.Acted != nil && !in.DryRun && (in.Action == "retry" || in.Action == "release" || in.Action == "reroute") {
+		h.opts.Acted()
+	}
+	answer := trackapi.QueueActed{Messages: done.Messages, Bytes: done.Bytes, DryRun: in.DryRun}
+	for _, id := range done.IDs {
+		answer.IDs = append(answer.IDs, string(id))
+	}
+	trackhttp.WriteJSON(w, http.StatusOK, answer)
+}
+
+func queryFilter(q url.Values) (queue.Filter, *trackapi.Problem) {
+	for key := range q {
+		if !slices.Contains([]string{"queue_id", "sender", "recipient", "domain", "queue", "connector", "state", "older_than", "limit", "cursor"}, key) {
+			return queue.Filter{}, badField(key, "unknown parameter", "queue_id, sender, recipient, domain, queue, connector, state, older_than, limit, cursor")
+		}
+	}
+	return convertFilter(trackapi.QueueFilter{
+		QueueID: q.Get("queue_id"), Sender: q.Get("sender"), Recipient: q.Get("recipient"), Domain: q.Get("domain"),
+		Queue: q.Get("queue"), Connector: q.Get("connector"), State: q.Get("state"), OlderThan: q.Get("older_than"),
+	})
+}
+
+// actionFilter is convertFilter for changes: an empty filter must say that it means everything.
+func actionFilter(in trackapi.QueueFilter) (queue.Filter, *trackapi.Problem) {
+	if in == (trackapi.QueueFilter{}) {
+		return queue.Filter{}, badField("filter", "an empty filter would select the whole queue", "say so with \"all\": true")
+	}
+	return convertFilter(in)
+}
+
+func convertFilter(in trackapi.QueueFilter) (queue.Filter, *trackapi.Problem) {
+	f := queue.Filter{
+		ID: mail.QueueID(strings.ToUpper(in.QueueID)), Sender: in.Sender, Recipient: in.Recipient, Domain: in.Domain,
+		Hop: in.Queue, Connector: in.Connector, State: in.State, All: in.All,
+	}
+	if in.OlderThan != "" {
+		d, err := time.ParseDuration(in.OlderThan)
+		if err != nil || d < 0 {
+			return f, badField("older_than", "not a duration", "such as 90s, 15m or 4h")
+		}
+		f.OlderThan = d
+	}
+	if in.State != "" && !slices.Contains(states, in.State) {
+		return f, badField("state", "unknown state", strings.Join(states, ", "))
+	}
+	return f, nil
+}
+
+func badField(field, detail, hint string) *trackapi.Problem {
+	return &trackapi.Problem{Type: "about:blank", Title: "Bad parameter", Status: http.StatusBadRequest, Detail: detail, Field: field, Hint: hint}
+}
+
+func queuedMessage(m *queue.Message) trackapi.QueuedMessage {
+	out := trackapi.QueuedMessage{
+		QueueID: string(m.ID), UID: m.UID, Time: m.AcceptedAt, Expires: m.ExpiresAt, Age: time.Since(m.AcceptedAt).Seconds(),
+		Sender: event.Sender(m.Envelope.Sender), MessageID: m.Header.MessageID, Size: m.Size, Connector: m.Origin.Connector,
+		AuthUser: m.Origin.User, State: stateOf(m), Priority: m.Priority.String(),
+		HeldBy: m.HeldBy, HeldWhy: m.HeldWhy, HeldUntil: m.HeldUntil, Recipients: []trackapi.QueuedRecipient{},
+	}
+	if m.Origin.Client.IsValid() {
+		out.ClientIP = m.Origin.Client.Addr().String()
+	}
+	for i, s := range m.States {
+		out.Recipients = append(out.Recipients, trackapi.QueuedRecipient{
+			Address: m.Envelope.Recipients[i].Address.String(), State: s.Disposition.String(), Queue: s.Hop.Name, Attempts: s.Attempts,
+			Next: s.Due, Reply: s.Last.String(), Class: string(s.LastClass), Host: s.LastHost,
+		})
+	}
+	return out
+}
+
+// stateOf is the message's state in one word: that of the recipient that is worst off.
+func stateOf(m *queue.Message) string {
+	switch {
+	case m.Poison != "":
+		return "poison"
+	case m.HeldBy != "":
+		return "held"
+	}
+	state := "queued"
+	for _, s := range m.States {
+		switch {
+		case s.Disposition.Final():
+		case s.Hop == route.Unroutable:
+			return "unroutable"
+		case s.Disposition == mail.Held:
+			return "held"
+		case s.Disposition == mail.Deferred:
+			state = "deferred"
+		}
+	}
+	return state
+}

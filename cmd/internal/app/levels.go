@@ -1,0 +1,43 @@
+package app
+
+import (
+	"cmp"
+	"slices"
+
+	"waybill/metrics"
+	"waybill/relay/event"
+)
+
+// levels reads the gauges at a scrape, from memory.
+func (a *App) levels() metrics.Levels {
+	cfg := a.config.Load()
+	q := a.queue.Levels()
+	l := metrics.Levels{Queue: &q, Hops: a.queue.Hops(), Lifetime: lifetime(cfg)}
+	for name, c := range a.smtpin.Connections() {
+		l.Connections = append(l.Connections, metrics.Connections{Direction: event.Inbound, Connector: name, Open: c[0], Limit: c[1]})
+	}
+	for name, c := range a.routes.now.Load().connectors {
+		open, limit := c.out.Stats()
+		l.Connections = append(l.Connections, metrics.Connections{Direction: event.Outbound, Connector: name, Open: open, Limit: limit})
+	}
+	slices.SortFunc(l.Connections, func(a, b metrics.Connections) int {
+		return cmp.Or(cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Connector, b.Connector))
+	})
+	if a.track != nil {
+		s := a.track.Stats()
+		t := metrics.Tracking{IndexLag: s.IndexLag, Oldest: s.Oldest, Bytes: s.Bytes, Dropped: map[string]uint64{}}
+		for reason, n := range s.Dropped {
+			t.Dropped[reason] = uint64(n) //nolint:gosec // a count
+		}
+		for _, n := range s.WriteErrors {
+			t.WriteErrors += uint64(n) //nolint:gosec // a count
+		}
+		l.Tracking = &t
+	}
+	s := a.log.Stats()
+	l.Log = &metrics.Log{Written: s.Written, Sampled: s.Sampled, Dropped: s.Dropped, Failed: s.Failed, Pending: s.Pending}
+	for _, c := range a.certs.Expiries() {
+		l.Certificates = append(l.Certificates, metrics.Certificate{Name: c.Name, NotAfter: c.NotAfter})
+	}
+	return l
+}

@@ -1,0 +1,71 @@
+package app
+
+import (
+	"errors"
+	"sync/atomic"
+
+	"waybill/cmd/internal/config"
+	"waybill/relay/deliver"
+	"waybill/relay/dns"
+	"waybill/relay/event"
+	"waybill/relay/route"
+	"waybill/relay/smtpout"
+)
+
+// routes are the routing table and the send connectors in use. A reload swaps
+// both at once; attempts under way end on the connectors that they began with.
+type routes struct {
+	resolver *dns.Resolver
+	emit     event.Emitter
+	now      atomic.Pointer[routing]
+}
+
+type routing struct {
+	table      *route.Table
+	connectors map[string]sendConnector
+}
+
+type sendConnector struct {
+	deliver deliver.Connector
+	out     *smtpout.Connector
+}
+
+// load makes the routing of cfg and takes it into use.
+func (r *routes) load(cfg *config.Config) error {
+	next, err := r.build(cfg)
+	if err != nil {
+		return err
+	}
+	r.take(next)
+	return nil
+}
+
+// take swaps, and ends the idle sessions of what was in use before.
+func (r *routes) take(next *routing) {
+	if old := r.now.Swap(next); old != nil {
+		old.close()
+	}
+}
+
+func (g *routing) close() {
+	for _, c := range g.connectors {
+		go func() { _ = c.out.Close() }() // waits for good-byes; nothing depends on them
+	}
+}
+
+func (r *routes) close() error {
+	var errs []error
+	for _, c := range r.now.Load().connectors {
+		errs = append(errs, c.out.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Route implements queue.Router.
+func (r *routes) Route(q route.Query) route.Decision { return r.now.Load().table.Route(q) }
+
+// connector finds a send connector for the scheduler.
+func (r *routes) connector(name string) (deliver.Connector, bool) {
+	c, ok := r.now.Load().connectors[name]
+	return c.deliver, ok
+}

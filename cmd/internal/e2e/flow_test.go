@@ -1,0 +1,307 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"waybill/cmd/internal/peers"
+	"waybill/logtrack/trackapi"
+)
+
+// relayConf relays everything from loopback to one smart host.
+func relayConf(in, out int) string {
+	return fmt.Sprintf(`hostname: relay.test
+data_dir: DIR/data
+receive_connectors:
+  - {name: in, usage: internal, listen: ["127.0.0.1:%d"], remote_ranges: ["127.0.0.0/8"], permissions: [submit, relay], limits: {connections: 1000, connections_per_source: 1000}}
+send_connectors:
+  - {name: out, address_spaces: [{space: "*", cost: 10}], route: smart_hosts, smart_hosts: ["127.0.0.1:%d"], tls: {level: none}, retry: {schedule: [1s, 2s, 2s], lifetime: 1h}}
+http: {listen: "127.0.0.1:HTTPPORT"}
+log: {file: DIR/waybill.log}
+`, in, out)
+}
+
+// TestSMTPSource sends 2,000 messages of 10 KiB over 20 connections by Postfix'
+// own load generator to Postfix' own sink: all arrive, once.
+func TestSMTPSource(t *testing.T) {
+	const n = 2000
+	in, out := port(t), port(t)
+	dump := filepath.Join(shared(t), "sink")
+	if err := os.MkdirAll(dump, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	sink := exec.Command("/usr/sbin/smtp-sink", "-u", "root", "-d", dump+"/%M.", fmt.Sprintf("127.0.0.1:%d", out), "1000")
+	if err := sink.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sink.Process.Kill(); _ = sink.Wait() })
+	if err := peers.WaitPort(out, 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, relayConf(in, out))
+	began := time.Now()
+	run(t, "/usr/sbin/smtp-source", "-s", "20", "-m", fmt.Sprint(n), "-l", "10240", "-N", "-d", "-f", "load@source.test", "-t", "sink@sink.test", fmt.Sprintf("127.0.0.1:%d", in))
+	accepted := time.Since(began)
+	d.empty(2 * time.Minute)
+	t.Logf("%d messages accepted in %s, all handed over after %s", n, accepted.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+
+	arrived := map[string]int{}
+	files, err := filepath.Glob(dump + "/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rcpt := regexp.MustCompile(`(?m)^X-Rcpt-Args: <([^>]*)>`)
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range rcpt.FindAllStringSubmatch(string(b), -1) {
+			arrived[m[1]]++
+		}
+	}
+	if len(arrived) != n {
+		t.Errorf("%d different recipients arrived, want %d", len(arrived), n)
+	}
+	for to, times := range arrived {
+		if times != 1 {
+			t.Errorf("%s arrived %d times", to, times)
+		}
+	}
+	d.reconcile(n)
+}
+
+// reconcile holds three witnesses together: what the store has, what Prometheus
+// counts, and what is known to have been relayed.
+func (d *daemon) reconcile(relayed int) {
+	d.t.Helper()
+	eventually(d.t, 20*time.Second, "tracking and metrics to agree", func() error {
+		now := time.Now()
+		got, err := d.api.Aggregate(context.Background(), trackapi.AggregateQuery{
+			Query: trackapi.Query{From: now.Add(-time.Hour), To: now.Add(time.Minute)}, Metric: "count", By: []string{"event"}, Top: 50,
+		})
+		if err != nil {
+			return err
+		}
+		sums := map[string]float64{}
+		for _, s := range got.Series {
+			sums[s.Labels["event"]] = *s.Points[0].Value
+		}
+		metrics := d.metrics()
+		counted := map[string]float64{
+			"recipient_relayed": metrics.sum("waybill_recipients_completed_total", `disposition="relayed"`),
+			"message_queued":    metrics.sum("waybill_messages_received_total", ""),
+		}
+		for ev, c := range counted {
+			if sums[ev] != c {
+				return fmt.Errorf("tracking has %v %s, Prometheus counts %v", sums[ev], ev, c)
+			}
+		}
+		if int(sums["recipient_relayed"]) != relayed {
+			return fmt.Errorf("tracking has %v recipient_relayed, want %d", sums["recipient_relayed"], relayed)
+		}
+		return nil
+	})
+}
+
+type exposition string
+
+func (d *daemon) metrics() exposition {
+	d.t.Helper()
+	return exposition(run(d.t, "/usr/bin/curl", "-sf", d.api.BaseURL+"/metrics"))
+}
+
+// sum adds the samples of a metric that have the label pair.
+func (x exposition) sum(name, label string) float64 {
+	var total float64
+	for line := range strings.Lines(string(x)) {
+		series, value, ok := strings.Cut(strings.TrimSpace(line), "} ")
+		if !ok || !strings.HasPrefix(series, name+"{") || !strings.Contains(series, label) {
+			continue
+		}
+		var v float64
+		if _, err := fmt.Sscan(value, &v); err == nil {
+			total += v
+		}
+	}
+	return total
+}
+
+// TestClients submits with swaks and curl over STARTTLS with AUTH, as people do.
+func TestClients(t *testing.T) {
+	in, out := port(t), port(t)
+	postfix, err := peers.StartPostfix(shared(t), peers.PostfixOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := postfix.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	_ = out
+	certs := shared(t)
+	run(t, "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+		"-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", certs+"/key.pem", "-out", certs+"/cert.pem")
+	users := filepath.Join(certs, "users.yaml")
+	add := exec.Command(binary(t), "user", "add", "app", "--users", users, "--sender", "@source.test")
+	add.Stdin = strings.NewReader("s3cret-pass\n")
+	if b, err := add.CombinedOutput(); err != nil {
+		t.Fatalf("user add: %v\n%s", err, b)
+	}
+	d := start(t, fmt.Sprintf(`hostname: relay.test
+data_dir: DIR/data
+certificates:
+  default: {cert_file: %[1]s/cert.pem, key_file: %[1]s/key.pem}
+users: {file: %[2]s}
+receive_connectors:
+  - {name: submission, usage: client, listen: ["127.0.0.1:%[3]d"]}
+send_connectors:
+  - {name: out, address_spaces: [{space: "*", cost: 10}], route: smart_hosts, smart_hosts: ["127.0.0.1:%[4]d"], tls: {level: none}}
+http: {listen: "127.0.0.1:HTTPPORT"}
+log: {file: DIR/waybill.log}
+`, certs, users, in, postfix.Port))
+	server := fmt.Sprintf("127.0.0.1:%d", in)
+
+	t.Run("swaks", func(t *testing.T) {
+		got := run(t, "swaks", "--server", server, "--tls", "--auth", "PLAIN", "--auth-user", "app", "--auth-password", "s3cret-pass",
+			"--from", "a@source.test", "--to", "swaks@dest.test", "--header", "Subject: swaks")
+		if !strings.Contains(got, "queued as ") {
+			t.Errorf("no queue id in:\n%s", got)
+		}
+	})
+	t.Run("swaks LOGIN", func(t *testing.T) {
+		run(t, "swaks", "--server", server, "--tls", "--auth", "LOGIN", "--auth-user", "app", "--auth-password", "s3cret-pass", "--from", "a@source.test", "--to", "login@dest.test")
+	})
+	t.Run("curl", func(t *testing.T) {
+		mail := filepath.Join(certs, "mail.eml")
+		write(t, mail, "From: <a@source.test>\r\nTo: <curl@dest.test>\r\nSubject: curl\r\n\r\nhello\r\n")
+		run(t, "curl", "-sS", "--ssl-reqd", "--cacert", certs+"/cert.pem", "-u", "app:s3cret-pass", "--mail-from", "a@source.test", "--mail-rcpt", "curl@dest.test",
+			"-T", mail, fmt.Sprintf("smtp://localhost:%d", in), "--resolve", fmt.Sprintf("localhost:%d:127.0.0.1", in))
+	})
+	refused := func(name, want string, args ...string) {
+		t.Run(name, func(t *testing.T) {
+			out, err := exec.Command("swaks", append([]string{"--server", server, "--from", "a@source.test", "--to", "x@dest.test"}, args...)...).CombinedOutput()
+			if err == nil || !strings.Contains(string(out), want) {
+				t.Errorf("swaks: %v, want %q in:\n%s", err, want, out)
+			}
+		})
+	}
+	refused("wrong password", "535 5.7.8", "--tls", "--auth", "PLAIN", "--auth-user", "app", "--auth-password", "guess")
+	refused("AUTH before TLS", "did not advertise", "--auth", "PLAIN", "--auth-user", "app", "--auth-password", "s3cret-pass")
+	refused("no AUTH", "530 5.7.0", "--tls")
+	refused("not its sender", "550 5.7.1", "--tls", "--auth", "PLAIN", "--auth-user", "app", "--auth-password", "s3cret-pass", "--from", "boss@other.test")
+
+	d.empty(time.Minute)
+	for _, to := range []string{"swaks@dest.test", "login@dest.test", "curl@dest.test"} {
+		d.found(to, "relayed", 1)
+	}
+	log, err := os.ReadFile(filepath.Join(d.dir, "waybill.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{"s3cret-pass", "AGFwcABzM2NyZXQtcGFzcw", "czNjcmV0LXBhc3M"} {
+		if strings.Contains(string(log), secret) {
+			t.Errorf("the log has the password (%s)", secret)
+		}
+	}
+}
+
+// found waits until a search for the recipient finds n messages with the disposition.
+func (d *daemon) found(recipient, disposition string, n int) []trackapi.Message {
+	d.t.Helper()
+	var rows []trackapi.Message
+	eventually(d.t, 30*time.Second, fmt.Sprintf("%d %s messages to %s", n, disposition, recipient), func() error {
+		now := time.Now()
+		got, err := d.api.Messages(context.Background(), trackapi.Query{Recipient: recipient, Disposition: disposition, From: now.Add(-time.Hour), To: now.Add(time.Minute), Limit: 1000})
+		if err != nil {
+			return err
+		}
+		if rows = got.Messages; len(rows) != n {
+			return fmt.Errorf("%d found", len(rows))
+		}
+		return nil
+	})
+	return rows
+}
+
+// TestPostfixNextHop relays to a real Postfix that accepts, defers and refuses.
+func TestPostfixNextHop(t *testing.T) {
+	in := port(t)
+	dir := shared(t)
+	postfix, err := peers.StartPostfix(dir, peers.PostfixOptions{
+		Extra: map[string]string{"smtpd_recipient_restrictions": fmt.Sprintf("check_recipient_access regexp:%s/etc/access, permit", dir)},
+		Files: map[string]string{"access": "/^later@/ DEFER_IF_PERMIT 4.7.1 greylisted for the test\n/^nobody@/ REJECT 5.1.1 no such user here\n/^full@/ 452 4.2.2 mailbox full\n"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := postfix.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	d := start(t, relayConf(in, postfix.Port))
+	send := func(to ...string) {
+		t.Helper()
+		run(t, "swaks", "--server", fmt.Sprintf("127.0.0.1:%d", in), "--from", "sender@source.test", "--to", strings.Join(to, ","))
+	}
+	send("ann@dest.test")
+	send("nobody@dest.test")
+	send("later@dest.test")
+	send("full@dest.test", "bob@dest.test", "nobody@other.test")
+
+	d.found("ann@dest.test", "relayed", 1)
+	bounced := d.found("nobody@dest.test", "bounced", 1)[0]
+	if r := bounced.Recipients[0]; r.Code != 550 || r.Enhanced != "5.1.1" || !strings.Contains(r.Reply, "no such user here") || r.Class != "invalid_recipient" {
+		t.Errorf("bounced recipient = %+v, want 550 5.1.1 invalid_recipient with Postfix' words", r)
+	}
+	later := d.found("later@dest.test", "deferred", 1)[0]
+	if r := later.Recipients[0]; r.Class != "greylist" || r.Next.IsZero() {
+		t.Errorf("deferred recipient = %+v, want class greylist and a next attempt", r)
+	}
+	// The DSN goes to the sender with the null reverse-path, through the same Postfix.
+	dsn := d.found("sender@source.test", "relayed", 2)
+	for _, m := range dsn {
+		if m.Sender != "<>" {
+			t.Errorf("a DSN has the sender %s", m.Sender)
+		}
+	}
+	mixed := d.found("bob@dest.test", "", 1)[0]
+	states := map[string]string{}
+	for _, r := range mixed.Recipients {
+		states[r.Address] = r.Disposition
+	}
+	if states["bob@dest.test"] != "relayed" || states["full@dest.test"] != "deferred" || states["nobody@other.test"] != "bounced" {
+		t.Errorf("one message, three recipients: %v", states)
+	}
+	tl, err := d.api.Message(context.Background(), bounced.QueueID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(tl.Related) == 0 {
+		t.Error("the timeline does not name the DSN")
+	}
+	out, err := d.waybill("track", "show", bounced.QueueID, "--transcript")
+	if err != nil || !strings.Contains(out, "no such user here") {
+		t.Errorf("track show --transcript: %v\n%s", err, out)
+	}
+	// What waits can be removed; then the queue is empty.
+	if out, err := d.waybill("queue", "remove", "--recipient", "later@dest.test", "--yes", "--reason", "test"); err != nil {
+		t.Errorf("queue remove: %v\n%s", err, out)
+	}
+	if out, err := d.waybill("queue", "bounce", "--recipient", "full@dest.test", "--yes"); err != nil {
+		t.Errorf("queue bounce: %v\n%s", err, out)
+	}
+	d.empty(time.Minute)
+	d.found("later@dest.test", "dropped", 1)
+}

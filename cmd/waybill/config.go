@@ -1,0 +1,120 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"waybill/cmd/internal/config"
+)
+
+func checkCmd(e *env) *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Check a configuration; name every problem with its line",
+		Long: `Reads the configuration and the files that it names, and prints every problem
+as FILE:LINE:COLUMN: path: what is wrong (hint). Refuses a configuration that would relay for
+strangers. Exit code 1 when there are errors.`,
+		Example: "  waybill check --config waybill.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			cfg, problems := config.Load(path)
+			if e.format != "table" {
+				t := newTable("FILE", "LINE", "PATH", "LEVEL", "PROBLEM", "HINT")
+				for _, p := range problems {
+					t.add(p.File, fmt.Sprint(p.Line), p.Path, problemLevel(p), p.What, p.Hint)
+				}
+				if problems == nil {
+					problems = config.Problems{}
+				}
+				if err := render(e, problems, problems, t); err != nil {
+					return err
+				}
+			} else {
+				e.problems(problems)
+				if cfg != nil {
+					fmt.Fprintf(e.out, "%s is good: %d receive and %d send connectors, revision %s\n", path, len(cfg.Receive), len(cfg.Send), cfg.Revision())
+				}
+			}
+			if problems.Errors() {
+				return &exitError{code: exitNo}
+			}
+			return nil
+		},
+	}
+	configFlag(cmd, &path)
+	return cmd
+}
+
+func problemLevel(p config.Problem) string {
+	if p.Warning {
+		return "warning"
+	}
+	return "error"
+}
+
+func configCmd(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Show, explain and begin a configuration",
+		Example: `  waybill config example > waybill.yaml
+  waybill config show --config waybill.yaml
+  waybill config doc | less`,
+	}
+	var path string
+	show := &cobra.Command{
+		Use:     "show",
+		Short:   "The effective configuration, defaults included, secrets masked",
+		Example: "  waybill config show --config waybill.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			cfg, problems := config.Load(path)
+			e.problems(problems)
+			if problems.Errors() {
+				return &exitError{code: exitNo}
+			}
+			return cfg.Write(e.out)
+		},
+	}
+	configFlag(show, &path)
+	cmd.AddCommand(show,
+		&cobra.Command{
+			Use: "doc", Short: "The reference of all keys", Example: "  waybill config doc | less", Args: cobra.NoArgs,
+			RunE: func(*cobra.Command, []string) error { return config.Reference(e.out) },
+		},
+		&cobra.Command{
+			Use: "example", Short: "A commented example", Example: "  waybill config example > waybill.yaml", Args: cobra.NoArgs,
+			RunE: func(*cobra.Command, []string) error {
+				_, err := io.WriteString(e.out, config.Example())
+				return err
+			},
+		},
+		tokenCmd(e))
+	return cmd
+}
+
+// tokenCmd makes a token and the line for http.tokens_file.
+func tokenCmd(e *env) *cobra.Command {
+	var role string
+	cmd := &cobra.Command{
+		Use:     "token NAME",
+		Short:   "Make an API token and its line for http.tokens_file",
+		Example: "  waybill config token grafana --role viewer",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			var r config.Role
+			if err := r.UnmarshalText([]byte(role)); err != nil {
+				return usageError{err}
+			}
+			token, hash := config.NewToken()
+			fmt.Fprintf(e.err, "The token, shown this once:\n")
+			fmt.Fprintln(e.out, token.Expose())
+			fmt.Fprintf(e.err, "Its entry in http.tokens_file:\n- name: %q\n  role: %s\n  token_sha256: %s\n", args[0], r, hash)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&role, "role", "viewer", "viewer, operator or admin")
+	return cmd
+}

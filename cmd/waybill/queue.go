@@ -1,0 +1,330 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"waybill/logtrack/trackapi"
+)
+
+func queueCmd(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "queue",
+		Short: "What waits, for whom, since when; and what to do about it",
+		Example: `  waybill queue list
+  waybill queue messages --domain example.com
+  waybill queue retry --domain example.com
+  waybill queue hold --sender @shop.example --reason "runaway job" --until 2h`,
+	}
+	cmd.AddCommand(queueListCmd(e), queueMessagesCmd(e), queueShowCmd(e))
+	for _, a := range []struct{ name, short, long string }{
+		{"retry", "Attempt messages now", "Makes the messages due now, whatever their schedule says."},
+		{"hold", "Stop messages until released", "Held messages are not attempted and do not alert; their lifetime goes on."},
+		{"release", "Let held messages go again", "Undoes hold."},
+		{"remove", "Remove messages without a bounce", "Removes the messages for good. No DSN is sent. The facts stay in tracking."},
+		{"bounce", "Bounce messages now", "Ends the messages as permanent failures: their senders get a DSN."},
+		{"reroute", "Route messages again", "Asks the routing table again, as after a changed configuration."},
+	} {
+		cmd.AddCommand(queueActionCmd(e, a.name, a.short, a.long))
+	}
+	return cmd
+}
+
+func queueListCmd(e *env) *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "One row for each next hop, the oldest mail first",
+		Example: "  waybill queue list\n  waybill queue list -o json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := e.client()
+			if err != nil {
+				return err
+			}
+			answer, err := c.Queues(cmd.Context())
+			if err != nil {
+				return err
+			}
+			t := newTable("NEXT HOP", "CONNECTOR", "STATE", "MESSAGES", "ACTIVE", "DEFERRED", "HELD", "SIZE", "OLDEST", "DUE LAG", "IN/MIN", "OUT/MIN", "NEXT", "LAST ERROR")
+			t.flex[0], t.flex[13] = true, true
+			for _, q := range answer.Queues {
+				t.add(q.Name, q.Connector, q.State, fmt.Sprint(q.Messages), fmt.Sprint(q.Active), fmt.Sprint(q.Deferred), fmt.Sprint(q.Held), size(q.Bytes),
+					ageOrDash(q.OldestAge), ageOrDash(q.DueLag), fmt.Sprintf("%.0f", q.InRate), fmt.Sprintf("%.0f", q.OutRate), until(q.Next), q.LastError)
+			}
+			if err := render(e, answer, answer.Queues, t); err != nil {
+				return err
+			}
+			if e.format == "table" {
+				e.note(fmt.Sprintf("%d messages for %d next hops", answer.Messages, len(answer.Queues)))
+				if !answer.Accepts {
+					e.note("not accepting mail: " + answer.Why)
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func ageOrDash(s float64) string {
+	if s <= 0 {
+		return "-"
+	}
+	return seconds(s)
+}
+
+func filterFlags(cmd *cobra.Command, f *trackapi.QueueFilter) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.QueueID, "queue-id", "", "queue `ID`, or its beginning")
+	fl.StringVar(&f.Sender, "sender", "", "envelope sender: `ADDRESS`, @domain, or a pattern with *")
+	fl.StringVar(&f.Recipient, "recipient", "", "recipient: `ADDRESS`, @domain, or a pattern with *")
+	fl.StringVar(&f.Domain, "domain", "", "recipient `DOMAIN`")
+	fl.StringVar(&f.Queue, "next-hop", "", "next hop `NAME`, as queue list shows it")
+	fl.StringVar(&f.Connector, "connector", "", "send connector `NAME`")
+	fl.StringVar(&f.State, "state", "", "queued, active, deferred, held, unroutable or poison")
+	fl.StringVar(&f.OlderThan, "older-than", "", "accepted longer ago than this `DURATION`")
+	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]string{"queued", "active", "deferred", "held", "unroutable", "poison"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func queueMessagesCmd(e *env) *cobra.Command {
+	var f trackapi.QueueFilter
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "messages",
+		Short: "The messages that wait",
+		Example: `  waybill queue messages --older-than 1h
+  waybill queue messages --domain example.com --state deferred -o jsonl`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := e.client()
+			if err != nil {
+				return err
+			}
+			var rows []trackapi.QueuedMessage
+			var cursor string
+			for len(rows) < limit {
+				answer, err := c.QueuedMessages(cmd.Context(), f, cursor, min(1000, limit-len(rows)))
+				if err != nil {
+					return err
+				}
+				rows = append(rows, answer.Messages...)
+				if cursor = answer.Cursor; cursor == "" {
+					break
+				}
+			}
+			t := newTable("ACCEPTED", "QUEUE ID", "STATE", "SENDER", "RECIPIENT", "AGE", "ATTEMPTS", "NEXT", "LAST REPLY")
+			t.flex[3], t.flex[4], t.flex[8] = true, true, true
+			for _, m := range rows {
+				to, attempts, next, reply := "", 0, time.Time{}, ""
+				for _, r := range m.Recipients {
+					if to == "" {
+						to = r.Address
+					}
+					attempts = max(attempts, r.Attempts)
+					if next.IsZero() || !r.Next.IsZero() && r.Next.Before(next) {
+						next = r.Next
+					}
+					reply = or(r.Reply, reply)
+				}
+				if n := len(m.Recipients); n > 1 {
+					to = fmt.Sprintf("%s +%d", to, n-1)
+				}
+				t.add(clock(m.Time), m.QueueID, m.State, m.Sender, to, seconds(m.Age), fmt.Sprint(attempts), until(next), reply)
+			}
+			if err := render(e, trackapi.QueuedMessages{Messages: rows, Cursor: cursor}, rows, t); err != nil {
+				return err
+			}
+			if e.format == "table" && cursor != "" {
+				e.note(fmt.Sprintf("the first %d; more with --limit", limit))
+			}
+			return nil
+		},
+	}
+	filterFlags(cmd, &f)
+	cmd.Flags().IntVar(&limit, "limit", 100, "how many messages")
+	return cmd
+}
+
+func queueShowCmd(e *env) *cobra.Command {
+	var content bool
+	cmd := &cobra.Command{
+		Use:   "show QUEUE-ID",
+		Short: "One queued message",
+		Example: `  waybill queue show 01J9ZC3K5V8Q2M7RXT4W6Y0ABC
+  waybill queue show 01J9ZC3K5V8Q2M7RXT4W6Y0ABC --content > message.eml`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := e.client()
+			if err != nil {
+				return err
+			}
+			if content {
+				rc, err := c.Content(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				defer func() { _ = rc.Close() }() // read to its end
+				_, err = io.Copy(e.out, rc)
+				return err
+			}
+			list, err := c.QueuedMessages(cmd.Context(), trackapi.QueueFilter{QueueID: args[0]}, "", 2)
+			switch {
+			case err != nil:
+				return err
+			case len(list.Messages) == 0:
+				return &exitError{exitNo, fmt.Errorf("no message %s in the queue; if it has left: waybill track show %s", args[0], args[0])}
+			case len(list.Messages) > 1:
+				return &exitError{exitNo, fmt.Errorf("several messages begin with %s", args[0])}
+			}
+			m := list.Messages[0]
+			t := newTable("RECIPIENT", "STATE", "NEXT HOP", "ATTEMPTS", "NEXT", "LAST HOST", "LAST REPLY")
+			t.flex[0], t.flex[6] = true, true
+			for _, r := range m.Recipients {
+				t.add(r.Address, r.State, r.Queue, fmt.Sprint(r.Attempts), until(r.Next), or(r.Host, "-"), or(r.Reply, "-"))
+			}
+			if e.format == "table" {
+				held := ""
+				if m.HeldBy != "" {
+					held = "\nheld by     " + m.HeldBy + ": " + or(m.HeldWhy, "no reason given")
+				}
+				fmt.Fprintf(e.out, "%s  %s\nfrom        %s\nmessage-id  %s\nsize        %s\naccepted    %s (%s ago) by %s\nexpires     %s%s\n\n",
+					e.paint("bold", m.QueueID), e.paint(cellStyle("STATE", m.State), m.State), clean(m.Sender), clean(or(m.MessageID, "-")), size(m.Size),
+					clock(m.Time), seconds(m.Age), or(m.Connector, "the relay itself"), until(m.Expires), clean(held))
+			}
+			return render(e, m, m.Recipients, t)
+		},
+	}
+	cmd.Flags().BoolVar(&content, "content", false, "the message itself, as it would leave")
+	return cmd
+}
+
+func queueActionCmd(e *env, name, short, long string) *cobra.Command {
+	var f trackapi.QueueFilter
+	var yes, dry bool
+	var reason, until string
+	cmd := &cobra.Command{
+		Use:   name + " [QUEUE-ID...]",
+		Short: short,
+		Long: long + `
+
+Says first how many messages it would change, and asks. Every change is a fact
+in the log and in tracking, with who did it and why.`,
+		Example: fmt.Sprintf("  waybill queue %[1]s --domain example.com --reason \"as agreed\"\n  waybill queue %[1]s 01J9ZC3K5V8Q2M7RXT4W6Y0ABC --yes", name),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := e.client()
+			if err != nil {
+				return err
+			}
+			act := trackapi.QueueAction{Action: name, Filter: f, Reason: reason}
+			if until != "" {
+				t, err := when(until)
+				if err != nil {
+					return err
+				}
+				if d, err := time.ParseDuration(until); err == nil {
+					t = time.Now().Add(d)
+				}
+				act.Until = t
+			}
+			filters := []trackapi.QueueFilter{f}
+			if len(args) > 0 {
+				if f != (trackapi.QueueFilter{}) {
+					return usagef("give queue IDs or a filter, not both")
+				}
+				filters = nil
+				for _, id := range args {
+					filters = append(filters, trackapi.QueueFilter{QueueID: id})
+				}
+			}
+			total := trackapi.QueueActed{DryRun: true}
+			sum := func(dry bool) error {
+				total = trackapi.QueueActed{DryRun: dry}
+				for _, f := range filters {
+					act.Filter, act.DryRun = f, dry
+					did, err := c.ActOnQueue(cmd.Context(), act)
+					if err != nil {
+						return err
+					}
+					total.Messages += did.Messages
+					total.Bytes += did.Bytes
+					total.IDs = append(total.IDs, did.IDs...)
+				}
+				return nil
+			}
+			if !yes || dry {
+				if err := sum(true); err != nil {
+					return err
+				}
+				if dry || total.Messages == 0 {
+					return e.acted(name, total)
+				}
+				ok, err := e.confirm(fmt.Sprintf("%s %d messages (%s)?", name, total.Messages, size(total.Bytes)))
+				if err != nil || !ok {
+					return or2(err, &exitError{exitNo, fmt.Errorf("nothing was changed")})
+				}
+			}
+			if err := sum(false); err != nil {
+				return err
+			}
+			return e.acted(name, total)
+		},
+	}
+	filterFlags(cmd, &f)
+	fl := cmd.Flags()
+	fl.BoolVar(&f.All, "all", false, "the whole queue")
+	fl.BoolVarP(&yes, "yes", "y", false, "do not ask")
+	fl.BoolVar(&dry, "dry-run", false, "only say how many")
+	fl.StringVar(&reason, "reason", "", "why, for the record")
+	if name == "hold" {
+		fl.StringVar(&until, "until", "", "release by itself at a `TIME`, or after a duration such as 2h")
+	}
+	return cmd
+}
+
+func (e *env) acted(name string, did trackapi.QueueActed) error {
+	if e.format != "table" {
+		t := newTable("QUEUE ID")
+		for _, id := range did.IDs {
+			t.add(id)
+		}
+		return render(e, did, did.IDs, t)
+	}
+	verb := map[string]string{"retry": "made due", "hold": "held", "release": "released", "remove": "removed", "bounce": "bounced", "reroute": "routed again"}[name]
+	if did.DryRun {
+		verb = "would be " + verb
+	}
+	fmt.Fprintf(e.out, "%d messages (%s) %s\n", did.Messages, size(did.Bytes), verb)
+	if did.Messages == 0 {
+		return &exitError{code: exitNo}
+	}
+	return nil
+}
+
+// confirm asks a person. Without a terminal the answer is an error: nobody agreed.
+func (e *env) confirm(question string) (bool, error) {
+	f, ok := e.in.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) { //nolint:gosec // a descriptor fits an int
+		return false, usagef("%s Add --yes to agree without a terminal", question)
+	}
+	fmt.Fprintf(e.err, "%s [y/N] ", question)
+	line, err := bufio.NewReader(e.in).ReadString('\n')
+	if err != nil && line == "" {
+		return false, err
+	}
+	answer := strings.ToLower(strings.TrimSpace(line))
+	return answer == "y" || answer == "yes", nil
+}
+
+func or2(err, other error) error {
+	if err != nil {
+		return err
+	}
+	return other
+}

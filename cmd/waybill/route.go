@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"waybill/cmd/internal/app"
+	"waybill/cmd/internal/config"
+	"waybill/relay/dns"
+	"waybill/relay/mail"
+	"waybill/relay/route"
+)
+
+func routeCmd(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "route",
+		Short:   "Which way a message would go, and why",
+		Example: "  waybill route explain --from a@example.com --to b@example.org",
+	}
+	cmd.AddCommand(routeExplainCmd(e))
+	return cmd
+}
+
+// explanation is the answer of route explain.
+type explanation struct {
+	Connector  string            `json:"connector,omitempty"`
+	Queue      string            `json:"queue"`
+	Why        string            `json:"why"`
+	TLS        string            `json:"tls_level,omitempty"`
+	NextHops   []nextHop         `json:"next_hops,omitempty"`
+	Candidates []route.Candidate `json:"candidates"`
+	DNSError   string            `json:"dns_error,omitempty"`
+}
+
+type nextHop struct {
+	Host       string   `json:"host"`
+	Preference int      `json:"preference"`
+	Addresses  []string `json:"addresses,omitempty"`
+	Error      string   `json:"error,omitempty"`
+}
+
+func routeExplainCmd(e *env) *cobra.Command {
+	var path, from, to, receive string
+	var octets int64
+	var noDNS bool
+	cmd := &cobra.Command{
+		Use:   "explain --to ADDRESS",
+		Short: "Every candidate connector, why it lost, the winner and its next hops",
+		Example: `  waybill route explain --from a@example.com --to b@example.org
+  waybill route explain --to b@example.org --size 50000000 --no-dns`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, problems := config.Load(path)
+			if problems.Errors() {
+				e.problems(problems)
+				return &exitError{code: exitNo}
+			}
+			q := route.Query{Size: octets, Receive: receive}
+			var err error
+			if q.Sender, err = mail.ParseAddress(strings.Trim(from, "<>")); err != nil {
+				return usagef("--from: %w", err)
+			}
+			if q.Recipient, err = mail.ParseAddress(to); err != nil || q.Recipient.IsNull() {
+				return usagef("--to %s: not an address", to)
+			}
+			table, err := app.Table(cfg)
+			if err != nil {
+				return err
+			}
+			d := table.Explain(q)
+			x := explanation{Connector: d.Hop.Connector, Queue: d.Hop.Name, Why: d.Why, Candidates: d.Candidates}
+			if d.Connector != nil {
+				x.describe(cmd.Context(), cfg, d, q, noDNS)
+			}
+			if err := e.showRoute(x); err != nil {
+				return err
+			}
+			if d.Connector == nil {
+				return &exitError{code: exitNo}
+			}
+			return nil
+		},
+	}
+	configFlag(cmd, &path)
+	cmd.Flags().StringVar(&from, "from", "<>", "sender `ADDRESS`")
+	cmd.Flags().StringVar(&to, "to", "", "recipient `ADDRESS`")
+	cmd.Flags().StringVar(&receive, "receive-connector", "", "receive connector `NAME`")
+	cmd.Flags().Int64Var(&octets, "size", 0, "octets of the message")
+	cmd.Flags().BoolVar(&noDNS, "no-dns", false, "do not look up the next hops")
+	_ = cmd.MarkFlagRequired("to")
+	return cmd
+}
+
+// describe adds the next hops with their addresses.
+func (x *explanation) describe(ctx context.Context, cfg *config.Config, d route.Decision, q route.Query, noDNS bool) {
+	for _, s := range cfg.Send {
+		if s.Name == d.Hop.Connector {
+			x.TLS = s.TLS.Level
+		}
+	}
+	for _, h := range d.Connector.SmartHosts {
+		x.NextHops = append(x.NextHops, nextHop{Host: fmt.Sprintf("%s:%d", h.Host, h.Port), Preference: h.Cost})
+	}
+	if noDNS || len(x.NextHops) > 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	r, err := dns.New(dns.Options{})
+	if err != nil {
+		x.DNSError = err.Error()
+		return
+	}
+	hosts, err := r.MX(ctx, q.Recipient.DomainKey())
+	if err != nil {
+		x.DNSError = dnsError(err)
+		return
+	}
+	for _, mx := range hosts {
+		h := nextHop{Host: mx.Host, Preference: int(mx.Preference)}
+		addrs, err := r.Addrs(ctx, mx.Host)
+		if err != nil {
+			h.Error = dnsError(err)
+		}
+		for _, a := range addrs {
+			h.Addresses = append(h.Addresses, a.String())
+		}
+		x.NextHops = append(x.NextHops, h)
+	}
+}
+
+func dnsError(err error) string {
+	var e *dns.Error
+	if errors.As(err, &e) {
+		verdict := "permanent"
+		if e.Temporary() {
+			verdict = "temporary"
+		}
+		return fmt.Sprintf("%s: %v", verdict, err)
+	}
+	return err.Error()
+}
+
+func (e *env) showRoute(x explanation) error {
+	t := newTable("CONNECTOR", "ADDRESS SPACE", "COST", "WON", "WHY")
+	t.flex[4] = true
+	for _, c := range x.Candidates {
+		won := ""
+		if c.Won {
+			won = "yes"
+		}
+		t.add(c.Connector, or(c.Space, "-"), fmt.Sprint(c.Cost), won, c.Why)
+	}
+	if e.format != "table" {
+		return render(e, x, x.Candidates, t)
+	}
+	if err := t.write(e); err != nil {
+		return err
+	}
+	fmt.Fprintf(e.out, "\nconnector  %s\nqueue      %s\nwhy        %s\n", or(x.Connector, "none: unroutable"), x.Queue, x.Why)
+	if x.TLS != "" {
+		fmt.Fprintf(e.out, "tls        %s\n", x.TLS)
+	}
+	if x.DNSError != "" {
+		fmt.Fprintf(e.out, "dns        %s\n", clean(x.DNSError))
+	}
+	for i, h := range x.NextHops {
+		key := "next hops"
+		if i > 0 {
+			key = ""
+		}
+		fmt.Fprintf(e.out, "%-10s %3d  %s  %s\n", key, h.Preference, clean(h.Host), or(strings.Join(h.Addresses, " "), h.Error))
+	}
+	return nil
+}

@@ -1,0 +1,425 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"waybill/logtrack/trackapi"
+)
+
+func trackCmd(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "track",
+		Short: "Find messages and see what became of them",
+		Example: `  waybill track search --recipient ann@example.com
+  waybill track show 01J9ZC3K5V8Q2M7RXT4W6Y0ABC
+  waybill track tail --disposition bounced`,
+	}
+	cmd.AddCommand(trackSearchCmd(e), trackShowCmd(e), trackTailCmd(e))
+	return cmd
+}
+
+// queryFlags adds the filters of a search.
+func queryFlags(cmd *cobra.Command, q *trackapi.Query, from, to *string) {
+	f := cmd.Flags()
+	f.StringVar(from, "from", "", "begin: a `TIME` such as 2026-01-31T08:00:00Z, or how long ago, such as 2h or 7d (default 24h)")
+	f.StringVar(to, "to", "", "end: a `TIME`, or how long ago (default now)")
+	f.StringVar(&q.Sender, "sender", "", "envelope sender: `ADDRESS`, @domain, or a pattern with *")
+	f.StringVar(&q.Recipient, "recipient", "", "recipient: `ADDRESS`, @domain, or a pattern with *")
+	f.StringVar(&q.Domain, "domain", "", "recipient `DOMAIN`")
+	f.StringVar(&q.MessageID, "message-id", "", "Message-ID header `FIELD`")
+	f.StringVar(&q.QueueID, "queue-id", "", "queue `ID`, or its beginning")
+	f.StringVar(&q.ClientIP, "client-ip", "", "`ADDRESS` or CIDR of the client")
+	f.StringVar(&q.AuthUser, "auth-user", "", "`LOGIN` of the client")
+	f.StringVar(&q.Connector, "connector", "", "receive or send connector `NAME`")
+	f.StringVar(&q.RemoteHost, "remote-host", "", "next hop's `NAME` or address")
+	f.StringVar(&q.Disposition, "disposition", "", "`LIST` of queued, deferred, held, relayed, bounced, expired, dropped")
+	f.StringVar(&q.Class, "class", "", "failure `CLASS`, such as greylist or invalid_recipient")
+	f.StringVar(&q.Code, "code", "", "reply `CODE`: 550, 5.1.1 or 5xx")
+	f.DurationVar(&q.MinLatency, "min-latency", 0, "only messages that took or wait at least this long")
+	_ = cmd.RegisterFlagCompletionFunc("disposition", cobra.FixedCompletions(
+		[]string{"queued", "deferred", "held", "relayed", "bounced", "expired", "dropped"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// when reads a time, or a duration before now.
+func when(s string) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		var n float64
+		if _, err := fmt.Sscanf(days, "%g", &n); err == nil {
+			return time.Now().Add(-time.Duration(n * 24 * float64(time.Hour))), nil
+		}
+	}
+	if d, err := time.ParseDuration(s); err == nil {
+		return time.Now().Add(-d.Abs()), nil
+	}
+	return time.Time{}, usagef("%q is neither a time (2026-01-31T08:00:00Z) nor a duration (2h, 7d)", s)
+}
+
+func trackSearchCmd(e *env) *cobra.Command {
+	var q trackapi.Query
+	var from, to string
+	var all, oldest bool
+	cmd := &cobra.Command{
+		Use:   "search [FILTER...]",
+		Short: "Find messages by sender, recipient, and much more",
+		Long: `Finds messages, newest first. Filters are flags, or words such as
+recipient:*@example.com disposition:bounced -class:greylist`,
+		Example: `  waybill track search --recipient ann@example.com
+  waybill track search --from 7d --sender @shop.example --disposition bounced,expired
+  waybill track search 'recipient:*@example.com -class:greylist' -o csv > mail.csv`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := e.client()
+			if err != nil {
+				return err
+			}
+			if q.From, err = when(from); err != nil {
+				return err
+			}
+			if q.To, err = when(to); err != nil {
+				return err
+			}
+			q.Q = strings.Join(args, " ")
+			if oldest {
+				q.Sort = "time"
+			}
+			var rows []trackapi.Message
+			var page trackapi.Page
+			for {
+				answer, err := c.Messages(cmd.Context(), q)
+				if err != nil {
+					return err
+				}
+				rows, page = append(rows, answer.Messages...), answer.Page
+				if q.Cursor = page.Cursor; !all || q.Cursor == "" {
+					break
+				}
+			}
+			t := newTable("TIME", "QUEUE ID", "SENDER", "RECIPIENT", "DISPOSITION", "LATENCY", "ATTEMPTS", "SIZE", "LAST REPLY")
+			t.flex[2], t.flex[3], t.flex[8] = true, true, true
+			for _, m := range rows {
+				t.add(clock(m.Time), m.QueueID, m.Sender, recipients(m), m.Disposition, seconds(m.Latency), fmt.Sprint(m.Attempts), size(m.Size), lastReply(m))
+			}
+			if err := render(e, trackapi.Messages{Messages: rows, Page: page}, rows, t); err != nil {
+				return err
+			}
+			if e.format == "table" {
+				e.note(searchNote(len(rows), page))
+				for _, line := range page.Explain {
+					e.note("plan: " + line)
+				}
+			}
+			if len(rows) == 0 {
+				return &exitError{code: exitNo}
+			}
+			return nil
+		},
+	}
+	queryFlags(cmd, &q, &from, &to)
+	cmd.Flags().IntVar(&q.Limit, "limit", 50, "how many messages (at most 1000)")
+	cmd.Flags().StringVar(&q.Cursor, "cursor", "", "go on where the last page ended")
+	cmd.Flags().BoolVar(&all, "all", false, "all pages")
+	cmd.Flags().BoolVar(&oldest, "oldest-first", false, "oldest first")
+	cmd.Flags().BoolVar(&q.Explain, "explain", false, "say how the search was done")
+	return cmd
+}
+
+func searchNote(n int, p trackapi.Page) string {
+	s := fmt.Sprintf("%d messages in %.1f ms", n, p.TookMS)
+	if n == 1 {
+		s = fmt.Sprintf("1 message in %.1f ms", p.TookMS)
+	}
+	if p.Cut != "" {
+		s += "; cut: " + p.Cut
+	}
+	if p.Cursor != "" {
+		s += "; more with --all, or --cursor " + p.Cursor
+	}
+	return s
+}
+
+// note tells a person something beside the answer.
+func (e *env) note(s string) { fmt.Fprintln(e.err, e.paintErr(s)) }
+
+func (e *env) paintErr(s string) string {
+	if f, ok := e.err.(*os.File); ok && !e.noColor && f != nil && e.terminal() {
+		return "\x1b[2m" + s + "\x1b[0m"
+	}
+	return s
+}
+
+func recipients(m trackapi.Message) string {
+	if len(m.Recipients) == 0 {
+		return ""
+	}
+	if n := len(m.Recipients); n > 1 {
+		return fmt.Sprintf("%s +%d", m.Recipients[0].Address, n-1)
+	}
+	return m.Recipients[0].Address
+}
+
+// lastReply is the newest reply among the recipients that are worst off.
+func lastReply(m trackapi.Message) string {
+	var last trackapi.Recipient
+	for _, r := range m.Recipients {
+		if r.Disposition == m.Disposition && !r.At.Before(last.At) && r.Reply != "" {
+			last = r
+		}
+	}
+	return last.Reply
+}
+
+func trackShowCmd(e *env) *cobra.Command {
+	var transcript bool
+	cmd := &cobra.Command{
+		Use:   "show QUEUE-ID",
+		Short: "One message: its timeline, stages, and the next hops' words",
+		Example: `  waybill track show 01J9ZC3K5V8Q2M7RXT4W6Y0ABC
+  waybill track show 01J9ZC3K5V8Q2M7RXT4W6Y0ABC --transcript`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := e.client()
+			if err != nil {
+				return err
+			}
+			if transcript {
+				tr, err := c.Transcript(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				if e.format != "table" {
+					return render(e, tr, tr.Conversations, newTable())
+				}
+				return e.drawTranscript(tr)
+			}
+			tl, err := c.Message(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if e.format != "table" {
+				t := newTable("TIME", "EVENT", "LEVEL", "SUMMARY")
+				for _, en := range tl.Timeline {
+					t.add(en.Time.Format(time.RFC3339Nano), en.Event, en.Level, en.Summary)
+				}
+				return render(e, tl, tl.Timeline, t)
+			}
+			return e.drawTimeline(tl)
+		},
+	}
+	cmd.Flags().BoolVar(&transcript, "transcript", false, "the SMTP conversations that carried it")
+	return cmd
+}
+
+// drawTimeline draws one message for a terminal.
+func (e *env) drawTimeline(tl *trackapi.Timeline) error {
+	var b strings.Builder
+	m := tl.Message
+	row := func(key, val string) {
+		if val != "" {
+			fmt.Fprintf(&b, "%s %s\n", e.paint("dim", fmt.Sprintf("%-11s", key)), clean(val))
+		}
+	}
+	fmt.Fprintf(&b, "%s  %s\n", e.paint("bold", m.QueueID), e.paint(cellStyle("DISPOSITION", m.Disposition), m.Disposition))
+	row("from", m.Sender)
+	if m.HeaderFrom != "" && m.HeaderFrom != m.Sender {
+		row("header from", m.HeaderFrom)
+	}
+	row("message-id", m.MessageID)
+	row("subject", m.Subject)
+	row("size", size(m.Size))
+	came := m.Connector
+	if m.ClientIP != "" {
+		came += " from " + m.ClientIP
+	}
+	if m.AuthUser != "" {
+		came += " as " + m.AuthUser
+	}
+	row("came in by", came)
+	row("accepted", m.Time.Local().Format("2006-01-02 15:04:05.000"))
+	if m.Latency > 0 {
+		row("latency", seconds(m.Latency))
+	}
+	b.WriteByte('\n')
+	for _, r := range m.Recipients {
+		fmt.Fprintf(&b, "  %s  %s", e.paint(cellStyle("DISPOSITION", r.Disposition), fmt.Sprintf("%-9s", r.Disposition)), clean(r.Address))
+		if r.RemoteHost != "" {
+			fmt.Fprintf(&b, "  %s", e.paint("dim", "by "+clean(r.RemoteHost)))
+		}
+		if !r.Next.IsZero() {
+			fmt.Fprintf(&b, "  %s", e.paint("yellow", "next attempt "+until(r.Next)))
+		}
+		b.WriteByte('\n')
+		if r.Reply != "" {
+			fmt.Fprintf(&b, "             %s\n", clean(r.Reply))
+		}
+	}
+	b.WriteByte('\n')
+	for i, en := range tl.Timeline {
+		mark, rail := "├", "│"
+		if i == len(tl.Timeline)-1 {
+			mark, rail = "└", " "
+		}
+		since := en.Time.Sub(m.Time)
+		fmt.Fprintf(&b, "%s %s %s %s\n", e.paint("dim", fmt.Sprintf("%10s", "+"+strings.TrimPrefix(age(since), "-"))), e.paint("dim", mark), e.paint(levelStyle(en.Level), "●"), clean(en.Summary))
+		if bar := e.stageBar(en.Stages); bar != "" {
+			fmt.Fprintf(&b, "%10s %s   %s\n", "", e.paint("dim", rail), bar)
+		}
+	}
+	for _, r := range tl.Related {
+		fmt.Fprintf(&b, "\nrelated: %s (%s)\n", r.QueueID, r.Kind)
+	}
+	_, err := io.WriteString(e.out, b.String())
+	return err
+}
+
+func levelStyle(level string) string {
+	return map[string]string{"info": "green", "warning": "yellow", "error": "red"}[level]
+}
+
+// stageBar writes stage durations in a line: connect 12 ms · data 3 ms.
+func (e *env) stageBar(stages []trackapi.Stage) string {
+	var parts []string
+	for _, s := range stages {
+		if s.Seconds > 0 {
+			parts = append(parts, e.paint("dim", s.Name)+" "+seconds(s.Seconds))
+		}
+	}
+	return strings.Join(parts, e.paint("dim", " · "))
+}
+
+func (e *env) drawTranscript(tr *trackapi.Transcript) error {
+	var b strings.Builder
+	for _, c := range tr.Conversations {
+		fmt.Fprintf(&b, "%s %s  %s  session %s\n", e.paint("bold", c.Direction), clean(c.Peer), c.Time.Local().Format("2006-01-02 15:04:05.000"), c.Session)
+		for _, l := range c.Lines {
+			arrow, style := "C:", "cyan"
+			if l.From == "server" {
+				arrow, style = "S:", ""
+			}
+			fmt.Fprintf(&b, "%s %s %s\n", e.paint("dim", fmt.Sprintf("%9.3f", l.At)), e.paint(style, arrow), clean(l.Text))
+		}
+		b.WriteByte('\n')
+	}
+	if tr.Note != "" {
+		fmt.Fprintln(&b, tr.Note)
+	}
+	_, err := io.WriteString(e.out, b.String())
+	return err
+}
+
+func trackTailCmd(e *env) *cobra.Command {
+	var q trackapi.Query
+	var from, to string
+	cmd := &cobra.Command{
+		Use:   "tail [FILTER...]",
+		Short: "Watch facts as they happen",
+		Example: `  waybill track tail
+  waybill track tail --event message_queued,recipient_bounced
+  waybill track tail recipient:*@example.com -o jsonl | jq .reply`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := e.client()
+			if err != nil {
+				return err
+			}
+			c.HTTP.Timeout = 0 // it goes on until interrupted
+			q.Q = strings.Join(args, " ")
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
+			defer stop()
+			err = c.Tail(ctx, q, func(raw json.RawMessage) error { return e.tailLine(raw) })
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // interrupted, as a tail ends
+			}
+			return err
+		},
+	}
+	queryFlags(cmd, &q, &from, &to)
+	for _, name := range []string{"from", "to", "min-latency"} {
+		_ = cmd.Flags().MarkHidden(name) // a tail is about now
+	}
+	cmd.Flags().StringVar(&q.Event, "event", "", "`LIST` of facts, such as message_queued,recipient_bounced")
+	return cmd
+}
+
+// tailLine writes one record as it came, or shortened for people.
+func (e *env) tailLine(raw json.RawMessage) error {
+	if e.format == "json" || e.format == "jsonl" {
+		_, err := fmt.Fprintf(e.out, "%s\n", raw)
+		return err
+	}
+	var r struct {
+		Time        time.Time `json:"ts"`
+		Event       string    `json:"event"`
+		QueueID     string    `json:"queue_id"`
+		MailFrom    string    `json:"mail_from"`
+		Recipient   string    `json:"recipient"`
+		Recipients  []struct{ Address string }
+		Disposition string `json:"disposition"`
+		Code        int    `json:"code"`
+		Enhanced    string `json:"enhanced"`
+		Reply       string `json:"reply"`
+		Remote      string `json:"remote_name"`
+		Client      string `json:"client_ip"`
+		Reason      string `json:"reason"`
+		User        string `json:"auth_user"`
+	}
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return err
+	}
+	to := r.Recipient
+	if to == "" && len(r.Recipients) > 0 {
+		to = r.Recipients[0].Address
+		if n := len(r.Recipients); n > 1 {
+			to = fmt.Sprintf("%s +%d", to, n-1)
+		}
+	}
+	var parts []string
+	for _, p := range []string{r.QueueID, arrow(r.MailFrom, to), r.Disposition, prefix("by ", r.Remote), prefix("client ", r.Client), prefix("user ", r.User), r.Reason, strings.TrimSpace(codes(r.Code, r.Enhanced) + r.Reply)} {
+		if p != "" {
+			parts = append(parts, clean(p))
+		}
+	}
+	style := "green"
+	switch {
+	case strings.Contains(r.Event, "bounced"), strings.Contains(r.Event, "expired"), strings.Contains(r.Event, "panicked"):
+		style = "red"
+	case strings.Contains(r.Event, "refused"), strings.Contains(r.Event, "failed"), r.Disposition == "deferred":
+		style = "yellow"
+	}
+	_, err := fmt.Fprintf(e.out, "%s %s %s\n", e.paint("dim", r.Time.Local().Format("15:04:05.000")), e.paint(style, fmt.Sprintf("%-18s", r.Event)), strings.Join(parts, "  "))
+	return err
+}
+
+func arrow(from, to string) string {
+	if from == "" && to == "" {
+		return ""
+	}
+	return or(from, "?") + " → " + or(to, "?")
+}
+
+func prefix(p, s string) string {
+	if s == "" {
+		return ""
+	}
+	return p + s
+}
+
+func codes(code int, enhanced string) string {
+	if code == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d %s ", code, enhanced)
+}

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"waybill/relay/auth"
+)
+
+func userCmd(e *env) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "user",
+		Short: "The password file",
+		Long: `Edits the file that users.file names. A running daemon takes the change into
+use by itself within a minute, or at once with SIGHUP.`,
+		Example: `  waybill user add app --users users.yaml --sender app@example.com
+  waybill user list --users users.yaml`,
+	}
+	cmd.PersistentFlags().StringVar(&file, "users", envOr("WAYBILL_USERS", "users.yaml"), "the password `FILE` (WAYBILL_USERS)")
+	cmd.AddCommand(userAddCmd(e, &file), userListCmd(e, &file), userRemoveCmd(e, &file), userPasswdCmd(e, &file))
+	return cmd
+}
+
+func userAddCmd(e *env, file *string) *cobra.Command {
+	var u auth.User
+	var passwordFile string
+	cmd := &cobra.Command{
+		Use:   "add NAME",
+		Short: "Add a user; asks for the password",
+		Example: `  waybill user add app --sender app@example.com --sender @app.example.com
+  pwgen 24 1 | waybill user add app --any-sender`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(u.Senders) == 0 && !u.AnySender {
+				return usagef("a login sends only as its own addresses: name them with --sender, or allow all with --any-sender")
+			}
+			users, err := auth.OpenUsers(*file)
+			if errors.Is(err, fs.ErrNotExist) {
+				users, err = auth.CreateUsers(*file)
+			}
+			if err != nil {
+				return err
+			}
+			pw, err := e.newPassword(passwordFile, args[0])
+			if err != nil {
+				return err
+			}
+			u.Name = args[0]
+			if err := users.Add(u, auth.NewSecret(pw)); err != nil {
+				return err
+			}
+			e.note(fmt.Sprintf("added %s to %s", u.Name, *file))
+			return nil
+		},
+	}
+	cmd.Flags().StringSliceVar(&u.Senders, "sender", nil, "`ADDRESS` or @domain that the user may send as; may be given several times")
+	cmd.Flags().BoolVar(&u.AnySender, "any-sender", false, "the user may send as anybody")
+	cmd.Flags().StringVar(&passwordFile, "password-file", "", "`FILE` with the password")
+	return cmd
+}
+
+func userListCmd(e *env, file *string) *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Short:   "The users, without their passwords",
+		Example: "  waybill user list --users users.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			users, err := auth.OpenUsers(*file)
+			if err != nil {
+				return err
+			}
+			list := users.List()
+			t := newTable("NAME", "SENDERS", "CREDENTIALS", "DISABLED")
+			t.flex[1] = true
+			for _, u := range list {
+				senders := strings.Join(u.Senders, " ")
+				if u.AnySender {
+					senders = "(any)"
+				}
+				t.add(u.Name, senders, strings.Join(u.Stored, " "), fmt.Sprint(u.Disabled))
+			}
+			return render(e, list, list, t)
+		},
+	}
+}
+
+func userRemoveCmd(e *env, file *string) *cobra.Command {
+	return &cobra.Command{
+		Use:     "remove NAME",
+		Short:   "Remove a user",
+		Example: "  waybill user remove app",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			users, err := auth.OpenUsers(*file)
+			if err != nil {
+				return err
+			}
+			if err := users.Remove(args[0]); err != nil {
+				return err
+			}
+			e.note("removed " + args[0])
+			return nil
+		},
+	}
+}
+
+func userPasswdCmd(e *env, file *string) *cobra.Command {
+	var passwordFile string
+	cmd := &cobra.Command{
+		Use:     "passwd NAME",
+		Short:   "Change a user's password",
+		Example: "  waybill user passwd app",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			users, err := auth.OpenUsers(*file)
+			if err != nil {
+				return err
+			}
+			pw, err := e.newPassword(passwordFile, args[0])
+			if err != nil {
+				return err
+			}
+			if err := users.SetPassword(args[0], auth.NewSecret(pw)); err != nil {
+				return err
+			}
+			e.note("changed the password of " + args[0])
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&passwordFile, "password-file", "", "`FILE` with the password")
+	return cmd
+}
+
+// newPassword reads a password that is to be stored: twice, where a person types it.
+func (e *env) newPassword(file, name string) (string, error) {
+	pw, err := e.password(file, "New password for "+name+": ")
+	if err != nil {
+		return "", err
+	}
+	if f, ok := e.in.(*os.File); file == "" && ok && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a descriptor fits an int
+		again, err := e.password("", "Once more: ")
+		if err != nil {
+			return "", err
+		}
+		if again != pw {
+			return "", errors.New("the two passwords differ")
+		}
+	}
+	return pw, nil
+}
+
+// password reads a password from file, or asks for it, or takes the first line
+// of standard input when there is no terminal.
+func (e *env) password(file, prompt string) (string, error) {
+	if file != "" {
+		b, err := os.ReadFile(file) //nolint:gosec // the user names it
+		return strings.TrimRight(string(b), "\r\n"), err
+	}
+	if f, ok := e.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a descriptor fits an int
+		fmt.Fprint(e.err, prompt)
+		b, err := term.ReadPassword(int(f.Fd())) //nolint:gosec // a descriptor fits an int
+		fmt.Fprintln(e.err)
+		return string(b), err
+	}
+	line, err := bufio.NewReader(e.in).ReadString('\n')
+	if line == "" && err != nil {
+		return "", errors.New("no password on standard input")
+	}
+	return strings.TrimRight(line, "\r\n"), nil
+}
