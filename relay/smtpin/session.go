@@ -61,7 +61,7 @@ func (s *Server) newSession(c *connector, raw net.Conn, remote netip.AddrPort) *
 		Emitter: ses.emit,
 		Hooks: wire.Hooks{
 			Mechanisms: ses.mechanisms, Begin: ses.begin, Refused: ses.refusedByWire, AuthEnded: ses.authEnded,
-			Throttled: ses.throttled, Panicked: ses.panicked, Closed: ses.closed,
+			Throttled: ses.throttled, Early: ses.early, Panicked: ses.panicked, Closed: ses.closed,
 		},
 	})}
 	return ses
@@ -225,6 +225,11 @@ func (s *session) throttled(limit, action string) {
 	s.emit.Emit(event.ThrottleEngaged{
 		Connector: s.c.Name, ClientIP: s.remote.Addr(), AuthUser: s.user, Scope: "source", Limit: limit, Action: action,
 	})
+}
+
+// early states what spammers and broken clients do.
+func (s *session) early() {
+	s.emit.Emit(event.Remarked{Remark: "the client spoke before the greeting", Detail: s.c.Name + " " + s.remote.Addr().String()})
 }
 
 // refusal is what facts about a refusal have in common.

@@ -5,13 +5,17 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	netsmtp "net/smtp"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"waybill/relay/event"
@@ -697,5 +701,167 @@ func TestNewRefusesNonsense(t *testing.T) {
 	}
 	if _, err := New(Options{Hostname: "mx", Acceptor: &acceptor{}, Connectors: []Connector{open(), open()}}); err == nil {
 		t.Error("two connectors of one name")
+	}
+}
+
+func TestSpeakingBeforeTheGreeting(t *testing.T) {
+	rec := newRecorder()
+	s, err := New(Options{Hostname: "mx", Acceptor: &acceptor{}, Connectors: []Connector{open()}, Emitter: event.NewEmitter("n", rec)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := net.Dial("tcp", s.Addrs()["test"][0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newClient(t, raw)
+	c.send("EHLO me\r\nQUIT\r\n") // it is in the backlog: nobody accepts yet
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	c.talk("=>220", "=>250", "=>221")
+	if f := await[event.Remarked](t, rec, 1)[0]; f.Remark != "the client spoke before the greeting" {
+		t.Errorf("fact %+v", f)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestContentIsKept sends random contents in random pieces and compares octets.
+func TestContentIsKept(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	r := start(t, Options{})
+	words := []string{".", "..", "\r\n", "\r\n.", "\r\n..\r\n", "x", "\xff\x80", strings.Repeat("long", 20000), " ", "\t"}
+	c := r.dial(t)
+	c.begin()
+	for i := range 200 {
+		var b strings.Builder
+		for range rnd.IntN(30) {
+			b.WriteString(words[rnd.IntN(len(words))])
+		}
+		b.WriteString("\r\n")
+		content := b.String()
+		c.envelope()
+		if i%2 == 0 {
+			c.talk("DATA=>354")
+			stuffed := strings.ReplaceAll("\r\n"+content, "\r\n.", "\r\n..")[2:] + ".\r\n"
+			for len(stuffed) > 0 {
+				n := 1 + rnd.IntN(min(len(stuffed), 3000))
+				c.send(stuffed[:n])
+				stuffed = stuffed[n:]
+			}
+		} else {
+			for left := content; ; {
+				n := rnd.IntN(min(len(left), 100_000) + 1)
+				last := ""
+				if n == len(left) {
+					last = " LAST"
+				}
+				c.send(fmt.Sprintf("BDAT %d%s\r\n%s", n, last, left[:n]))
+				left = left[n:]
+				if last != "" {
+					break
+				}
+				c.expect("250 2.0.0 chunk received")
+			}
+		}
+		c.expect("250 2.0.0 queued as ")
+		msgs := r.messages()
+		if len(msgs) != i+1 || msgs[i].content != content {
+			t.Fatalf("message %d: %d messages, content differs", i, len(msgs))
+		}
+	}
+}
+
+// TestManySessions runs pipelined transactions over several sessions at once.
+func TestManySessions(t *testing.T) {
+	r := start(t, Options{})
+	const sessions, each = 8, 100
+	var wg sync.WaitGroup
+	for range sessions {
+		c := r.dial(t)
+		wg.Go(func() {
+			c.begin()
+			for range each {
+				c.send("MAIL FROM:<a@example.net>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n")
+				c.talk("=>250", "=>250", "=>354")
+				c.send("Subject: x\r\n\r\nbody\r\n.\r\n")
+				c.talk("=>250 2.0.0 queued")
+			}
+			c.talk("QUIT=>221")
+		})
+	}
+	wg.Wait()
+	msgs := r.messages()
+	ids := map[mail.QueueID]bool{}
+	for _, m := range msgs {
+		ids[m.ID] = true
+	}
+	if len(msgs) != sessions*each || len(ids) != len(msgs) {
+		t.Errorf("%d messages, %d ids", len(msgs), len(ids))
+	}
+}
+
+// tired is a listener that is out of file descriptors.
+type tired struct {
+	net.Listener
+	left int
+}
+
+func (l *tired) Accept() (net.Conn, error) {
+	if l.left--; l.left < 0 {
+		return nil, net.ErrClosed
+	}
+	return nil, syscall.EMFILE
+}
+
+func TestAcceptWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rec := newRecorder()
+		s, err := New(Options{Hostname: "mx", Acceptor: &acceptor{}, Emitter: event.NewEmitter("n", rec)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.end()
+		began := time.Now()
+		if err := s.accept(t.Context(), &bind{ln: &tired{left: 20}}); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took < 10*time.Second || took > 20*time.Second {
+			t.Errorf("it tried for %s", took)
+		}
+		if n := len(facts[event.Remarked](rec)); n == 0 || n > 20 {
+			t.Errorf("%d remarks", n)
+		}
+	})
+}
+
+func TestChoose(t *testing.T) {
+	con := func(name string, ranges ...string) *connector {
+		c := &connector{Connector: Connector{Name: name}}
+		for _, r := range ranges {
+			c.RemoteRanges = append(c.RemoteRanges, netip.MustParsePrefix(r))
+		}
+		return c
+	}
+	b := &bind{connectors: []*connector{con("v4", "0.0.0.0/0"), con("net", "10.0.0.0/8", "10.1.0.0/16"), con("host", "10.1.2.3/32"), con("v6", "2001:db8::/32")}}
+	for _, test := range []struct {
+		ip   string
+		want string
+	}{
+		{"192.0.2.1", "v4"}, {"10.2.0.1", "net"}, {"10.1.2.4", "net"}, {"10.1.2.3", "host"}, {"2001:db8::1", "v6"}, {"2001:db9::1", ""},
+	} {
+		got := ""
+		if c := b.choose(netip.MustParseAddr(test.ip)); c != nil {
+			got = c.Name
+		}
+		if got != test.want {
+			t.Errorf("choose(%s) = %q, want %q", test.ip, got, test.want)
+		}
 	}
 }

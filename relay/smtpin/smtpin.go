@@ -29,7 +29,7 @@ type Server struct {
 
 	// life ends when sessions must end at once. Sessions are called by go-smtp,
 	// which has no context to hand on: this is the one that they use.
-	life context.Context //nolint:containedctx // see above
+	life context.Context
 	end  context.CancelFunc
 
 	mu       sync.Mutex

@@ -433,7 +433,13 @@ func (c *Conn) chunk(args []byte) {
 		return
 	}
 	if !c.tx {
-		c.offend(refusal.Reply.Code, refusal.Reply.Enhanced, refusal.Reply.Text)
+		// Chunks that were sent before the refusal of an earlier one are no fault.
+		if c.junk++; c.junk > maxJunk {
+			c.throttled("junk", "close")
+			c.bye(CauseErrors, 421, "4.7.0", "too many commands without mail")
+			return
+		}
+		c.answer(refusal.Reply.Code, refusal.Reply.Enhanced, refusal.Reply.Text)
 		return
 	}
 	// Without its first chunk nothing of this content may be taken: the

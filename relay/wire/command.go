@@ -123,6 +123,8 @@ func (c *Conn) open() error {
 			c.reply = c.reply[:0]
 			return io.EOF
 		}
+	} else if c.opts.Hooks.Early != nil && early(c.raw) {
+		c.opts.Hooks.Early()
 	}
 	c.reply = c.reply[:0]
 	c.put("220 " + c.opts.Hostname + " " + c.opts.Banner)
@@ -230,9 +232,9 @@ func (c *Conn) lineError(err error) {
 	c.now = unknown
 	switch {
 	case errors.Is(err, errLongLine) && c.auth.active:
-		c.abandon("500", "5.5.6", "authentication exchange line is too long", "malformed") // RFC 4954 section 4
+		c.abandon(500, "5.5.6", "authentication exchange line is too long", "malformed") // RFC 4954 section 4
 	case errors.Is(err, errBinary) && c.auth.active:
-		c.abandon("501", "5.5.2", "malformed response", "malformed")
+		c.abandon(501, "5.5.2", "malformed response", "malformed")
 	case errors.Is(err, errLongLine):
 		c.script.add(c.nowAt, true, []byte("(line too long)"))
 		c.offend(500, "5.5.2", "line too long")
@@ -561,12 +563,12 @@ func (c *Conn) response(line []byte) {
 	c.now = authenticate
 	if string(line) == "*" {
 		c.script.add(c.nowAt, true, line)
-		c.abandon("501", "5.7.0", "authentication cancelled", "cancelled")
+		c.abandon(501, "5.7.0", "authentication cancelled", "cancelled")
 		return
 	}
 	c.script.add(c.nowAt, true, []byte("***"))
 	if len(line) > 0 && !isBase64(line) {
-		c.abandon("501", "5.5.2", "malformed response", "malformed")
+		c.abandon(501, "5.5.2", "malformed response", "malformed")
 		return
 	}
 	c.auth.active = false
@@ -574,26 +576,18 @@ func (c *Conn) response(line []byte) {
 }
 
 // abandon ends an AUTH exchange for go-smtp, and says code to the client.
-func (c *Conn) abandon(code, enhanced, text, reason string) {
+func (c *Conn) abandon(code int, enhanced, text, reason string) {
 	c.now = authenticate
 	c.auth.active = false
-	c.override = mail.Reply{Code: atoi(code), Enhanced: enhanced, Text: text}
+	c.override = mail.Reply{Code: code, Enhanced: enhanced, Text: text}
 	c.give(safeStop)
-	c.authEnded(reason, c.override.Code)
+	c.authEnded(reason, code)
 }
 
 func (c *Conn) authEnded(reason string, code int) {
 	if c.opts.Hooks.AuthEnded != nil {
 		c.opts.Hooks.AuthEnded(c.auth.mechanism, reason, code)
 	}
-}
-
-func atoi(s string) int {
-	n := 0
-	for i := range len(s) {
-		n = n*10 + int(s[i]-'0')
-	}
-	return n
 }
 
 func (c *Conn) throttled(limit, action string) {

@@ -53,6 +53,8 @@ type Hooks struct {
 	AuthEnded func(mechanism, reason string, code int)
 	// Throttled is told that a limit acted, the first time that it does in the session.
 	Throttled func(limit, action string)
+	// Early is told that the client spoke before it was greeted (RFC 5321 section 4.3.1).
+	Early func()
 	// Panicked is told of a panic on the way of a command.
 	Panicked func(value any, stack []byte)
 	// Closed is called once, when the connection is closed.
@@ -221,7 +223,7 @@ func (c *Conn) Close() error {
 		c.mu.Unlock()
 		c.in.release()
 		if c.opts.Hooks.Closed != nil {
-			orderly := c.cause == CauseQuit || c.cause == CauseShutdown || c.cause == CauseClosed && !c.tx && c.commands > 0
+			orderly := c.cause == CauseQuit || c.cause == CauseShutdown || c.cause == CauseClosed && !c.tx
 			c.opts.Hooks.Closed(Summary{
 				Cause: c.cause, Failed: c.failed || !orderly, Slow: c.slow, Commands: c.commands,
 				BytesIn: c.in.total, BytesOut: c.outN, Duration: time.Since(c.started),
@@ -426,7 +428,11 @@ func (c *Conn) handshake() error {
 	_ = c.raw.SetDeadline(time.Time{})
 	if err != nil {
 		fact.Failure = Printable(err.Error(), 300)
-		c.setCause(CauseProtocol)
+		cause := CauseProtocol
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			cause = CauseTimeout
+		}
+		c.setCause(cause)
 		c.failed = true
 		c.opts.Emitter.Emit(fact)
 		return err

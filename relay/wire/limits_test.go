@@ -77,6 +77,7 @@ func newPipeClient(t testing.TB, c net.Conn) *client {
 }
 
 func TestTimes(t *testing.T) {
+	tlsConfig, _ := configs(t)
 	envelope := []string{"=>220", "EHLO me\r\n=>250", "MAIL FROM:<a@example.com>\r\n=>250", "RCPT TO:<b@example.com>\r\n=>250"}
 	for _, test := range []struct {
 		name      string
@@ -141,6 +142,16 @@ func TestTimes(t *testing.T) {
 		{"no tarpit after authentication", Options{Tarpit: 5 * time.Second}, func(c *client, _ *Conn) {
 			c.talk("=>220", "EHLO me\r\n=>250", "AUTH TOKEN QUJD\r\n=>235 2.7.0", "WHAT\r\n=>500", "QUIT\r\n=>221")
 		}, CauseQuit, 0},
+		{"a handshake that stalls", Options{TLS: tlsConfig, Implicit: true}, func(c *client, _ *Conn) {
+			c.send("\x16\x03\x01")
+			if r := c.reply(); len(r) > 0 && r[0] == '2' {
+				c.t.Errorf("reply %q", r)
+			}
+		}, CauseTimeout, handshakeTime},
+		{"a chunked content that stalls between chunks", Options{}, func(c *client, _ *Conn) {
+			c.talk(envelope...)
+			c.talk("BDAT 1\r\nx=>250", "=>421 4.4.2")
+		}, CauseTimeout, 5 * time.Minute},
 		{"drained while idle", Options{}, func(c *client, w *Conn) {
 			c.talk("=>220", "EHLO me\r\n=>250")
 			synctest.Wait()

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -341,5 +342,109 @@ func TestChunks(t *testing.T) {
 	got := s.got()
 	if len(got) != 1 || got[0] != (message{"a@example.com", "b@example.com", "0123456\r\n.\r\nA"}) {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestChunkBoundaries cuts contents into chunks everywhere: where a chunk ends
+// must not change what the content is.
+func TestChunkBoundaries(t *testing.T) {
+	for _, policy := range []Newline{Reject, Normalise} {
+		s := serve(t, true, Options{BareNewlineChunks: policy}, nil)
+		for _, content := range []string{"a\r\n\r\nb\r\n", "\r\n", "a\rb", "a\nb", "\n", "\r", "a\r\r\nb", "a\r", "\r\r", "a\x00b", ""} {
+			for cut := 0; cut <= len(content)+1; cut++ {
+				c := dial(t, s.addr)
+				c.talk("=>220", "EHLO me\r\n=>250", "MAIL FROM:<a@example.com>\r\n=>250", "RCPT TO:<b@example.com>\r\n=>250")
+				pieces := strings.SplitAfter(content, "") // an octet each
+				if cut <= len(content) {
+					pieces = []string{content[:cut], content[cut:]}
+				}
+				var all strings.Builder
+				for i, p := range pieces {
+					last := ""
+					if i == len(pieces)-1 {
+						last = " LAST"
+					}
+					fmt.Fprintf(&all, "BDAT %d%s\r\n%s", len(p), last, p)
+				}
+				if len(pieces) == 0 {
+					all.WriteString("BDAT 0 LAST\r\n")
+				}
+				before := len(s.got())
+				c.send(all.String())
+				refused := false
+				for range max(len(pieces), 1) {
+					// After the refusal the transaction is over, and so are its chunks.
+					if r := c.reply(); strings.HasPrefix(r, "550 5.6.0") {
+						refused = true
+					} else if want := map[bool]string{false: "250", true: "503"}[refused]; !strings.HasPrefix(r, want) {
+						t.Fatalf("%q cut at %d: reply %q, want %s", content, cut, r, want)
+					}
+				}
+				got := s.got()[before:]
+				good := clean([]byte(content), false)
+				switch {
+				case refused != (policy == Reject && !good):
+					t.Fatalf("%q cut at %d, policy %d: refused %t", content, cut, policy, refused)
+				case refused:
+					if len(got) != 0 {
+						t.Fatalf("%q cut at %d: refused, and taken as %q", content, cut, got)
+					}
+				case len(got) != 1 || !clean([]byte(got[0].content), false) || good && got[0].content != content:
+					t.Fatalf("%q cut at %d: taken as %q", content, cut, got)
+				}
+				c.talk("QUIT\r\n=>221")
+			}
+		}
+	}
+}
+
+// TestBadChunks sends what ends a chunked content, or the connection.
+func TestBadChunks(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		send string
+		want string // codes of the replies
+	}{
+		{"malformed size of the second", "BDAT 1\r\nxBDAT -1\r\nNOOP\r\n", "250 501"},
+		{"a browser between chunks", "BDAT 1\r\nxPOST / HTTP/1.1\r\nNOOP\r\n", "250 554"},
+		{"QUIT between chunks", "BDAT 1\r\nxQUIT\r\nNOOP\r\n", "250 221"},
+		{"EHLO between chunks", "BDAT 1\r\nxEHLO me\r\nDATA\r\nQUIT\r\n", "250 250 503"},
+		{"DATA between chunks", "BDAT 1\r\nxDATA\r\nBDAT 1 LAST\r\nyQUIT\r\n", "250 503 250 221"},
+		{"a long line between chunks", "BDAT 1\r\nx" + strings.Repeat("x", 5000) + "\r\nBDAT 1 LAST\r\nyQUIT\r\n", "250 500 250 221"},
+		{"bare LF between chunks", "BDAT 1\r\nxNOOP\nNOOP\r\n", "250 500"},
+		{"cut off between chunks", "BDAT 1\r\nx", "250"},
+		{"cut off within a refused one", "RSET\r\nBDAT 100\r\nx", "250"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := serve(t, true, Options{ProtocolErrors: 100}, nil)
+			c := dial(t, s.addr)
+			c.talk("=>220", "EHLO me\r\n=>250", "MAIL FROM:<a@example.com>\r\n=>250", "RCPT TO:<b@example.com>\r\n=>250")
+			c.send(test.send)
+			_ = c.c.(*net.TCPConn).CloseWrite()
+			var got []string
+			for r := c.reply(); r != ""; r = c.reply() {
+				got = append(got, r[:3])
+			}
+			if s := strings.Join(got, " "); s != test.want {
+				t.Errorf("replies %s, want %s", s, test.want)
+			}
+		})
+	}
+}
+
+// TestPanicInAHook lets what a session hooks in panic.
+func TestPanicInAHook(t *testing.T) {
+	var value any
+	sum, _ := timed(t, Options{Hooks: Hooks{
+		Begin:    func() *mail.ReplyError { panic("in begin") },
+		Panicked: func(v any, _ []byte) { value = v },
+	}}, func(c *client, _ *Conn) {
+		c.talk("=>220", "EHLO me\r\n=>250", "MAIL FROM:<>\r\n=>250", "RCPT TO:<b@example.com>\r\n=>250", "DATA\r\n=>421 4.3.0")
+		if r := c.reply(); r != "" {
+			t.Errorf("after the panic: %q", r)
+		}
+	})
+	if value != "in begin" || sum.Cause != CausePanic || !sum.Failed {
+		t.Errorf("value %v, summary %+v", value, sum)
 	}
 }
