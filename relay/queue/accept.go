@@ -121,7 +121,7 @@ func (in *Incoming) flush() error {
 // writeFailed answers for a write that failed: a full disk is the guard's
 // business and passes, anything else stops the queue.
 func (q *Queue) writeFailed(err error) error {
-	if isFull(err) {
+	if isFull(err) || errors.Is(err, errNoRoom) {
 		q.guard.full()
 		return fullReply(err)
 	}
@@ -222,9 +222,6 @@ func (q *Queue) entry(id ident) *entry {
 func (in *Incoming) finish(id ident) (*segment, int64, error) {
 	q := in.q
 	if in.own == nil {
-		if !q.guard.spend(int64(in.n)) {
-			return nil, 0, fullReply(errors.New("the disk is nearly full"))
-		}
 		seg, off, err := q.contents.append(id, in.buf.b[:contentHeader+in.n])
 		if err != nil {
 			return nil, 0, q.writeFailed(err)

@@ -192,6 +192,9 @@ func (q *Queue) commitGroup(group []*change) (row uint64, err error) {
 	if err := q.syncContents(group); err != nil {
 		return 0, err
 	}
+	for _, c := range group {
+		q.guard.spend(2 * c.size()) // into the log now, and into a table later
+	}
 	txn := q.db.NewTransaction(true)
 	defer txn.Discard()
 	var lines []byte

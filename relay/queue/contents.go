@@ -30,6 +30,9 @@ var contentMagic = [4]byte{'W', 'B', 'c', '1'}
 // is isolated, never delivered.
 var ErrDamaged = errors.New("damaged content")
 
+// errNoRoom says that the disk guard allows no new segment.
+var errNoRoom = errors.New("no room for a new segment")
+
 // putContentHeader writes the header of a content into b.
 func putContentHeader(b []byte, id ident, size int64, sum uint32) {
 	copy(b, contentMagic[:])
@@ -87,6 +90,7 @@ type contents struct {
 	dir    string
 	limit  int64 // size of a shared segment
 	noSync bool
+	spend  func(int64) bool // counts what is about to be allocated, and reports whether it may be
 
 	mu     sync.Mutex
 	active *segment
@@ -112,6 +116,9 @@ func (c *contents) newSegment(own bool) (*segment, error) {
 // rotate seals the active segment and opens the next one. c.mu is held.
 func (c *contents) rotate() error {
 	c.seal()
+	if !c.spend(c.limit) {
+		return errNoRoom
+	}
 	s, err := c.newSegment(false)
 	if err != nil {
 		return err

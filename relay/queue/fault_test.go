@@ -36,7 +36,7 @@ func (f *faulty) set(change func(*faulty)) {
 func (f *faulty) space(string) (free, size int64, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.free, 100 << 20, nil
+	return f.free, 100 << 30, nil
 }
 
 func (f *faulty) create(name string) (file, error) {
@@ -72,7 +72,7 @@ func (f *faultyFile) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func openFaulty(t *testing.T) (*harness, *faulty) {
-	f := &faulty{free: 100 << 20}
+	f := &faulty{free: 100 << 30}
 	return open(t, func(o *Options) { o.tune.fs = f }), f
 }
 
@@ -150,31 +150,30 @@ func TestFailureStopsTheQueue(t *testing.T) {
 
 func TestDiskGuard(t *testing.T) {
 	h, f := openFaulty(t)
-	const m = 1 << 20 // DiskFreeMin
+	const m = leastDiskFreeMin
 	ballast := filepath.Join(h.dir, ballastName)
 	look := func(free int64) {
 		f.set(func(f *faulty) { f.free = free })
 		h.guard.check()
 	}
 	for _, step := range []struct {
-		name     string
-		free     int64
-		level    int
-		accept   bool
-		claim    bool
-		ballast  bool
-		atOnceOK bool
+		name    string
+		free    int64
+		level   int
+		accept  bool
+		claim   bool
+		ballast bool
 	}{
-		{"plenty", 100 * m, 0, true, true, true, true},
-		{"medium", 3 * m / 2, 1, true, true, true, true},
-		{"below the mark", m - 1, 2, false, true, true, false},
-		{"between the marks", m + m/8, 2, false, true, true, false},
-		{"recovered", m + m/4, 1, true, true, true, true},
-		{"nearly full", m/4 - 1, 2, false, true, false, false},
-		{"full", m/8 - 1, 2, false, false, false, false},
-		{"a little room", m / 8, 2, false, false, false, false},
-		{"enough to settle", m / 4, 2, false, true, false, false},
-		{"plenty again", 100 * m, 0, true, true, true, true},
+		{"plenty", 100 * m, 0, true, true, true},
+		{"medium", 3 * m / 2, 1, true, true, true},
+		{"below the mark", m - 1, 2, false, true, true},
+		{"between the marks", m + m/8, 2, false, true, true},
+		{"recovered", m + m/4, 1, true, true, true},
+		{"nearly full", m/2 - 1, 2, false, true, false},
+		{"full", m/4 - 1, 2, false, false, false},
+		{"a little room", m / 4, 2, false, false, false},
+		{"enough to settle", m / 2, 2, false, true, false},
+		{"plenty again", 100 * m, 0, true, true, true},
 	} {
 		look(step.free)
 		if got := h.Levels().Pressure["disk_space"]; got != step.level {
@@ -210,14 +209,14 @@ func TestDiskGuard(t *testing.T) {
 	}
 
 	// Between two looks the guard counts what comes.
-	look(3 * m)
+	look(m + m/4)
 	in, err := h.Begin(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var werr error
-	for n := 0; n < 20 && werr == nil; n++ {
-		_, werr = in.Write(make([]byte, smallContent))
+	for part := make([]byte, 1<<20); in.Size() < m && werr == nil; {
+		_, werr = in.Write(part)
 	}
 	wantReply(t, "Write", werr, "4.3.1", "backpressure")
 	in.Abort()

@@ -18,14 +18,16 @@ const ballastName = "ballast"
 // Badger writes through mapped sparse files, so that it would kill the process.
 //
 // With m = Options.DiskFreeMin, the marks are: below m nothing is accepted,
-// until m·5/4 are free again; below m/4 the ballast file is given up; below m/8
-// nothing is claimed either, because a settlement could not be written.
+// until m·5/4 are free again; below m/2 a content on its way is cut off, and the
+// ballast file is given up; below m/4 nothing is claimed either, until m/2 are
+// free again, because a settlement might not be written. Between two looks the
+// guard counts what is written: a fast disk is filled within a second.
 type guard struct {
 	q    *Queue
 	fs   fsys
 	dir  string
 	min  int64
-	free atomic.Int64 // as far as known; counts down between two looks
+	free atomic.Int64 // as far as known: the last look, less what was written since
 	size atomic.Int64
 
 	stopped  atomic.Bool // nothing is accepted
@@ -54,7 +56,7 @@ func (g *guard) beforeOpen() error {
 	if err := g.look(); err != nil {
 		return err
 	}
-	need := g.min / 8
+	need := g.min / 4
 	if g.free.Load() < need && g.ballast {
 		if err := g.drop(); err != nil {
 			return err
@@ -128,7 +130,7 @@ func (g *guard) judge() {
 		g.level = 0
 	}
 	g.stopped.Store(g.level == 2)
-	critical := free < g.min/8 || g.critical.Load() && free < g.min/4
+	critical := free < g.min/4 || g.critical.Load() && free < g.min/2
 	if g.critical.Swap(critical) && !critical {
 		g.q.ring()
 	}
@@ -140,7 +142,7 @@ func (g *guard) check() {
 	err := g.look()
 	if err == nil {
 		switch free := g.free.Load(); {
-		case free < g.min/4 && g.ballast:
+		case free < g.min/2 && g.ballast:
 			err = g.drop()
 			_ = g.look()
 		case free >= 2*g.min && !g.ballast:
@@ -166,9 +168,9 @@ func (g *guard) full() {
 	g.free.Store(0)
 }
 
-// room reports whether size octets may come.
-func (g *guard) room(size int64) bool { return g.free.Load()-max(size, 0) >= g.min/4 }
+// room reports whether a message of size octets may begin.
+func (g *guard) room(size int64) bool { return g.free.Load()-max(size, 0) >= g.min }
 
 // spend counts size octets that are about to be written, and reports whether
-// they may be: between two looks much can come.
-func (g *guard) spend(size int64) bool { return g.free.Add(-size) >= g.min/4 }
+// a content may still be written.
+func (g *guard) spend(size int64) bool { return g.free.Add(-size) >= g.min/2 }

@@ -26,6 +26,9 @@ const (
 	defaultConcurrency = 20
 	defaultLateAfter   = 5 * time.Minute
 	defaultDiskFreeMin = 1 << 30
+	// leastDiskFreeMin is what the database itself may need at once: its log,
+	// and copies of its tables while they are merged.
+	leastDiskFreeMin = 256 << 20
 
 	// memTableSize is a format constant: Badger may refuse to open a database
 	// that was not closed cleanly after it was made smaller.
@@ -124,7 +127,7 @@ func newQueue(opts Options) (*Queue, error) {
 	}
 	opts.Lifetime = orDefault(opts.Lifetime, defaultLifetime)
 	opts.LateAfter = orDefault(opts.LateAfter, defaultLateAfter)
-	opts.DiskFreeMin = orDefault(opts.DiskFreeMin, defaultDiskFreeMin)
+	opts.DiskFreeMin = max(orDefault(opts.DiskFreeMin, defaultDiskFreeMin), leastDiskFreeMin)
 	opts.tune.segment = orDefault(opts.tune.segment, segmentSize)
 	opts.tune.tick = orDefault(opts.tune.tick, time.Second)
 	if opts.Concurrency == nil {
@@ -154,6 +157,7 @@ func newQueue(opts Options) (*Queue, error) {
 	q.outbox.next = 1
 	q.sched.holdOf = q.holdFor
 	q.guard = newGuard(q)
+	q.contents.spend = q.guard.spend
 	q.opts.Emitter = opts.Emitter.Source(event.SourceQueue)
 	q.timer = time.AfterFunc(time.Hour, q.ring)
 	return q, nil

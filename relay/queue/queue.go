@@ -40,7 +40,7 @@ type Options struct {
 	Lifetime    time.Duration       // for the facts' Expires; zero means 48h
 	Concurrency func(route.Hop) int // leases at once for a hop; nil means 20. Asked often; must be fast and not call the queue
 	LateAfter   time.Duration       // hand-over target of normal mail; zero means 5m
-	DiskFreeMin int64               // stop accepting below this many free octets; zero means 1 GiB
+	DiskFreeMin int64               // stop accepting below this many free octets; zero means 1 GiB, and less than 256 MiB means that
 	MaxMessages int                 // stop accepting above this many messages; zero means no limit
 	NoSync      bool                // for benchmarks of other parts only
 

@@ -338,9 +338,7 @@ func (q *Queue) moveContent(id ident, from *segment) error {
 	}
 	to, off, err := q.contents.append(id, rec)
 	if err != nil {
-		if !isFull(err) {
-			q.fail(err)
-		}
+		_ = q.writeFailed(err)
 		return err
 	}
 	m = m.clone()
