@@ -197,6 +197,18 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// TestFieldsLeaveTheLogItsKeys keeps the names free that the log puts beside a record.
+func TestFieldsLeaveTheLogItsKeys(t *testing.T) {
+	for _, name := range Names() {
+		for _, field := range FieldNames(name) {
+			switch field {
+			case "level", "msg", "ts", "event_id", "schema", "event", "node", "source", "config_rev", "session_id", "queue_id", "message_uid":
+				t.Errorf("%s has a field named %s", name, field)
+			}
+		}
+	}
+}
+
 func TestUnknownEvent(t *testing.T) {
 	var r Record
 	err := json.Unmarshal([]byte(`{"ts":"2026-01-01T00:00:00Z","event_id":"x","schema":1,"event":"cat_fed"}`), &r)

@@ -296,7 +296,7 @@ type ThrottleEngaged struct {
 // PressureChanged says that the back-pressure level of a resource changed.
 type PressureChanged struct {
 	Resource string `json:"resource"` // a [Resources] word
-	Level    int    `json:"level"`    // 0 normal, 1 medium, 2 high
+	Level    int    `json:"pressure"` // 0 normal, 1 medium, 2 high
 	Was      int    `json:"was"`
 	Detail   string `json:"detail,omitzero"`
 }

@@ -3,7 +3,6 @@ package protolog
 import (
 	"encoding/binary"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,24 +16,11 @@ import (
 	"waybill/relay/mail"
 )
 
-// encoders make lines. A fact that has a field of its own named level keeps
-// that name in the record; zap's level is then called severity.
+// encoders make lines.
 type encoders struct {
-	facts    zapcore.Encoder
-	severity zapcore.Encoder // for facts in ownLevel
-	program  zapcore.Encoder // the program's own log
+	facts   zapcore.Encoder
+	program zapcore.Encoder // the program's own log
 }
-
-// ownLevel holds the names of the facts with a field named level.
-var ownLevel = func() map[string]bool {
-	own := map[string]bool{}
-	for _, name := range event.Names() {
-		if slices.Contains(event.FieldNames(name), "level") {
-			own[name] = true
-		}
-	}
-	return own
-}()
 
 func newEncoders(format string) (encoders, error) {
 	cfg := zapcore.EncoderConfig{
@@ -53,9 +39,7 @@ func newEncoders(format string) (encoders, error) {
 		return encoders{}, fmt.Errorf("log format %.20q: want json or console", format)
 	}
 	e := encoders{facts: build(cfg)} // the record has its own ts
-	cfg.LevelKey = "severity"
-	e.severity = build(cfg)
-	cfg.LevelKey, cfg.TimeKey = "level", "ts"
+	cfg.TimeKey = "ts"
 	e.program = build(cfg)
 	return e, nil
 }
@@ -94,11 +78,7 @@ func (e *encoders) fact(level zapcore.Level, r *event.Record) *buffer.Buffer {
 	f.list = r.AppendFields(f.list[:0])
 	f.zap[0] = zapcore.Field{Type: zapcore.InlineMarshalerType, Interface: f}
 	name := f.list[3].Str // ts, event_id, schema, event
-	enc := e.facts
-	if ownLevel[name] {
-		enc = e.severity
-	}
-	line, err := enc.EncodeEntry(zapcore.Entry{Level: level, Message: name, Time: r.Time}, f.zap[:])
+	line, err := e.facts.EncodeEntry(zapcore.Entry{Level: level, Message: name, Time: r.Time}, f.zap[:])
 	clear(f.list) // hold no text of a message
 	fieldPool.Put(f)
 	if err != nil { // zap's encoders have no way to fail here
