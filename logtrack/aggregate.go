@@ -49,7 +49,12 @@ type cell struct {
 	n    int64
 	sum  int64
 	max  int64
-	hist map[uint16]int64
+	hist []bucketCount // in order
+}
+
+type bucketCount struct {
+	bucket uint16
+	n      int64
 }
 
 func (c *cell) add(n, value int64, hist bool) {
@@ -57,38 +62,32 @@ func (c *cell) add(n, value int64, hist bool) {
 	c.sum += value
 	c.max = max(c.max, value)
 	if hist {
-		if c.hist == nil {
-			c.hist = map[uint16]int64{}
-		}
-		c.hist[bucketOf(value)] += n
+		c.count(bucketOf(value), n)
 	}
+}
+
+func (c *cell) count(bucket uint16, n int64) {
+	i, ok := slices.BinarySearchFunc(c.hist, bucket, func(b bucketCount, want uint16) int { return cmp.Compare(b.bucket, want) })
+	if !ok {
+		c.hist = slices.Insert(c.hist, i, bucketCount{bucket: bucket})
+	}
+	c.hist[i].n += n
 }
 
 func (c *cell) merge(o *cell) {
 	c.n += o.n
 	c.sum += o.sum
 	c.max = max(c.max, o.max)
-	if o.hist == nil {
-		return
-	}
-	if c.hist == nil {
-		c.hist = make(map[uint16]int64, len(o.hist))
-	}
-	for b, n := range o.hist {
-		c.hist[b] += n
+	for _, b := range o.hist {
+		c.count(b.bucket, b.n)
 	}
 }
 
 func (c *cell) quantile(q float64) float64 {
-	buckets := make([]uint16, 0, len(c.hist))
-	for b := range c.hist {
-		buckets = append(buckets, b)
-	}
-	slices.Sort(buckets)
 	rank := int64(math.Ceil(q * float64(c.n)))
-	for _, b := range buckets {
-		if rank -= c.hist[b]; rank <= 0 {
-			return bucketMid(b)
+	for _, b := range c.hist {
+		if rank -= b.n; rank <= 0 {
+			return bucketMid(b.bucket)
 		}
 	}
 	return float64(c.max) / 1e6
@@ -97,8 +96,10 @@ func (c *cell) quantile(q float64) float64 {
 type groupKey [2]string
 
 type group struct {
-	cells map[int64]*cell // by step
-	total cell
+	cells  map[int64]*cell // by step; only when there are steps
+	total  cell
+	last   *cell // of the latest value, whose neighbours in time mostly follow
+	lastAt int64
 }
 
 // aggregation is an aggregate being computed.
@@ -262,55 +263,72 @@ var finals = map[string]bool{"recipient_relayed": true, "recipient_bounced": tru
 
 // sink gathers the values of one block before they are merged.
 type sink struct {
-	a      *aggregation
-	groups map[groupKey]*group
+	step    int64
+	index   map[groupKey]int
+	keys    []groupKey
+	samples []sample
 }
 
-func (k *sink) add(key groupKey, ts, n, value int64) {
-	g := k.groups[key]
-	if g == nil {
-		g = &group{cells: map[int64]*cell{}}
-		k.groups[key] = g
+type sample struct {
+	group int
+	at    int64 // start of its step
+	value int64
+}
+
+func newSink(a *aggregation) *sink { return &sink{step: a.step, index: map[groupKey]int{}} }
+
+func (k *sink) add(key groupKey, ts, value int64) {
+	g, ok := k.index[key]
+	if !ok {
+		g = len(k.keys)
+		k.index[key] = g
+		k.keys = append(k.keys, key)
 	}
 	at := int64(0)
-	if k.a.step > 0 {
-		at = floorTo(ts, k.a.step)
+	if k.step > 0 {
+		at = floorTo(ts, k.step)
 	}
-	c := g.cells[at]
-	if c == nil {
-		c = &cell{}
-		g.cells[at] = c
-	}
-	c.add(n, value, k.a.hist)
+	k.samples = append(k.samples, sample{g, at, value})
 }
 
 func (a *aggregation) merge(k *sink) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for key, g := range k.groups {
-		into := a.groups[key]
-		if into == nil {
-			if len(a.groups) >= maxGroups || a.cells >= maxCells {
-				a.cut = "too many groups: the rest counts as other; give a filter or a longer step"
-				key = a.otherKey()
-				into = a.groups[key]
-			}
-			if into == nil {
-				into = &group{cells: map[int64]*cell{}}
-				a.groups[key] = into
-			}
+	groups := make([]*group, len(k.keys))
+	for i, key := range k.keys {
+		groups[i] = a.group(key)
+	}
+	for _, x := range k.samples {
+		g := groups[x.group]
+		g.total.add(1, x.value, a.hist)
+		if a.step == 0 {
+			continue
 		}
-		for at, c := range g.cells {
-			to := into.cells[at]
-			if to == nil {
-				to = &cell{}
-				into.cells[at] = to
+		if g.last == nil || g.lastAt != x.at {
+			g.last, g.lastAt = g.cells[x.at], x.at
+			if g.last == nil {
+				g.last = &cell{}
+				g.cells[x.at] = g.last
 				a.cells++
 			}
-			to.merge(c)
-			into.total.merge(c)
 		}
+		g.last.add(1, x.value, a.hist)
 	}
+}
+
+// group is the group of a key, or other when there are too many. a.mu is held.
+func (a *aggregation) group(key groupKey) *group {
+	g := a.groups[key]
+	if g == nil && (len(a.groups) >= maxGroups || a.cells >= maxCells) {
+		a.cut = "too many groups: the rest counts as other; give a filter or a longer step"
+		key = a.otherKey()
+		g = a.groups[key]
+	}
+	if g == nil {
+		g = &group{cells: map[int64]*cell{}}
+		a.groups[key] = g
+	}
+	return g
 }
 
 const otherGroup = "other"
@@ -324,7 +342,7 @@ func (a *aggregation) otherKey() (key groupKey) {
 
 // block adds what one block has.
 func (a *aggregation) block(sn *snapshot, src *source, f *filter) error {
-	k := &sink{a: a, groups: map[groupKey]*group{}}
+	k := newSink(a)
 	if src.recs != nil {
 		for i := range src.recs {
 			if r := &src.recs[i]; f.matches(r) {
@@ -455,11 +473,17 @@ func (a *aggregation) scan(k *sink, v *view, rows []int, f *filter) {
 	}
 	lists, disp, worstDisp := v.col("recipients#"), v.col("recipients.disposition#"), v.col("disposition#")
 	each := a.perRecipient()
-	for _, row := range rows {
-		t, at := v.head.typeOf(row)
-		name := v.head.types[t].name
+	t := 0
+	for _, row := range rows { // in order, so that the types are too
+		for row >= v.head.types[t].start+v.head.types[t].n {
+			t++
+		}
+		name, at := v.head.types[t].name, row-v.head.types[t].start
+		if !a.wants(name) {
+			continue
+		}
 		when := unpackTime(ts.numAt(t, at), 0).UnixMicro()
-		if when < f.from || when >= f.to || !a.wants(name) {
+		if when < f.from || when >= f.to {
 			continue
 		}
 		n := value.numAt(t, at)
@@ -478,15 +502,15 @@ func (a *aggregation) scan(k *sink, v *view, rows []int, f *filter) {
 					d = worstDisp.numAt(t, at)
 				}
 				if d == int64(mail.Deferred) {
-					k.add(key(e), when, 1, n)
+					k.add(key(e), when, n)
 				}
 			}
 		case each && hi > lo:
 			for e := lo; e < hi; e++ {
-				k.add(key(e), when, 1, n)
+				k.add(key(e), when, n)
 			}
 		default:
-			k.add(key(-1), when, 1, n)
+			k.add(key(-1), when, n)
 		}
 	}
 }
@@ -515,15 +539,15 @@ func (a *aggregation) record(k *sink, r *event.Record) {
 				d = worstDisp
 			}
 			if d == mail.Deferred {
-				k.add(key(&list[i]), when, 1, n)
+				k.add(key(&list[i]), when, n)
 			}
 		}
 	case a.perRecipient() && len(list) > 0:
 		for i := range list {
-			k.add(key(&list[i]), when, 1, n)
+			k.add(key(&list[i]), when, n)
 		}
 	default:
-		k.add(key(nil), when, 1, n)
+		k.add(key(nil), when, n)
 	}
 }
 
@@ -585,9 +609,12 @@ func (a *aggregation) answer(q trackapi.AggregateQuery) *trackapi.Aggregate {
 	for key := range a.groups {
 		keys = append(keys, key)
 	}
+	rank := make(map[groupKey]float64, len(keys))
+	for _, key := range keys {
+		rank[key] = a.value(&a.groups[key].total, span)
+	}
 	slices.SortFunc(keys, func(x, y groupKey) int {
-		gx, gy := a.groups[x], a.groups[y]
-		return cmp.Or(cmp.Compare(a.value(&gy.total, span), a.value(&gx.total, span)), cmp.Compare(gy.total.n, gx.total.n), slices.Compare(x[:], y[:]))
+		return cmp.Or(cmp.Compare(rank[y], rank[x]), cmp.Compare(a.groups[y].total.n, a.groups[x].total.n), slices.Compare(x[:], y[:]))
 	})
 	other := a.otherKey()
 	if len(a.dims) > 0 && (len(keys) > top || a.groups[other] != nil) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"time"
 
@@ -78,15 +79,15 @@ func (x *importer) add(r *event.Record) (bool, error) {
 	key, ms := idKey(r)
 	if r.ID != "" {
 		for _, m := range x.days {
-			if m.ids.has(key) {
+			if m.ids.has(key, ms) {
 				return false, nil
 			}
 		}
 		x.s.mu.Lock()
-		known := x.s.inRecent(key)
+		known := x.s.inRecent(key, ms)
 		parts := x.s.overlapping(ms)
 		x.s.mu.Unlock()
-		if known || x.s.inSealed(r, parts, ms) {
+		if known || x.s.inSealed(r, parts, ms, math.MaxUint32) {
 			return false, nil
 		}
 	}
@@ -143,7 +144,6 @@ func (x *importer) seal(day string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p.publish(e.head)
-	s.covered = max(s.covered, m.ids.max)
 	return nil
 }
 

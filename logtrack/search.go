@@ -224,7 +224,7 @@ func (s *Store) Messages(ctx context.Context, q trackapi.Query) (*trackapi.Messa
 func (s *Store) addMessages(ctx context.Context, sn *snapshot, f *filter, ids []position, limit int, out *trackapi.Messages, last *position) (more bool, err error) {
 	for len(ids) > 0 {
 		n := min(len(ids), limit+1-len(out.Messages))
-		folds, err := sn.fold(ctx, ids[:n], foldSkip)
+		folds, err := sn.fold(ctx, ids[:n], f.skip())
 		if err != nil {
 			return false, err
 		}

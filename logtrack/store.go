@@ -59,12 +59,14 @@ type Store struct {
 	open      *memBlock
 	sealing   []*memBlock // full, oldest first
 	recent    []*idSet    // ids of the last sealed blocks, oldest first
-	covered   int64       // the latest time of ids in sealed blocks that are not in recent
+	covered   int64       // the latest time of ids in blocks of before the store was opened
+	openSeq   uint32      // those blocks have lower numbers
 	retired   []*segment  // of stored blocks; the flusher removes their files
 	parts     []*partition
 	active    *partition // where blocks go; nil before the first
 	sealErr   error      // the last try to seal failed
 	unwritten int        // octets of journal in memory
+	spare     []byte     // a buffer of the journal to use again
 	appended  uint64     // records taken
 	writtenTo uint64
 	syncedTo  uint64
@@ -93,6 +95,15 @@ type memBlock struct {
 	seg   *segment
 	bytes int
 	since time.Time
+
+	encoding sync.Once
+	encoded  *encoded
+}
+
+// encode encodes the block, which is full, once.
+func (m *memBlock) encode() *encoded {
+	m.encoding.Do(func() { m.encoded = encodeBlock(m.seq, m.recs) })
+	return m.encoded
 }
 
 // idSet is the event ids of one block.
@@ -158,6 +169,10 @@ func Open(opts Options) (*Store, error) {
 	}
 	if err := s.recover(); err != nil {
 		return nil, errors.Join(err, s.closePartitions())
+	}
+	s.openSeq = s.nextSeq
+	for _, m := range s.sealing {
+		s.covered = max(s.covered, m.ids.max)
 	}
 	s.measure()
 	s.workers.Go(s.flusher)
@@ -251,7 +266,7 @@ func (s *Store) readBlock(seq uint32, path string) (*memBlock, int, error) {
 	m := newMemBlock(seq, &segment{path: path})
 	torn, err := readJournal(f, func(r event.Record) {
 		key, ms := idKey(&r)
-		if r.ID != "" && (m.ids.has(key) || s.inRecent(key) || ms <= s.covered && s.inSealed(&r, s.overlapping(ms), ms)) {
+		if r.ID != "" && (m.ids.has(key, ms) || s.inRecent(key, ms) || ms <= s.covered && s.inSealed(&r, s.overlapping(ms), ms, seq)) {
 			return
 		}
 		m.add(&r, key, ms)
@@ -280,23 +295,26 @@ func (m *memBlock) add(r *event.Record, key [16]byte, ms int64) {
 	m.ids.ids[key] = struct{}{}
 }
 
-func (i *idSet) has(key [16]byte) bool {
+func (i *idSet) has(key [16]byte, ms int64) bool {
+	if ms < i.min || ms > i.max {
+		return false
+	}
 	_, ok := i.ids[key]
 	return ok
 }
 
 // inRecent reports whether an id is in a block in memory. s.mu is held, or the store is not open yet.
-func (s *Store) inRecent(key [16]byte) bool {
-	if s.open != nil && s.open.ids.has(key) {
+func (s *Store) inRecent(key [16]byte, ms int64) bool {
+	if s.open != nil && s.open.ids.has(key, ms) {
 		return true
 	}
 	for i := len(s.sealing) - 1; i >= 0; i-- {
-		if s.sealing[i].ids.has(key) {
+		if s.sealing[i].ids.has(key, ms) {
 			return true
 		}
 	}
 	for i := len(s.recent) - 1; i >= 0; i-- {
-		if s.recent[i].has(key) {
+		if s.recent[i].has(key, ms) {
 			return true
 		}
 	}
@@ -332,14 +350,16 @@ func (s *Store) isSealed(seq uint32) bool {
 	return false
 }
 
-// inSealed looks a record's id up in stored blocks. Only records of the past
-// come here: those of the queue's outbox after a crash, and imports.
-func (s *Store) inSealed(r *event.Record, parts []*partition, ms int64) bool {
+// inSealed looks a record's id up in stored blocks with numbers below seq. Only
+// records of the past come here: those of the queue's outbox, which it states
+// again at its start, and imports. What this process has written is compared
+// with the blocks in memory only.
+func (s *Store) inSealed(r *event.Record, parts []*partition, ms int64, seq uint32) bool {
 	for _, p := range parts {
 		if p.acquire(false) != nil {
 			continue
 		}
-		found := s.partitionHasID(p, r.ID, ms)
+		found := s.partitionHasID(p, r.ID, ms, seq)
 		p.release()
 		if found {
 			return true
@@ -348,17 +368,16 @@ func (s *Store) inSealed(r *event.Record, parts []*partition, ms int64) bool {
 	return false
 }
 
-func (s *Store) partitionHasID(p *partition, id string, ms int64) bool {
+func (s *Store) partitionHasID(p *partition, id string, ms int64, seq uint32) bool {
 	for _, h := range p.headers() {
-		if ms < h.minID || ms > h.maxID {
+		if ms < h.minID || ms > h.maxID || h.seq >= seq {
 			continue
 		}
-		v := s.cache.get(p, h)
-		if err := v.need("event_id"); err != nil {
+		found, err := s.cache.get(p, h).hasID(id)
+		if err != nil {
 			s.damaged(p, h, err)
-			continue
 		}
-		if c := v.col("event_id"); c != nil && slices.Contains(c.dict, id) {
+		if found {
 			return true
 		}
 	}
@@ -409,7 +428,7 @@ func (s *Store) append(r *event.Record, frame []byte, class event.Durability) {
 			s.mu.Unlock()
 			return
 		}
-		if r.ID != "" && s.inRecent(key) {
+		if r.ID != "" && s.inRecent(key, ms) {
 			s.mu.Unlock()
 			s.duplicates.Add(1)
 			return
@@ -420,7 +439,7 @@ func (s *Store) append(r *event.Record, frame []byte, class event.Durability) {
 		checked = true
 		parts := s.overlapping(ms)
 		s.mu.Unlock()
-		if s.inSealed(r, parts, ms) {
+		if s.inSealed(r, parts, ms, s.openSeq) {
 			s.duplicates.Add(1)
 			return
 		}
@@ -434,6 +453,9 @@ func (s *Store) append(r *event.Record, frame []byte, class event.Durability) {
 	m.add(r, key, ms)
 	m.bytes += len(frame)
 	if m.seg.err == nil {
+		if m.seg.buf == nil {
+			m.seg.buf, s.spare = s.spare, nil
+		}
 		m.seg.buf = append(m.seg.buf, frame...)
 		s.unwritten += len(frame)
 	}
@@ -472,7 +494,9 @@ func (s *Store) waitForRoom(class event.Durability) bool {
 			s.protocolDrops.Add(1)
 			return false
 		}
-		kick(s.flushKick)
+		if s.unwritten > maxUnwritten {
+			kick(s.flushKick)
+		}
 		s.room.Wait()
 	}
 }
@@ -616,7 +640,12 @@ func (s *Store) flush(force bool) (didSync bool) {
 	if doSync {
 		s.settle(target)
 	}
-	s.room.Broadcast()
+	if freed > 0 {
+		s.room.Broadcast()
+	}
+	if len(jobs) > 0 && cap(jobs[0].buf) <= maxUnwritten {
+		s.spare = jobs[0].buf[:0]
+	}
 	return doSync
 }
 
@@ -662,9 +691,15 @@ func (s *Store) sealAll() bool {
 			return true
 		}
 		m := s.sealing[0]
+		var ahead sync.WaitGroup
+		if len(s.sealing) > 1 { // the next is encoded while this one goes to the disk
+			next := s.sealing[1]
+			ahead.Go(func() { next.encode() })
+		}
 		s.mu.Unlock()
 
 		err := s.seal(m)
+		ahead.Wait()
 
 		s.mu.Lock()
 		s.sealErr = err
@@ -683,7 +718,7 @@ func (s *Store) seal(m *memBlock) error {
 	if free, ok := freeBytes(s.opts.Dir); ok && free < minFree {
 		return fmt.Errorf("%w: %d MiB free", errDiskFull, free>>20)
 	}
-	e := encodeBlock(m.seq, m.recs)
+	e := m.encode()
 	p, err := s.writable(time.Now())
 	if err != nil {
 		return err
@@ -701,7 +736,6 @@ func (s *Store) seal(m *memBlock) error {
 	s.sealing = slices.Clone(s.sealing[1:])
 	s.recent = append(s.recent, m.ids)
 	if len(s.recent) > recentBlocks {
-		s.covered = max(s.covered, s.recent[0].max)
 		s.recent = slices.Clone(s.recent[1:])
 	}
 	s.unwritten -= len(m.seg.buf)

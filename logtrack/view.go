@@ -30,7 +30,28 @@ type view struct {
 	mu   sync.Mutex
 	dir  map[string]*dirEntry // by colKey
 	cols map[string]*colView
+	ids  map[string]struct{} // event ids, once they were asked for
 	size int64
+}
+
+// hasID reports whether the block has a fact with that event id.
+func (v *view) hasID(id string) (bool, error) {
+	if err := v.need("event_id"); err != nil {
+		return false, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.ids == nil {
+		v.ids = map[string]struct{}{}
+		if c := v.cols["event_id"]; c != nil {
+			for _, s := range c.dict {
+				v.ids[s] = struct{}{}
+			}
+			v.size += int64(len(c.dict)) * 40 // about what a map takes for an entry
+		}
+	}
+	_, ok := v.ids[id]
+	return ok, nil
 }
 
 // colView is a decoded column with the place of each type's rows in it.
@@ -374,12 +395,14 @@ func (h *header) typeOf(row int) (t, at int) {
 
 var errUnknownFact = errors.New("fact of a newer version")
 
-// heads of records as column keys.
-var headKeys = []string{"ts#", "ts/ns#", "event_id", "node", "source", "config_rev", "session_id", "queue_id", "message_uid"}
-
 // planKeys lists the columns that facts of p have; skip names lists to leave out.
 func (p *plan) planKeys(skip map[string]bool) []string {
-	keys := append([]string(nil), headKeys...)
+	keys := []string{"ts#", "ts/ns#"}
+	for _, name := range heads[1:] {
+		if !skip[name] {
+			keys = append(keys, name)
+		}
+	}
 	add := func(l *leaf) {
 		keys = append(keys, colKey(l.name, l.isText()))
 		if l.kind == kindTime {
@@ -393,7 +416,9 @@ func (p *plan) planKeys(skip map[string]bool) []string {
 		}
 		add(l)
 		for j := range l.sub {
-			add(&l.sub[j])
+			if !skip[l.sub[j].name] {
+				add(&l.sub[j])
+			}
 		}
 	}
 	return keys
