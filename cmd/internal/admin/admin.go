@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"net/netip"
 	"runtime/debug"
 	"slices"
@@ -81,6 +82,9 @@ func New(opts Options) *Handler {
 			problem(w, http.StatusServiceUnavailable, "Tracking is off", "the configuration says tracking.engine: off", "", "")
 		})
 	}
+	guard("GET /debug/pprof/", config.RoleAdmin, pprof.Index)
+	guard("GET /debug/pprof/profile", config.RoleAdmin, pprof.Profile)
+	guard("GET /debug/pprof/trace", config.RoleAdmin, pprof.Trace)
 	guard("/", config.RoleViewer, h.index)
 	return h
 }
@@ -203,6 +207,7 @@ GET  /api/v1/messages?recipient=...    find messages
 GET  /api/v1/messages/{queue_id}       one message's timeline
 GET  /api/v1/queues                    what waits, for whom, since when
 GET  /api/v1/openapi.yaml              everything
+GET  /debug/pprof/                     profiles (role admin)
 `)
 }
 

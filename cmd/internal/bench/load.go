@@ -25,9 +25,9 @@ type load struct {
 	to    func(i int) string // recipient of message i
 	auth  string             // base64 of AUTH PLAIN, or empty
 
-	began, lastReply, lastArrival time.Time
-	latency                       []time.Duration // by message
-	refused                       atomic.Int64
+	began, lastReply time.Time
+	latency          []time.Duration // by message
+	refused          atomic.Int64
 }
 
 // result is what a load found.

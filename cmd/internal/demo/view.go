@@ -26,11 +26,11 @@ type view struct {
 
 // numbers is one look at the relay.
 type numbers struct {
-	queues  *trackapi.Queues
-	latest  []trackapi.Message
-	in, out map[string]float64 // messages a second by disposition, over the last ten seconds
-	p50     float64
-	p99     float64
+	queues *trackapi.Queues
+	latest []trackapi.Message
+	out    map[string]float64 // messages a second by disposition, over the last ten seconds
+	p50    float64
+	p99    float64
 }
 
 func (v *view) look(ctx context.Context) (numbers, error) {
