@@ -14,7 +14,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -46,16 +45,16 @@ import (
 // Version is set by the linker.
 var Version = "dev"
 
-// drainTime is how long sessions and attempts in hand may take at the end. With
-// what follows them it stays below the 30 s that service managers grant.
+// drainTime is the default of Options.DrainTime. With what follows it stays
+// below the 30 s that service managers grant.
 const drainTime = 20 * time.Second
 
 // Options configure an App.
 type Options struct {
-	Config *config.Config
-	Load   func() (*config.Config, error) // reads the configuration again, for a reload; nil: no reload
-	Stdout io.Writer                      // unused when the configuration names a log file
-	Commit string
+	Config    *config.Config
+	Load      func() (*config.Config, error) // reads the configuration again, for a reload; nil: no reload
+	Commit    string                         // of the source that the program was built from
+	DrainTime time.Duration                  // how long sessions and attempts in hand may take at the end; zero means 20s
 }
 
 // App is a relay with everything around it.
@@ -76,6 +75,8 @@ type App struct {
 	smtpin  *smtpin.Server
 	admin   *admin.Handler
 	http    net.Listener
+	volumes volumes
+	every   time.Duration // between two looks at what changes beside us
 
 	reloadMu sync.Mutex
 	config   atomic.Pointer[config.Config]
@@ -98,10 +99,12 @@ func (a *App) stop() error {
 	return errors.Join(errs...)
 }
 
-// New opens stores and listeners. [App.Run] does the rest, or [App.Close]
-// gives them back.
+// New opens stores and listeners. [App.Run] does the rest, and gives them back.
 func New(opts Options) (_ *App, err error) {
-	a := &App{opts: opts, started: time.Now()}
+	if opts.DrainTime <= 0 {
+		opts.DrainTime = drainTime
+	}
+	a := &App{opts: opts, started: time.Now(), every: watchInterval}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.stop())
@@ -124,6 +127,7 @@ func New(opts Options) (_ *App, err error) {
 	if err != nil {
 		return nil, err
 	}
+	a.onStop(resolver.Close)
 	a.routes = &routes{resolver: resolver, emit: a.emit}
 	if err := a.routes.load(cfg); err != nil {
 		return nil, err
@@ -133,13 +137,16 @@ func New(opts Options) (_ *App, err error) {
 		return nil, err
 	}
 	a.deliver = deliver.New(deliver.Options{
-		Queue: deliver.FromQueue(a.queue), Connectors: a.routes.connector, Hostname: cfg.Hostname, Emitter: a.emit, DrainTimeout: drainTime,
+		Queue: deliver.FromQueue(a.queue), Connectors: a.routes.connector, Hostname: cfg.Hostname, Emitter: a.emit, DrainTimeout: opts.DrainTime,
 	})
-	if err := a.openReception(cfg); err != nil {
+	if err := a.openHTTP(cfg); err != nil {
 		return nil, err
 	}
+	a.volumes.open(cfg)
 	a.metrics.SetLevels(a.levels)
-	return a, a.openHTTP(cfg)
+	// Mail comes last: when a connector cannot listen, none does, and nobody has
+	// connected yet.
+	return a, a.openReception(cfg)
 }
 
 // openReaders opens the log, the tracking store and the metrics, and makes the
@@ -204,7 +211,7 @@ func (a *App) openReception(cfg *config.Config) error {
 	}
 	a.smtpin, err = smtpin.New(smtpin.Options{
 		Hostname: cfg.Hostname, Connectors: connectors, Acceptor: acceptor{a.queue, subjects}, Emitter: a.emit.Source(event.SourceSMTPIn),
-		DrainTimeout: drainTime, Ready: a.queue.Ready,
+		DrainTimeout: a.opts.DrainTime, Ready: a.queue.Ready,
 	})
 	if err != nil {
 		return err
@@ -224,6 +231,7 @@ type incoming struct {
 	subjects subjects
 }
 
+// Begin prepares for one content.
 func (q acceptor) Begin(ctx context.Context, sizeHint int64) (smtpin.Incoming, error) {
 	in, err := q.queue.Begin(ctx, sizeHint)
 	if err != nil {
@@ -232,15 +240,18 @@ func (q acceptor) Begin(ctx context.Context, sizeHint int64) (smtpin.Incoming, e
 	return incoming{in, q.subjects}, nil
 }
 
+// Commit takes responsibility for the message.
 func (in incoming) Commit(ctx context.Context, d mail.Draft) error {
 	d.Header.Subject = in.subjects.keep(d.Header.Subject)
 	return in.Incoming.Commit(ctx, d)
 }
 
 func (a *App) openHTTP(cfg *config.Config) (err error) {
-	if err := a.loadTokens(cfg); err != nil {
+	tokens, err := readTokens(cfg)
+	if err != nil {
 		return err
 	}
+	a.tokens.Store(tokens)
 	opts := admin.Options{
 		Queue: a.queue, Metrics: a.gather, Ready: a.Ready, Acted: a.deliver.ProbeNow, Reload: a.Reload, Status: a.Status, Emitter: a.emit.Source(event.SourceAdmin),
 		Hosts: []string{cfg.Hostname},
@@ -255,6 +266,12 @@ func (a *App) openHTTP(cfg *config.Config) (err error) {
 	if a.http, err = net.Listen("tcp", cfg.HTTP.Listen); err != nil {
 		return fmt.Errorf("http.listen: %w", err)
 	}
+	a.onStop(func() error {
+		if err := a.http.Close(); !errors.Is(err, net.ErrClosed) { // as it is after serving
+			return err
+		}
+		return nil
+	})
 	return nil
 }
 
@@ -323,6 +340,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 	})
 	around.Go(func() error { return a.queue.Run(outer) })
 	around.Go(func() error { return a.certs.Run(outer, time.Minute) })
+	around.Go(func() error { return a.watch(outer) })
 	around.Go(func() error { return a.admin.Run(outer) })
 	around.Go(func() error { return a.serveHTTP(outer) })
 	if a.track != nil {
@@ -360,11 +378,6 @@ func (a *App) serveHTTP(ctx context.Context) error {
 	}
 	<-done
 	return nil
-}
-
-// Close gives back what New opened, for an App that is not run.
-func (a *App) Close() error {
-	return errors.Join(a.http.Close(), a.stop())
 }
 
 func addresses(of map[string][]net.Addr) map[string][]string {

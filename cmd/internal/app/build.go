@@ -141,8 +141,8 @@ func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, users *aut
 				CommandTimeout: time.Duration(l.CommandTimeout), SessionTimeout: orNone(time.Duration(l.SessionTimeout)),
 			},
 		}
-		if users != nil {
-			conn.Auth = users
+		if users != nil && len(r.Auth.Mechanisms) > 0 {
+			conn.Auth = users // without it nothing is offered; no mechanisms would mean all
 		}
 		if r.TLS.Mode != "off" {
 			conn.TLS, err = certs.Server(tlsconf.ServerOptions{

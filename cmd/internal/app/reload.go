@@ -38,21 +38,19 @@ func (a *App) Reload() (err error) {
 	if err := unchanged(a.config.Load(), next); err != nil {
 		return err
 	}
+	tokens, err := readTokens(next)
+	if err != nil {
+		return err
+	}
 	routing, err := a.routes.build(next)
 	if err != nil {
 		return err
 	}
-	if err := a.loadTokens(next); err != nil {
+	if err := a.reloadFiles(); err != nil {
+		routing.close()
 		return err
 	}
-	if a.users != nil {
-		if _, err := a.users.Reload(); err != nil {
-			return err
-		}
-	}
-	if _, err := a.certs.Reload(); err != nil {
-		return err
-	}
+	a.tokens.Store(tokens)
 	receive, send := connectorNames(next)
 	a.metrics.SetConnectors(receive, send)
 	a.routes.take(routing)
@@ -90,14 +88,21 @@ func unchanged(was, now *config.Config) error {
 	return errors.Join(errs...)
 }
 
-func (a *App) loadTokens(c *config.Config) error {
+// reloadFiles takes changed users and certificates into use. They are read again
+// now and then anyway, so that it matters little that each is taken for itself.
+func (a *App) reloadFiles() error {
+	_, err := a.certs.Reload()
+	if a.users != nil {
+		_, usersErr := a.users.Reload()
+		err = errors.Join(err, usersErr)
+	}
+	return err
+}
+
+// readTokens reads who may use the API; nil when the configuration names nobody.
+func readTokens(c *config.Config) (*config.Tokens, error) {
 	if c.HTTP.TokensFile == "" {
-		return nil
+		return nil, nil //nolint:nilnil // no tokens is no error
 	}
-	t, err := config.LoadTokens(c.HTTP.TokensFile)
-	if err != nil {
-		return err
-	}
-	a.tokens.Store(t)
-	return nil
+	return config.LoadTokens(c.HTTP.TokensFile)
 }
