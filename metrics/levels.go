@@ -75,7 +75,7 @@ var (
 	allStates    = append(slices.Clone(queueStates), "unroutable", "poison")
 	oldestStates = []string{"active", "deferred", "held"}
 	olderThan    = []string{"1m", "5m", "15m", "1h", "4h", "1d"}
-	hopStates    = []string{"ready", "active", "retry", "held"}
+	hopStates    = []string{"ready", "active", "retry", "held", "unroutable"}
 	dropReasons  = []string{"buffer_full", "store_failed", "closed", "panic"}
 	lineResults  = []string{"written", "sampled", "dropped", "failed"}
 )

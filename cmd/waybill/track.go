@@ -180,7 +180,7 @@ func lastReply(m trackapi.Message) string {
 			last = r
 		}
 	}
-	return last.Reply
+	return codes(last.Code, last.Enhanced) + last.Reply
 }
 
 func trackShowCmd(e *env) *cobra.Command {

@@ -41,7 +41,7 @@ func (q *Queue) Hops() []HopStatus {
 func (h *hopQueue) snapshot(now time.Time) HopStatus {
 	s := HopStatus{
 		Hop: h.hop, Queued: h.count[statusQueued] + h.count[statusUnroutable], Active: h.count[statusActive], Deferred: h.count[statusDeferred],
-		Held: h.count[statusHeld] + h.count[statusPoison], Bytes: h.bytes, OldestBy: map[string]time.Time{},
+		Held: h.count[statusHeld], Poison: h.count[statusPoison], Bytes: h.bytes, OldestBy: map[string]time.Time{},
 		LastError: h.lastError, LastClass: h.lastClass, LastAt: h.lastAt, In: h.in, Out: h.out,
 	}
 	for age := range h.ages {
@@ -76,11 +76,13 @@ func (h *hopQueue) snapshot(now time.Time) HopStatus {
 		s.Queued, s.Deferred = 0, 0
 	case h.leases > 0:
 		s.State = "active"
-	case s.Queued > 0 && h.hop != route.Unroutable:
-		s.State = "ready"
-	case s.Deferred > 0:
+	case s.Queued > 0 && h.hop == route.Unroutable:
+		s.State = "unroutable"
+	case s.Queued+s.Deferred > 0 && s.Next.After(now):
 		s.State = "retry"
-	case s.Held > 0:
+	case s.Queued+s.Deferred > 0:
+		s.State = "ready"
+	case s.Held+s.Poison > 0:
 		s.State = "held"
 	default:
 		s.State = "ready"

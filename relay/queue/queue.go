@@ -124,11 +124,12 @@ type Report struct {
 // HopStatus is the state of one hop's queue, from memory.
 type HopStatus struct {
 	Hop       route.Hop
-	State     string // ready, active, retry, held
+	State     string // ready, active, retry, held, unroutable
 	Queued    int    // messages never attempted and due
 	Active    int    // leased now
 	Deferred  int
 	Held      int
+	Poison    int
 	Bytes     int64
 	Oldest    time.Time            // acceptance of the oldest message, zero when empty
 	OldestBy  map[string]time.Time // by state: active (queued and leased), deferred, held

@@ -142,6 +142,7 @@ receive_connectors:
     usage: device
     listen: [%[5]q]
     remote_ranges: ["127.0.0.0/8"]
+    tls: {mode: "off"}
     permissions: [submit, relay]
     limits: {connections_per_source: 100}
   - name: submission

@@ -14,7 +14,7 @@ import (
 // hop is a next hop of the demo: a real server on loopback with a temper.
 type hop struct {
 	name   string // also its send connector
-	domain string
+	domain string // its address space
 	temper string // for the person who watches
 	make   func() relaytest.Behaviour
 	down   bool // nobody listens
@@ -29,6 +29,7 @@ func hops() []hop {
 		{name: "cloud", domain: "cloud.example", temper: "throttles now and then", make: throttler},
 		{name: "stall", domain: "stall.example", temper: "thinks for seconds before it says yes", make: staller},
 		{name: "down", domain: "down.example", temper: "does not answer at all", down: true},
+		{name: "home", domain: "*", temper: "the senders' own mailboxes: takes their bounces", make: willing},
 	}
 }
 
@@ -114,7 +115,7 @@ func startHops() (connectors string, stop func(), err error) {
 		addr := "127.0.0.1:9" // the discard port: nobody listens
 		level := "none"
 		if !h.down {
-			opts := []relaytest.Option{relaytest.WithHostname("mx." + h.domain), relaytest.WithBehaviour(h.make()), relaytest.WithKeep(1)}
+			opts := []relaytest.Option{relaytest.WithHostname("mx." + h.name + ".example"), relaytest.WithBehaviour(h.make()), relaytest.WithKeep(1)}
 			if h.tls {
 				opts = append(opts, relaytest.WithTLS("localhost"))
 				level = "opportunistic"
@@ -127,7 +128,7 @@ func startHops() (connectors string, stop func(), err error) {
 			hosts = append(hosts, host)
 			addr = host.Addr()
 		}
-		fmt.Fprintf(&b, "  - name: %s\n    address_spaces: [{space: %s, cost: 10}]\n    route: smart_hosts\n    smart_hosts: [%q]\n    tls: {level: %s}\n"+
+		fmt.Fprintf(&b, "  - name: %s\n    address_spaces: [{space: %q, cost: 10}]\n    route: smart_hosts\n    smart_hosts: [%q]\n    tls: {level: %s}\n"+
 			"    retry: {schedule: [5s, 10s, 20s, 30s], lifetime: 5m, delay_dsn: 1m}\n", h.name, h.domain, addr, level)
 	}
 	return b.String(), stop, nil
