@@ -184,8 +184,10 @@ func age(d time.Duration) string {
 	switch {
 	case d <= 0:
 		return "0 s"
+	case d < 10*time.Millisecond:
+		return fmt.Sprintf("%.1f ms", max(0.1, float64(d.Microseconds())/1000))
 	case d < time.Second:
-		return fmt.Sprintf("%d ms", max(1, d.Milliseconds()))
+		return fmt.Sprintf("%d ms", d.Milliseconds())
 	case d < 10*time.Second:
 		return fmt.Sprintf("%.1f s", d.Seconds())
 	case d < 2*time.Minute:

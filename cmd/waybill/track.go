@@ -264,7 +264,7 @@ func (e *env) drawTimeline(tl *trackapi.Timeline) error {
 		}
 		b.WriteByte('\n')
 		if r.Reply != "" {
-			fmt.Fprintf(&b, "             %s\n", clean(r.Reply))
+			fmt.Fprintf(&b, "             %s%s\n", codes(r.Code, r.Enhanced), clean(r.Reply))
 		}
 	}
 	b.WriteByte('\n')
