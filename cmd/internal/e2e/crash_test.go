@@ -62,6 +62,7 @@ func TestKill9(t *testing.T) {
 		t.Logf("round %d: killed after %d messages", r+1, len(acked))
 		mu.Unlock()
 		d.boot()
+		d.ready()
 	}
 	<-time.After(500 * time.Millisecond)
 	cancel()

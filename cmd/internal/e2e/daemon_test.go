@@ -39,21 +39,20 @@ type daemon struct {
 	dir  string
 	conf string
 	cmd  *exec.Cmd
-	out  *os.File
-	http int
+	done chan struct{} // closed when the process has ended
+	err  error         // how it ended, once done is closed
 	api  *trackapi.Client
 }
 
-// start writes the configuration (with HTTP and DIR filled in) and starts the daemon.
+// start writes the configuration and starts the daemon, until the test ends.
+// DIR and HTTPPORT in it become the daemon's folder and a free port.
 func start(t testing.TB, conf string) *daemon {
 	t.Helper()
 	d := &daemon{t: t, dir: shared(t)}
-	d.http = port(t)
-	d.api = &trackapi.Client{BaseURL: fmt.Sprintf("http://127.0.0.1:%d", d.http), HTTP: &http.Client{Timeout: 30 * time.Second}}
-	conf = strings.NewReplacer("DIR", d.dir, "HTTPPORT", fmt.Sprint(d.http)).Replace(conf)
+	httpPort := port(t)
+	d.api = &trackapi.Client{BaseURL: fmt.Sprintf("http://127.0.0.1:%d", httpPort), HTTP: &http.Client{Timeout: 30 * time.Second}}
 	d.conf = filepath.Join(d.dir, "waybill.yaml")
-	write(t, d.conf, conf)
-	d.boot()
+	write(t, d.conf, strings.NewReplacer("DIR", d.dir, "HTTPPORT", fmt.Sprint(httpPort)).Replace(conf))
 	t.Cleanup(func() {
 		if d.cmd != nil {
 			d.stop()
@@ -62,51 +61,110 @@ func start(t testing.TB, conf string) *daemon {
 			d.tail()
 		}
 	})
+	d.boot()
+	d.ready()
 	return d
 }
 
+// change replaces words in the configuration file.
+func (d *daemon) change(pairs ...string) {
+	d.t.Helper()
+	b, err := os.ReadFile(d.conf)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		if !strings.Contains(string(b), pairs[i]) {
+			d.t.Fatalf("the configuration has no %q:\n%s", pairs[i], b)
+		}
+	}
+	write(d.t, d.conf, strings.NewReplacer(pairs...).Replace(string(b)))
+}
+
+// boot starts the process.
 func (d *daemon) boot() {
 	d.t.Helper()
 	out, err := os.OpenFile(filepath.Join(d.dir, "stderr"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	d.out = out
-	d.cmd = exec.Command(binary(d.t), "serve", "--config", d.conf)
-	d.cmd.Stdout, d.cmd.Stderr = out, out
-	if err := d.cmd.Start(); err != nil {
+	defer out.Close() // the process has its own
+	cmd := exec.Command(binary(d.t), "serve", "--config", d.conf)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
 		d.t.Fatal(err)
 	}
-	eventually(d.t, 30*time.Second, "the daemon to be ready", func() error {
-		resp, err := http.Get(d.api.BaseURL + "/-/ready")
+	done := make(chan struct{})
+	d.cmd, d.done = cmd, done
+	go func() {
+		d.err = cmd.Wait()
+		close(done)
+	}()
+}
+
+// ready waits until the daemon takes mail.
+func (d *daemon) ready() {
+	d.t.Helper()
+	d.answers("/-/ready", http.StatusOK)
+}
+
+// answers waits until a GET of path is answered with that status.
+func (d *daemon) answers(path string, status int) {
+	d.t.Helper()
+	eventually(d.t, time.Minute, fmt.Sprintf("%s to answer %d", path, status), func() error {
+		select {
+		case <-d.done:
+			d.t.Fatalf("the daemon has ended: %v", d.err)
+		default:
+		}
+		resp, err := http.Get(d.api.BaseURL + path)
 		if err != nil {
 			return err
 		}
 		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("ready answers %s", resp.Status)
+		if resp.StatusCode != status {
+			return fmt.Errorf("it answers %s", resp.Status)
 		}
 		return nil
 	})
 }
 
-// stop ends the daemon as an operator does, and wants exit code 0.
+// stop ends the daemon as an operator does, and wants exit code 0 within the
+// time that service managers grant.
 func (d *daemon) stop() {
 	d.t.Helper()
-	_ = d.cmd.Process.Signal(syscall.SIGTERM)
-	if err := d.cmd.Wait(); err != nil {
-		d.t.Errorf("waybill serve ended with %v", err)
+	d.signal(syscall.SIGTERM)
+	d.ended()
+}
+
+func (d *daemon) signal(s os.Signal) {
+	d.t.Helper()
+	if err := d.cmd.Process.Signal(s); err != nil {
+		d.t.Error(err)
+	}
+}
+
+// ended waits for the end that a signal asked for.
+func (d *daemon) ended() {
+	d.t.Helper()
+	select {
+	case <-d.done:
+	case <-time.After(30 * time.Second):
+		d.t.Error("waybill serve goes on 30 s after the signal")
+		d.kill()
+		return
 	}
 	d.cmd = nil
-	_ = d.out.Close()
+	if d.err != nil {
+		d.t.Errorf("waybill serve ended with %v, want exit code 0", d.err)
+	}
 }
 
 // kill ends it with the signal that cannot be caught.
 func (d *daemon) kill() {
-	_ = d.cmd.Process.Signal(syscall.SIGKILL)
-	_ = d.cmd.Wait()
+	_ = d.cmd.Process.Kill()
+	<-d.done
 	d.cmd = nil
-	_ = d.out.Close()
 }
 
 func (d *daemon) tail() {

@@ -24,7 +24,8 @@ data_dir: DIR/data
 receive_connectors:
   - {name: in, usage: internal, listen: ["127.0.0.1:%d"], remote_ranges: ["127.0.0.0/8"], permissions: [submit, relay], limits: {connections: 1000, connections_per_source: 1000}}
 send_connectors:
-  - {name: out, address_spaces: [{space: "*", cost: 10}], route: smart_hosts, smart_hosts: ["127.0.0.1:%d"], tls: {level: none}, retry: {schedule: [1s, 2s, 2s], lifetime: 1h}}
+  - {name: out, address_spaces: [{space: "*", cost: 10}], route: smart_hosts, smart_hosts: ["127.0.0.1:%d"], tls: {level: none}, retry: {schedule: [1s, 2s, 2s], lifetime: 1h, delay_dsn: 0s}}
+queue: {disk_free_min: 16MiB}
 http: {listen: "127.0.0.1:HTTPPORT"}
 log: {file: DIR/waybill.log}
 `, in, out)
@@ -118,6 +119,17 @@ type exposition string
 func (d *daemon) metrics() exposition {
 	d.t.Helper()
 	return exposition(run(d.t, "/usr/bin/curl", "-sf", d.api.BaseURL+"/metrics"))
+}
+
+// value is that of a metric without labels, or -1.
+func (x exposition) value(name string) float64 {
+	v := -1.0
+	for line := range strings.Lines(string(x)) {
+		if s, ok := strings.CutPrefix(line, name+" "); ok {
+			_, _ = fmt.Sscan(s, &v) // what is no number stays -1
+		}
+	}
+	return v
 }
 
 // sum adds the samples of a metric that have the label pair.
@@ -240,7 +252,7 @@ func TestPostfixNextHop(t *testing.T) {
 	dir := shared(t)
 	postfix, err := peers.StartPostfix(dir, peers.PostfixOptions{
 		Extra: map[string]string{"smtpd_recipient_restrictions": fmt.Sprintf("check_recipient_access regexp:%s/etc/access, permit", dir)},
-		Files: map[string]string{"access": "/^later@/ DEFER_IF_PERMIT 4.7.1 greylisted for the test\n/^nobody@/ REJECT 5.1.1 no such user here\n/^full@/ 452 4.2.2 mailbox full\n"},
+		Files: map[string]string{"access": "/^later@/ DEFER_IF_PERMIT 4.7.1 greylisted for the test\n/^nobody@/ 550 5.1.1 no such user here\n/^full@/ 452 4.2.2 mailbox full\n"},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,190 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"waybill/relay/relaytest"
+)
+
+const hello = "From: <a@source.test>\r\nSubject: hello\r\n\r\nhello\r\n"
+
+// wantOnce wants each of the recipients to have got exactly one message.
+func wantOnce(t testing.TB, host *relaytest.SmartHost, recipients ...string) {
+	t.Helper()
+	if _, err := host.Wait(len(recipients), time.Minute); err != nil {
+		t.Error(err)
+	}
+	got := map[string]int{}
+	for _, m := range host.Messages() {
+		for _, r := range m.Envelope.Recipients {
+			got[r.Address.String()]++
+		}
+	}
+	for _, r := range recipients {
+		if got[r] != 1 {
+			t.Errorf("%s got %d messages, want 1", r, got[r])
+		}
+	}
+}
+
+// TestTerm ends the daemon while a message is coming in and another is going
+// out: both come to their end, strangers are turned away, and what could not
+// leave is there after the next start.
+func TestTerm(t *testing.T) {
+	t.Parallel()
+	in := port(t)
+	host := relaytest.NewSmartHost(t)
+	d := start(t, relayConf(in, int(host.Port())))
+
+	host.Do(relaytest.PhaseDot+"", relaytest.Action{Times: 1, Delay: 2 * time.Second})
+	out := dial(t, in)
+	out.send("a@source.test", "outgoing@dest.test", hello)
+	eventually(t, time.Minute, "the message to be on its way", func() error {
+		if host.Counts()["DATA"] == 0 {
+			return fmt.Errorf("commands: %v", host.Counts())
+		}
+		return nil
+	})
+	coming := dial(t, in)
+	coming.cmd(250, "MAIL FROM:<a@source.test>")
+	coming.cmd(250, "RCPT TO:<incoming@dest.test>")
+	coming.cmd(354, "DATA")
+	coming.raw(hello)
+
+	began := time.Now()
+	d.signal(syscall.SIGTERM)
+	out.want(421) // it was idle
+	coming.raw("the end comes late\r\n")
+	coming.cmd(250, ".")
+	d.ended()
+	t.Logf("ended %s after the signal", time.Since(began).Round(time.Millisecond))
+
+	d.boot()
+	d.ready()
+	d.empty(time.Minute)
+	wantOnce(t, host, "outgoing@dest.test", "incoming@dest.test")
+}
+
+// TestTermStuck ends the daemon although a client never ends its message and a
+// next hop never answers: within the time that service managers grant, without
+// losing the message that hangs.
+func TestTermStuck(t *testing.T) {
+	t.Parallel()
+	in := port(t)
+	host := relaytest.NewSmartHost(t)
+	host.Do(relaytest.PhaseDot, relaytest.Action{Times: 1, Hang: true})
+	d := start(t, relayConf(in, int(host.Port())))
+	dial(t, in).send("a@source.test", "stuck@dest.test", hello)
+	eventually(t, time.Minute, "the message to hang", func() error {
+		if host.Counts()["DATA"] == 0 {
+			return fmt.Errorf("commands: %v", host.Counts())
+		}
+		return nil
+	})
+	never := dial(t, in)
+	never.cmd(250, "MAIL FROM:<a@source.test>")
+	never.cmd(250, "RCPT TO:<never@dest.test>")
+	never.cmd(354, "DATA")
+	never.raw(hello)
+	began := time.Now()
+	d.stop()
+	t.Logf("ended %s after the signal", time.Since(began).Round(time.Millisecond))
+	if line, err := never.ReadLine(); err == nil && !strings.HasPrefix(line, "421 ") {
+		t.Errorf("the client that never ended was told %q, want 421 or nothing", line)
+	}
+	d.boot()
+	d.ready()
+	d.empty(time.Minute)
+	wantOnce(t, host, "stuck@dest.test")
+}
+
+// TestReload changes the smart host while the daemon runs. A file with a
+// mistake changes nothing.
+func TestReload(t *testing.T) {
+	t.Parallel()
+	in := port(t)
+	before, after := relaytest.NewSmartHost(t), relaytest.NewSmartHost(t)
+	d := start(t, relayConf(in, int(before.Port())))
+	s := dial(t, in)
+	s.send("a@source.test", "first@dest.test", hello)
+	wantOnce(t, before, "first@dest.test")
+
+	mentions := func(what string) {
+		t.Helper()
+		eventually(t, time.Minute, fmt.Sprintf("the log to mention %q", what), func() error {
+			b, err := os.ReadFile(filepath.Join(d.dir, "waybill.log"))
+			if err == nil && !strings.Contains(string(b), what) {
+				err = fmt.Errorf("it does not")
+			}
+			return err
+		})
+	}
+	d.change("cost: 10", "price: 10")
+	d.signal(syscall.SIGHUP)
+	mentions("price")
+	s.send("a@source.test", "second@dest.test", hello)
+	wantOnce(t, before, "first@dest.test", "second@dest.test")
+
+	d.change("price: 10", "cost: 10", before.Addr(), after.Addr())
+	d.signal(syscall.SIGHUP)
+	mentions("configuration reloaded")
+	s.send("a@source.test", "third@dest.test", hello) // the session has lived through both
+	wantOnce(t, after, "third@dest.test")
+	wantOnce(t, before, "first@dest.test", "second@dest.test")
+	if got := d.metrics().value("waybill_config_last_reload_successful"); got != 1 {
+		t.Errorf("waybill_config_last_reload_successful = %v, want 1", got)
+	}
+}
+
+// TestDiskGuard wants more free space than there is: no mail comes in, and mail
+// in hand still leaves.
+func TestDiskGuard(t *testing.T) {
+	t.Parallel()
+	in, out := port(t), port(t)
+	d := start(t, relayConf(in, out))
+	dial(t, in).send("a@source.test", "waiting@dest.test", hello)
+	d.stop()
+
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(d.dir, &fs); err != nil {
+		t.Fatal(err)
+	}
+	free := int64(fs.Bavail) * fs.Bsize >> 20
+	// Below a quarter of the mark nothing is started, above it nothing is refused.
+	d.change("disk_free_min: 16MiB", fmt.Sprintf("disk_free_min: %dMiB", free*3/2))
+	host, err := relaytest.StartSmartHost(fmt.Sprintf("127.0.0.1:%d", out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = host.Close() })
+	d.boot()
+	d.answers("/-/ready", http.StatusServiceUnavailable)
+	wantOnce(t, host, "waiting@dest.test")
+
+	s := dial(t, in)
+	code, text := 0, ""
+	for _, line := range []string{"MAIL FROM:<a@source.test>", "RCPT TO:<refused@dest.test>", "DATA"} {
+		if err := s.PrintfLine("%s", line); err != nil {
+			t.Fatal(err)
+		}
+		if code, text, err = s.ReadResponse(0); err != nil || code >= 400 {
+			break
+		}
+	}
+	if code != 452 || !strings.HasPrefix(text, "4.3.1 ") {
+		t.Errorf("with too little free space the answer is %d %s (%v), want 452 4.3.1", code, text, err)
+	}
+	d.empty(time.Minute)
+	if got := d.metrics().value("waybill_queue_accepting"); got != 0 {
+		t.Errorf("waybill_queue_accepting = %v, want 0", got)
+	}
+}
