@@ -376,7 +376,9 @@ func (a *App) serveHTTP(ctx context.Context) error {
 	if srv.Shutdown(end) != nil { // a tail that does not end by itself
 		_ = srv.Close() // nothing is left to serve
 	}
-	<-done
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("http: %w", err)
+	}
 	return nil
 }
 
