@@ -23,7 +23,7 @@ export const FILTER_FIELDS: FilterField[] = [
   {
     key: 'domain',
     label: 'Domain',
-    placeholder: 'example.org',
+    placeholder: 'any',
     tooltip: 'Domain of the recipients',
     suggest: true,
     width: 22,

@@ -125,7 +125,7 @@ func (d *Datasource) messageTable(rows []row, each bool) *data.Frame {
 	}
 	fields := []*data.Field{
 		column(rows, "time", "Time", func(r *row) time.Time { return r.Time.UTC() }, width(175)),
-		column(rows, "queue_id", "Queue ID", func(r *row) string { return r.QueueID }, width(255),
+		column(rows, "queue_id", "Queue ID", func(r *row) string { return r.QueueID }, width(275),
 			link(d.explore("Timeline of the message", map[string]string{"queryType": "timeline", "id": "${__value.raw}"}))),
 		column(rows, "sender", "Sender", func(r *row) string { return r.Sender }, filterable, width(210)),
 		column(rows, name, recipients, func(r *row) string { return r.recipients }, filterable, width(240)),

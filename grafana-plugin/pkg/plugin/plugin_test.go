@@ -112,10 +112,6 @@ func TestContract(t *testing.T) {
 // TestContractKeys decodes every query strictly: a key that the backend does not
 // know would be silently ignored.
 func TestContractKeys(t *testing.T) {
-	types := map[string]any{
-		"messages": messagesQuery{}, "timeline": timelineQuery{}, "traceql": exemplarQuery{},
-		"aggregate": aggregateQuery{}, "queues": queuesQuery{}, "events": eventsQuery{},
-	}
 	files, err := filepath.Glob(filepath.Join(queryFolder, "*.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -129,16 +125,67 @@ func TestContractKeys(t *testing.T) {
 		if err := json.Unmarshal(raw, &query); err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}
-		typ, ok := types[query["queryType"].(string)]
-		if !ok {
-			t.Errorf("%s: unknown query type %v", file, query["queryType"])
-			continue
+		checkKeys(t, file, query)
+	}
+}
+
+// TestDashboards does the same with every query of the bundled dashboards.
+func TestDashboards(t *testing.T) {
+	files, err := filepath.Glob("../../../dashboards/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no dashboards: %v", err)
+	}
+	found := 0
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
 		}
-		known := append(jsonKeys(reflect.TypeOf(typ)), "refId", "queryType")
-		for key := range query {
-			if !slices.Contains(known, key) {
-				t.Errorf("%s: key %q is not known to the backend", file, key)
+		var dashboard any
+		if err := json.Unmarshal(raw, &dashboard); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		var walk func(v any)
+		walk = func(v any) {
+			switch v := v.(type) {
+			case []any:
+				for _, item := range v {
+					walk(item)
+				}
+			case map[string]any:
+				if source, ok := v["datasource"].(map[string]any); ok && source["type"] == ID && v["refId"] != nil {
+					found++
+					checkKeys(t, file, v)
+				}
+				for _, item := range v {
+					walk(item)
+				}
 			}
+		}
+		walk(dashboard)
+	}
+	if found == 0 {
+		t.Error("no dashboard has a query of this data source")
+	}
+}
+
+// checkKeys checks that the backend knows the query's type and each of its keys.
+func checkKeys(t *testing.T, file string, query map[string]any) {
+	t.Helper()
+	types := map[string]any{
+		"messages": messagesQuery{}, "timeline": timelineQuery{}, "traceql": exemplarQuery{},
+		"aggregate": aggregateQuery{}, "queues": queuesQuery{}, "events": eventsQuery{},
+	}
+	name, _ := query["queryType"].(string)
+	typ, ok := types[name]
+	if !ok {
+		t.Errorf("%s: unknown query type %q", file, name)
+		return
+	}
+	known := append(jsonKeys(reflect.TypeOf(typ)), "refId", "queryType", "datasource", "hide")
+	for key := range query {
+		if !slices.Contains(known, key) {
+			t.Errorf("%s: %s has the key %q, which the backend does not know", file, name, key)
 		}
 	}
 }
@@ -240,8 +287,6 @@ func TestBadQueries(t *testing.T) {
 		{"too many dimensions", "aggregate", `{"by":"class,code,event"}`, "at most two"},
 		{"table over time", "aggregate", `{"view":"table"}`, "total"},
 		{"view", "timeline", `{"id":"01KANF5M80AAAAAAAAAAAAAAAB","view":"pie"}`, "no view"},
-		{"no message", "timeline", `{"id":" "}`, "which message?"},
-		{"no message of an exemplar", "traceql", `{"query":""}`, "which message?"},
 		{"queue value", "queues", `{"value":"weight"}`, "no value"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -382,6 +427,8 @@ func TestEmpty(t *testing.T) {
 		{"groups", "aggregate", `{"step":"total","view":"table","by":"class"}`, data.FrameTypeNumericLong, version01, true},
 		{"queues", "queues", `{}`, data.FrameTypeTable, version00, true},
 		{"queue numbers", "queues", `{"value":"messages"}`, data.FrameTypeNumericMulti, version01, false},
+		{"no message chosen yet", "timeline", `{"id":" ","view":"trace"}`, data.FrameTypeTable, version00, false},
+		{"exemplar without a value", "traceql", `{"query":""}`, data.FrameTypeTable, version00, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d, _ := recorded(t, `{}`)

@@ -57,6 +57,11 @@ func timeline(ctx context.Context, d *Datasource, q timelineQuery, in backend.Da
 	if !ok {
 		return nil, badQuery("a timeline has no view %q; it has facts, logs, trace, stages, recipients and transcript", q.View)
 	}
+	if strings.TrimSpace(q.ID) == "" { // a dashboard before a message is chosen: no data, and no error
+		frame := newTable("timeline")
+		notice(frame, data.NoticeSeverityInfo, "Which message? Enter its queue ID, its UID or its Message-ID.")
+		return data.Frames{frame}, nil
+	}
 	t, err := d.find(ctx, q.ID, in.TimeRange)
 	if err != nil {
 		return nil, err
@@ -75,8 +80,6 @@ func (d *Datasource) find(ctx context.Context, id string, span backend.TimeRange
 	id = strings.TrimSpace(id)
 	search := trackapi.Query{From: span.From.UTC(), To: span.To.UTC(), Limit: 1}
 	switch {
-	case id == "":
-		return nil, badQuery("which message? enter its queue ID, its UID or its Message-ID")
 	case strings.Contains(id, "@"):
 		search.MessageID = id
 	case isUID(id):

@@ -64,7 +64,7 @@ export function AggregateEditor(props: EditorProps<AggregateQuery>) {
           value={query.metric ?? 'count'}
           options={METRICS}
           custom
-          width={26}
+          width={30}
           onChange={(metric) => set({ metric: metric || 'count' })}
         />
         <WordsField
@@ -74,7 +74,7 @@ export function AggregateEditor(props: EditorProps<AggregateQuery>) {
           options={DIMENSIONS}
           placeholder="nothing"
           tooltip="At most two"
-          width={34}
+          width={44}
           most={2}
           onChange={(by) => set({ by })}
         />

@@ -1,5 +1,5 @@
 import React, { useState } from 'react';
-import { Button, InlineFieldRow } from '@grafana/ui';
+import { Button, InlineFieldRow, Stack } from '@grafana/ui';
 import { DISPOSITIONS, FILTER_FIELDS, FilterField } from '../filters';
 import { EditorProps } from '../queries';
 import { FilteredQuery } from '../types';
@@ -55,7 +55,7 @@ export function FilterEditor<Q extends FilteredQuery>({ datasource, query, onCha
     );
 
   return (
-    <>
+    <Stack direction="column" gap={0.5}>
       <InlineFieldRow>
         {FILTER_FIELDS.filter((f) => !f.more).map(field)}
         <WordsField
@@ -63,6 +63,7 @@ export function FilterEditor<Q extends FilteredQuery>({ datasource, query, onCha
           label="Disposition"
           value={query.disposition}
           placeholder="any"
+          width={36}
           tooltip="What became of a recipient"
           options={toOptions(DISPOSITIONS)}
           onChange={(value) => changeAndRun('disposition', value)}
@@ -91,6 +92,6 @@ export function FilterEditor<Q extends FilteredQuery>({ datasource, query, onCha
           {open ? 'Fewer filters' : 'More filters'}
         </Button>
       </InlineFieldRow>
-    </>
+    </Stack>
   );
 }

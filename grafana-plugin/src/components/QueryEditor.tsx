@@ -1,6 +1,6 @@
 import React from 'react';
 import { QueryEditorProps } from '@grafana/data';
-import { Alert, InlineField, InlineFieldRow, RadioButtonGroup, Text } from '@grafana/ui';
+import { Alert, InlineField, RadioButtonGroup, Stack, Text } from '@grafana/ui';
 import { DataSource } from '../datasource';
 import { changeType, isKnown, kindOf, normalize, QUERIES, QUERY_TYPES } from '../queries';
 import { WaybillOptions, WaybillQuery } from '../types';
@@ -19,8 +19,8 @@ export function QueryEditor({ datasource, query: given, onChange, onRunQuery }: 
   const known = isKnown(query);
   const { Editor, description } = known ? kindOf(query) : { Editor: undefined, description: '' };
   return (
-    <div>
-      <InlineFieldRow>
+    <Stack direction="column" gap={0.5}>
+      <Stack alignItems="center" wrap="wrap">
         <InlineField label="Query">
           <RadioButtonGroup
             options={TYPES}
@@ -31,12 +31,10 @@ export function QueryEditor({ datasource, query: given, onChange, onRunQuery }: 
             }}
           />
         </InlineField>
-        <InlineField transparent>
-          <Text color="secondary" variant="bodySmall">
-            {description}
-          </Text>
-        </InlineField>
-      </InlineFieldRow>
+        <Text color="secondary" variant="bodySmall">
+          {description}
+        </Text>
+      </Stack>
       {Editor ? (
         <Editor datasource={datasource} query={query} onChange={onChange} onRunQuery={onRunQuery} />
       ) : (
@@ -44,6 +42,6 @@ export function QueryEditor({ datasource, query: given, onChange, onRunQuery }: 
           Choose one of the types above, or update the plugin.
         </Alert>
       )}
-    </div>
+    </Stack>
   );
 }
