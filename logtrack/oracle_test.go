@@ -2,6 +2,7 @@ package logtrack
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -200,7 +201,9 @@ func oracleStore(t *testing.T, seed uint64, messages int) (*Store, []fact) {
 	for range messages {
 		recs = append(recs, m.next()...)
 	}
-	slices.SortFunc(recs, func(a, b event.Record) int { return a.Time.Compare(b.Time) })
+	slices.SortFunc(recs, func(a, b event.Record) int {
+		return cmp.Or(a.Time.Compare(b.Time), strings.Compare(a.ID, b.ID))
+	})
 	facts := make([]fact, len(recs))
 	for i := range recs {
 		facts[i] = factOf(t, recs[i])

@@ -272,7 +272,7 @@ func describe(r *event.Record) (summary, level string) {
 	case event.Panicked:
 		return fmt.Sprintf("A programming error in %s: %s", ev.Where, ev.Value), levelError
 	case event.Remarked:
-		return ev.Remark + because(ev.Detail), levelWarning
+		return or(ev.Remark, "An oddity") + because(ev.Detail), levelWarning
 	}
 	return summary, level
 }
