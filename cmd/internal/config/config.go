@@ -178,7 +178,7 @@ type SendLimits struct {
 type Retry struct {
 	Schedule []Duration `yaml:"schedule" doc:"waits between attempts; the last one repeats"`
 	Lifetime Duration   `yaml:"lifetime" doc:"how long delivery is tried before the sender gets a report"`
-	DelayDSN Duration   `yaml:"delay_dsn" doc:"after how long the sender is told about a delay; 0s is never"`
+	DelayDSN Duration   `yaml:"delay_dsn" doc:"after how long the sender is told about a delay; 0s is never" default:"4h, or 0s when lifetime is not longer"`
 }
 
 // Queue is where undelivered mail is kept.
@@ -304,6 +304,9 @@ func (c *Config) complete() {
 			if len(s.SmartHosts) > 0 {
 				s.Route = "smart_hosts"
 			}
+		}
+		if _, said := c.positions[fmt.Sprintf("send_connectors[%d].retry.delay_dsn", i)]; !said && s.Retry.DelayDSN >= s.Retry.Lifetime {
+			s.Retry.DelayDSN = 0
 		}
 	}
 }
