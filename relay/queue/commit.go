@@ -225,6 +225,7 @@ func (q *Queue) commitGroup(group []*change) (row uint64, err error) {
 				lines = append(lines, c.lines...)
 			}
 		}
+		lines = packFacts(lines)
 		if err := txn.Set(outboxKey(row), lines); err != nil {
 			return 0, fmt.Errorf("commit: %w", err)
 		}

@@ -11,11 +11,29 @@ import (
 	"waybill/relay/event"
 
 	"github.com/dgraph-io/badger/v4"
+	"github.com/klauspost/compress/s2"
 )
 
 // outboxMany is how many facts may wait before the tracking store is asked to
 // confirm at once, not only every second. By taste.
 const outboxMany = 20_000
+
+// packFacts compresses the JSON lines of one transaction. Lines of one group are
+// much alike, and what is not written need not be synced, flushed and compacted.
+func packFacts(lines []byte) []byte {
+	return s2.Encode(make([]byte, 0, s2.MaxEncodedLen(len(lines))), lines)
+}
+
+// unpackFacts is the inverse of packFacts.
+func unpackFacts(v []byte) ([]byte, error) {
+	if n, err := s2.DecodedLen(v); err != nil || n > maxFacts {
+		return nil, fmt.Errorf("%w: facts of the outbox", errRecord)
+	}
+	return s2.Decode(nil, v)
+}
+
+// maxFacts bounds the lines of one row: more than any transaction takes.
+const maxFacts = 256 << 20
 
 // outboxRow is one value of the outbox: the facts of one transaction.
 type outboxRow struct {
@@ -140,7 +158,12 @@ func (q *Queue) reemit() (facts int, err error) {
 			n, size := 0, 0
 			err := it.Item().Value(func(v []byte) error {
 				size = len(v)
-				for line := range bytes.Lines(v) {
+				lines, err := unpackFacts(v)
+				if err != nil {
+					q.remark("a row of the outbox cannot be read", err.Error())
+					return nil
+				}
+				for line := range bytes.Lines(lines) {
 					var r event.Record
 					if err := json.Unmarshal(line, &r); err != nil {
 						q.remark("a fact in the outbox cannot be read", err.Error())
