@@ -15,27 +15,27 @@ func checkCmd(e *env) *cobra.Command {
 		Use:   "check",
 		Short: "Check a configuration; name every problem with its line",
 		Long: `Reads the configuration and the files that it names, and prints every problem
-as FILE:LINE:COLUMN: path: what is wrong (hint). Refuses a configuration that would relay for
-strangers. Exit code 1 when there are errors.`,
+as FILE:LINE: path: what is wrong (hint). Refuses a configuration that would be
+an open relay. Exit code 1 when there are errors; warnings alone are none.`,
 		Example: "  waybill check --config waybill.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			cfg, problems := config.Load(path)
 			if e.format != "table" {
 				t := newTable("FILE", "LINE", "PATH", "LEVEL", "PROBLEM", "HINT")
+				rows := []problem{}
 				for _, p := range problems {
-					t.add(p.File, fmt.Sprint(p.Line), p.Path, problemLevel(p), p.What, p.Hint)
+					row := problem{p.File, p.Line, p.Column, p.Path, problemLevel(p), p.What, p.Hint}
+					rows = append(rows, row)
+					t.add(row.File, fmt.Sprint(row.Line), row.Path, row.Level, row.Problem, row.Hint)
 				}
-				if problems == nil {
-					problems = config.Problems{}
-				}
-				if err := render(e, problems, problems, t); err != nil {
+				if err := render(e, rows, rows, t); err != nil {
 					return err
 				}
 			} else {
 				e.problems(problems)
 				if cfg != nil {
-					fmt.Fprintf(e.out, "%s is good: %d receive and %d send connectors, revision %s\n", path, len(cfg.Receive), len(cfg.Send), cfg.Revision())
+					fmt.Fprintf(e.out, "%s is good: %s, %s, revision %s\n", path, count(len(cfg.Receive), "receive connector"), count(len(cfg.Send), "send connector"), cfg.Revision())
 				}
 			}
 			if problems.Errors() {
@@ -46,6 +46,17 @@ strangers. Exit code 1 when there are errors.`,
 	}
 	configFlag(cmd, &path)
 	return cmd
+}
+
+// problem is one line of check's answer.
+type problem struct {
+	File    string `json:"file"`
+	Line    int    `json:"line,omitempty"`
+	Column  int    `json:"column,omitempty"`
+	Path    string `json:"path,omitempty"`
+	Level   string `json:"level"` // error, warning
+	Problem string `json:"problem"`
+	Hint    string `json:"hint,omitempty"`
 }
 
 func problemLevel(p config.Problem) string {
@@ -79,7 +90,7 @@ func configCmd(e *env) *cobra.Command {
 		},
 	}
 	configFlag(show, &path)
-	cmd.AddCommand(show,
+	return group(cmd, show,
 		&cobra.Command{
 			Use: "doc", Short: "The reference of all keys", Example: "  waybill config doc | less", Args: cobra.NoArgs,
 			RunE: func(*cobra.Command, []string) error { return config.Reference(e.out) },
@@ -92,29 +103,32 @@ func configCmd(e *env) *cobra.Command {
 			},
 		},
 		tokenCmd(e))
-	return cmd
 }
 
 // tokenCmd makes a token and the line for http.tokens_file.
 func tokenCmd(e *env) *cobra.Command {
 	var role string
 	cmd := &cobra.Command{
-		Use:     "token NAME",
-		Short:   "Make an API token and its line for http.tokens_file",
-		Example: "  waybill config token grafana --role viewer",
-		Args:    cobra.ExactArgs(1),
+		Use:   "token NAME",
+		Short: "Make an API token and its entry for http.tokens_file",
+		Long: `Prints a new token on standard output, once, and on standard error the entry
+for the file that http.tokens_file names: it has only the token's hash.`,
+		Example: `  waybill config token grafana --role viewer
+  waybill config token ops --role operator > ops.token`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			var r config.Role
 			if err := r.UnmarshalText([]byte(role)); err != nil {
 				return usageError{err}
 			}
 			token, hash := config.NewToken()
-			fmt.Fprintf(e.err, "The token, shown this once:\n")
+			e.note("The token, shown this once:")
 			fmt.Fprintln(e.out, token.Expose())
 			fmt.Fprintf(e.err, "Its entry in http.tokens_file:\n- name: %q\n  role: %s\n  token_sha256: %s\n", args[0], r, hash)
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&role, "role", "viewer", "viewer, operator or admin")
+	_ = cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{"viewer", "operator", "admin"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }

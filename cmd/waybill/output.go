@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,17 +17,19 @@ import (
 )
 
 // This file writes answers. The rules are: tables are for people, fit the
-// terminal and never wrap; JSON is the API's own; nothing from a mail is
-// written with its control characters.
+// terminal and never wrap; CSV is for spreadsheets and has plain numbers and
+// whole times; JSON is the API's own; nothing from a mail is written with its
+// control characters.
 
 // table is a list for people and spreadsheets.
 type table struct {
 	heads []string
 	rows  [][]string
-	flex  map[int]bool // columns that may be shortened to fit
+	flex  []int // columns that may be shortened to fit
+	spare []int // columns that may be left out to fit, the first of them first
 }
 
-func newTable(heads ...string) *table { return &table{heads: heads, flex: map[int]bool{}} }
+func newTable(heads ...string) *table { return &table{heads: heads} }
 
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 
@@ -49,16 +52,36 @@ func render[T any](e *env, value any, rows []T, t *table) error {
 		}
 		return nil
 	case "csv":
-		w := csv.NewWriter(e.out)
-		_ = w.Write(t.heads) // the error is kept and comes back from Error
-		for _, r := range t.rows {
-			_ = w.Write(r)
-		}
-		w.Flush()
-		return w.Error()
+		return t.csv(e)
 	}
 	return t.write(e)
 }
+
+// csvHead turns a column's head into a name: IN/MIN into in_per_min.
+var csvHead = strings.NewReplacer(" ", "_", "/", "_per_")
+
+func (t *table) csv(e *env) error {
+	w := csv.NewWriter(e.out)
+	row := make([]string, len(t.heads))
+	for i, h := range t.heads {
+		row[i] = csvHead.Replace(strings.ToLower(h))
+	}
+	_ = w.Write(row) // the error is kept and comes back from Error
+	for _, r := range t.rows {
+		for i, c := range r {
+			row[i] = clean(c)
+			if c != "" && strings.ContainsRune("=+@", rune(c[0])) {
+				row[i] = "'" + row[i] // else a spreadsheet would compute what a stranger wrote
+			}
+		}
+		_ = w.Write(row)
+	}
+	w.Flush()
+	return w.Error()
+}
+
+// gap is between columns.
+const gap = 2
 
 func (t *table) write(e *env) error {
 	width := make([]int, len(t.heads))
@@ -72,15 +95,22 @@ func (t *table) write(e *env) error {
 		}
 	}
 	t.shrink(width, e.columns())
+	last := 0
+	for i, w := range width {
+		if w > 0 {
+			last = i
+		}
+	}
 	var b strings.Builder
 	line := func(cells []string, style string) {
 		for i, c := range cells {
+			if width[i] == 0 {
+				continue
+			}
 			c = fit(c, width[i])
-			pad := width[i] - utf8.RuneCountInString(c)
-			if i == len(cells)-1 {
+			pad := width[i] - utf8.RuneCountInString(c) + gap
+			if i == last {
 				pad = 0
-			} else {
-				pad += 2
 			}
 			if s := cellStyle(t.heads[i], c); style == "" && s != "" {
 				b.WriteString(e.paint(s, c))
@@ -99,21 +129,58 @@ func (t *table) write(e *env) error {
 	return err
 }
 
-// shrink narrows flexible columns, the widest first, until the row fits.
+// narrow is how far a flexible column is shortened before others are left out;
+// by taste: a short domain can still be read.
+const narrow = 12
+
+// shrink makes the row fit: it leaves out spare columns while flexible ones would
+// get too narrow, then narrows the flexible ones, and if need be all.
 func (t *table) shrink(width []int, columns int) {
-	for {
-		sum, widest := 2*(len(width)-1), -1
-		for i, w := range width {
-			sum += w
-			if t.flex[i] && w > 12 && (widest < 0 || w > width[widest]) {
-				widest = i
-			}
+	least := slices.Clone(width)
+	for _, i := range t.flex {
+		least[i] = min(least[i], narrow)
+	}
+	for _, i := range t.spare {
+		if rowWidth(least) <= columns {
+			break
 		}
-		if sum <= columns || widest < 0 {
+		least[i], width[i] = 0, 0
+	}
+	every := make([]int, len(width))
+	for i := range every {
+		every[i] = i
+	}
+	for over := rowWidth(width) - columns; over > 0; over = rowWidth(width) - columns {
+		if i := widest(width, t.flex, narrow); i >= 0 {
+			width[i] = max(narrow, width[i]-over)
+		} else if i := widest(width, every, 4); i >= 0 {
+			width[i]--
+		} else {
 			return
 		}
-		width[widest] = max(12, width[widest]-(sum-columns))
 	}
+}
+
+// rowWidth is how wide a row of such columns is; those of width 0 are left out.
+func rowWidth(width []int) int {
+	sum := -gap
+	for _, w := range width {
+		if w > 0 {
+			sum += w + gap
+		}
+	}
+	return sum
+}
+
+// widest is the widest of some columns that is wider than least, or -1.
+func widest(width, of []int, least int) int {
+	found := -1
+	for _, i := range of {
+		if width[i] > least && (found < 0 || width[i] > width[found]) {
+			found = i
+		}
+	}
+	return found
 }
 
 func fit(s string, n int) string {
@@ -148,9 +215,18 @@ func (e *env) paint(style, s string) string {
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
 }
 
+// terminalOf is the descriptor of the terminal that a stream is, if it is one.
+func terminalOf(stream any) (fd int, ok bool) {
+	f, ok := stream.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 0, false
+	}
+	return int(f.Fd()), true
+}
+
 func (e *env) terminal() bool {
-	f, ok := e.out.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a descriptor fits an int
+	_, ok := terminalOf(e.out)
+	return ok
 }
 
 // columns is how wide a table may be: the terminal, $COLUMNS, or no limit in a pipe.
@@ -158,8 +234,8 @@ func (e *env) columns() int {
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 20 {
 		return n
 	}
-	if f, ok := e.out.(*os.File); ok {
-		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 20 { //nolint:gosec // a descriptor fits an int
+	if fd, ok := terminalOf(e.out); ok {
+		if w, _, err := term.GetSize(fd); err == nil && w > 20 {
 			return w
 		}
 	}
@@ -201,6 +277,69 @@ func age(d time.Duration) string {
 }
 
 func seconds(f float64) string { return age(time.Duration(f * float64(time.Second))) }
+
+// seconds is a duration for people, or its number for spreadsheets.
+func (e *env) seconds(f float64) string {
+	switch {
+	case e.format == "csv":
+		return strconv.FormatFloat(f, 'f', 3, 64)
+	case f <= 0:
+		return "-"
+	}
+	return seconds(f)
+}
+
+// size is octets for people, or their number for spreadsheets.
+func (e *env) size(n int64) string {
+	if e.format == "csv" {
+		return strconv.FormatInt(n, 10)
+	}
+	return size(n)
+}
+
+// clock is a time of day for people, or a whole time for spreadsheets.
+func (e *env) clock(t time.Time) string {
+	switch {
+	case e.format != "csv":
+		return clock(t)
+	case t.IsZero():
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+// until is how long until t for people, or t for spreadsheets.
+func (e *env) until(t time.Time) string {
+	if e.format == "csv" {
+		return e.clock(t)
+	}
+	return until(t)
+}
+
+// dash stands for nothing in a table for people.
+func (e *env) dash(s string) string {
+	if s == "" && e.format != "csv" {
+		return "-"
+	}
+	return s
+}
+
+// addresses is the first of many for people, and all for spreadsheets.
+func (e *env) addresses(list []string) string {
+	switch {
+	case len(list) > 1 && e.format != "csv":
+		return fmt.Sprintf("%s +%d", list[0], len(list)-1)
+	}
+	return strings.Join(list, " ")
+}
+
+// count is a number of things: 1 message, 2 messages.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
 
 // size is octets for people.
 func size(n int64) string {

@@ -2,14 +2,13 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"waybill/logtrack/trackapi"
 )
@@ -23,7 +22,7 @@ func queueCmd(e *env) *cobra.Command {
   waybill queue retry --domain example.com
   waybill queue hold --sender @shop.example --reason "runaway job" --until 2h`,
 	}
-	cmd.AddCommand(queueListCmd(e), queueMessagesCmd(e), queueShowCmd(e))
+	verbs := []*cobra.Command{queueListCmd(e), queueMessagesCmd(e), queueShowCmd(e)}
 	for _, a := range []struct{ name, short, long string }{
 		{"retry", "Attempt messages now", "Makes the messages due now, whatever their schedule says."},
 		{"hold", "Stop messages until released", "Held messages are not attempted and do not alert; their lifetime goes on."},
@@ -32,9 +31,9 @@ func queueCmd(e *env) *cobra.Command {
 		{"bounce", "Bounce messages now", "Ends the messages as permanent failures: their senders get a DSN."},
 		{"reroute", "Route messages again", "Asks the routing table again, as after a changed configuration."},
 	} {
-		cmd.AddCommand(queueActionCmd(e, a.name, a.short, a.long))
+		verbs = append(verbs, queueActionCmd(e, a.name, a.short, a.long))
 	}
-	return cmd
+	return group(cmd, verbs...)
 }
 
 func queueListCmd(e *env) *cobra.Command {
@@ -54,16 +53,16 @@ func queueListCmd(e *env) *cobra.Command {
 				return err
 			}
 			t := newTable("NEXT HOP", "CONNECTOR", "STATE", "MESSAGES", "ACTIVE", "DEFERRED", "HELD", "SIZE", "OLDEST", "DUE LAG", "IN/MIN", "OUT/MIN", "NEXT", "LAST ERROR")
-			t.flex[0], t.flex[13] = true, true
+			t.flex, t.spare = []int{0, 1, 13}, []int{4, 10, 11, 7, 9, 1, 6, 12}
 			for _, q := range answer.Queues {
-				t.add(q.Name, q.Connector, q.State, fmt.Sprint(q.Messages), fmt.Sprint(q.Active), fmt.Sprint(q.Deferred), fmt.Sprint(q.Held), size(q.Bytes),
-					ageOrDash(q.OldestAge), ageOrDash(q.DueLag), fmt.Sprintf("%.0f", q.InRate), fmt.Sprintf("%.0f", q.OutRate), until(q.Next), q.LastError)
+				t.add(q.Name, q.Connector, q.State, fmt.Sprint(q.Messages), fmt.Sprint(q.Active), fmt.Sprint(q.Deferred), fmt.Sprint(q.Held), e.size(q.Bytes),
+					e.seconds(q.OldestAge), e.seconds(q.DueLag), fmt.Sprintf("%.0f", q.InRate), fmt.Sprintf("%.0f", q.OutRate), e.until(q.Next), q.LastError)
 			}
 			if err := render(e, answer, answer.Queues, t); err != nil {
 				return err
 			}
 			if e.format == "table" {
-				e.note(fmt.Sprintf("%d messages for %d next hops", answer.Messages, len(answer.Queues)))
+				e.note(count(answer.Messages, "message") + " for " + count(len(answer.Queues), "next hop"))
 				if !answer.Accepts {
 					e.note("not accepting mail: " + answer.Why)
 				}
@@ -71,13 +70,6 @@ func queueListCmd(e *env) *cobra.Command {
 			return nil
 		},
 	}
-}
-
-func ageOrDash(s float64) string {
-	if s <= 0 {
-		return "-"
-	}
-	return seconds(s)
 }
 
 func filterFlags(cmd *cobra.Command, f *trackapi.QueueFilter) {
@@ -88,7 +80,7 @@ func filterFlags(cmd *cobra.Command, f *trackapi.QueueFilter) {
 	fl.StringVar(&f.Domain, "domain", "", "recipient `DOMAIN`")
 	fl.StringVar(&f.Queue, "next-hop", "", "next hop `NAME`, as queue list shows it")
 	fl.StringVar(&f.Connector, "connector", "", "send connector `NAME`")
-	fl.StringVar(&f.State, "state", "", "queued, active, deferred, held, unroutable or poison")
+	fl.StringVar(&f.State, "state", "", "`STATE`: queued, active, deferred, held, unroutable or poison")
 	fl.StringVar(&f.OlderThan, "older-than", "", "accepted longer ago than this `DURATION`")
 	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]string{"queued", "active", "deferred", "held", "unroutable", "poison"}, cobra.ShellCompDirectiveNoFileComp))
 }
@@ -120,23 +112,19 @@ func queueMessagesCmd(e *env) *cobra.Command {
 				}
 			}
 			t := newTable("ACCEPTED", "QUEUE ID", "STATE", "SENDER", "RECIPIENT", "AGE", "ATTEMPTS", "NEXT", "LAST REPLY")
-			t.flex[3], t.flex[4], t.flex[8] = true, true, true
+			t.flex, t.spare = []int{3, 4, 8}, []int{6, 0, 7, 3}
 			for _, m := range rows {
-				to, attempts, next, reply := "", 0, time.Time{}, ""
+				var to []string
+				attempts, next, reply := 0, time.Time{}, ""
 				for _, r := range m.Recipients {
-					if to == "" {
-						to = r.Address
-					}
+					to = append(to, r.Address)
 					attempts = max(attempts, r.Attempts)
 					if next.IsZero() || !r.Next.IsZero() && r.Next.Before(next) {
 						next = r.Next
 					}
 					reply = or(r.Reply, reply)
 				}
-				if n := len(m.Recipients); n > 1 {
-					to = fmt.Sprintf("%s +%d", to, n-1)
-				}
-				t.add(clock(m.Time), m.QueueID, m.State, m.Sender, to, seconds(m.Age), fmt.Sprint(attempts), until(next), reply)
+				t.add(e.clock(m.Time), m.QueueID, m.State, m.Sender, e.addresses(to), e.seconds(m.Age), fmt.Sprint(attempts), e.until(next), reply)
 			}
 			if err := render(e, trackapi.QueuedMessages{Messages: rows, Cursor: cursor}, rows, t); err != nil {
 				return err
@@ -179,15 +167,15 @@ func queueShowCmd(e *env) *cobra.Command {
 			case err != nil:
 				return err
 			case len(list.Messages) == 0:
-				return &exitError{exitNo, fmt.Errorf("no message %s in the queue; if it has left: waybill track show %s", args[0], args[0])}
+				return &exitError{exitNo, fmt.Errorf("no message %s in the queue", args[0]), "it may have left: waybill track show " + args[0]}
 			case len(list.Messages) > 1:
-				return &exitError{exitNo, fmt.Errorf("several messages begin with %s", args[0])}
+				return &exitError{code: exitNo, err: fmt.Errorf("several messages begin with %s", args[0])}
 			}
 			m := list.Messages[0]
 			t := newTable("RECIPIENT", "STATE", "NEXT HOP", "ATTEMPTS", "NEXT", "LAST HOST", "LAST REPLY")
-			t.flex[0], t.flex[6] = true, true
+			t.flex, t.spare = []int{0, 2, 5, 6}, []int{5, 3, 2}
 			for _, r := range m.Recipients {
-				t.add(r.Address, r.State, r.Queue, fmt.Sprint(r.Attempts), until(r.Next), or(r.Host, "-"), or(r.Reply, "-"))
+				t.add(r.Address, r.State, r.Queue, fmt.Sprint(r.Attempts), e.until(r.Next), e.dash(r.Host), e.dash(r.Reply))
 			}
 			if e.format == "table" {
 				held := ""
@@ -223,15 +211,11 @@ in the log and in tracking, with who did it and why.`,
 				return err
 			}
 			act := trackapi.QueueAction{Action: name, Filter: f, Reason: reason}
-			if until != "" {
-				t, err := when(until)
-				if err != nil {
-					return err
-				}
-				if d, err := time.ParseDuration(until); err == nil {
-					t = time.Now().Add(d)
-				}
-				act.Until = t
+			if act.Until, err = ahead(until); err != nil {
+				return err
+			}
+			if len(args) == 0 && f == (trackapi.QueueFilter{}) {
+				return usagef("which messages? Name queue IDs, a filter such as --domain, or --all for the whole queue")
 			}
 			filters := []trackapi.QueueFilter{f}
 			if len(args) > 0 {
@@ -265,9 +249,8 @@ in the log and in tracking, with who did it and why.`,
 				if dry || total.Messages == 0 {
 					return e.acted(name, total)
 				}
-				ok, err := e.confirm(fmt.Sprintf("%s %d messages (%s)?", name, total.Messages, size(total.Bytes)))
-				if err != nil || !ok {
-					return or2(err, &exitError{exitNo, fmt.Errorf("nothing was changed")})
+				if err := e.confirm(fmt.Sprintf("%s %s (%s)?", name, count(total.Messages, "message"), size(total.Bytes))); err != nil {
+					return err
 				}
 			}
 			if err := sum(false); err != nil {
@@ -294,37 +277,41 @@ func (e *env) acted(name string, did trackapi.QueueActed) error {
 		for _, id := range did.IDs {
 			t.add(id)
 		}
-		return render(e, did, did.IDs, t)
+		if err := render(e, did, did.IDs, t); err != nil {
+			return err
+		}
+		return noneIs(did)
 	}
 	verb := map[string]string{"retry": "made due", "hold": "held", "release": "released", "remove": "removed", "bounce": "bounced", "reroute": "routed again"}[name]
 	if did.DryRun {
 		verb = "would be " + verb
 	}
-	fmt.Fprintf(e.out, "%d messages (%s) %s\n", did.Messages, size(did.Bytes), verb)
+	fmt.Fprintf(e.out, "%s (%s) %s\n", count(did.Messages, "message"), size(did.Bytes), verb)
+	return noneIs(did)
+}
+
+// noneIs makes an action on no message a negative answer.
+func noneIs(did trackapi.QueueActed) error {
 	if did.Messages == 0 {
 		return &exitError{code: exitNo}
 	}
 	return nil
 }
 
-// confirm asks a person. Without a terminal the answer is an error: nobody agreed.
-func (e *env) confirm(question string) (bool, error) {
-	f, ok := e.in.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) { //nolint:gosec // a descriptor fits an int
-		return false, usagef("%s Add --yes to agree without a terminal", question)
+// confirm asks a person, and returns an error unless they agree. Without a
+// terminal nobody agreed.
+func (e *env) confirm(question string) error {
+	if _, ok := terminalOf(e.in); !ok {
+		return usagef("%s Add --yes to agree without a terminal", question)
 	}
 	fmt.Fprintf(e.err, "%s [y/N] ", question)
 	line, err := bufio.NewReader(e.in).ReadString('\n')
 	if err != nil && line == "" {
-		return false, err
-	}
-	answer := strings.ToLower(strings.TrimSpace(line))
-	return answer == "y" || answer == "yes", nil
-}
-
-func or2(err, other error) error {
-	if err != nil {
 		return err
 	}
-	return other
+	switch strings.ToLower(strings.TrimSpace(line)) {
+	case "y", "yes":
+		return nil
+	}
+	return &exitError{code: exitNo, err: errors.New("nothing was changed")}
 }

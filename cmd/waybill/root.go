@@ -25,11 +25,11 @@ const (
 	exitUnreachable = 3 // no daemon at --api
 )
 
-// exitError ends the program with a code. Its text may be empty when all has
-// been said.
+// exitError ends the program with a code. Without an error all has been said.
 type exitError struct {
 	code int
 	err  error
+	hint string // what to do; may be empty
 }
 
 func (e *exitError) Error() string {
@@ -64,22 +64,29 @@ func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) 
 	if err == nil {
 		return exitOK
 	}
-	var exit *exitError
-	if errors.As(err, &exit) {
+	return e.explain(err)
+}
+
+// explain says what went wrong, and what to do about it, and returns the exit code.
+func (e *env) explain(err error) int {
+	errw := e.err
+	if exit, ok := errors.AsType[*exitError](err); ok {
 		if exit.err != nil {
 			fmt.Fprintf(errw, "waybill: %v\n", exit.err)
 		}
+		if exit.hint != "" {
+			fmt.Fprintln(errw, "hint: "+exit.hint)
+		}
 		return exit.code
 	}
-	var problem *trackapi.Problem
-	switch {
-	case errors.As(err, &problem):
+	if problem, ok := errors.AsType[*trackapi.Problem](err); ok {
 		fmt.Fprintf(errw, "waybill: %v\n", problem)
 		if problem.Status == http.StatusUnauthorized {
 			fmt.Fprintln(errw, "hint: give a token with --token-file, or WAYBILL_TOKEN_FILE")
 		}
 		return exitNo
-	case unreachable(err):
+	}
+	if unreachable(err) {
 		fmt.Fprintf(errw, "waybill: cannot reach the daemon at %s: %v\n", e.api, cause(err))
 		fmt.Fprintln(errw, `hint: is "waybill serve" running? Name its http.listen address with --api or WAYBILL_API`)
 		return exitUnreachable
@@ -92,14 +99,30 @@ func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) 
 	return exitNo
 }
 
+// group makes cmd a noun: alone it shows its help, and a wrong verb is a mistake.
+func group(cmd *cobra.Command, verbs ...*cobra.Command) *cobra.Command {
+	cmd.AddCommand(verbs...)
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		var known []string
+		for _, c := range cmd.Commands() {
+			known = append(known, c.Name())
+		}
+		return usagef("%s has no command %q; it has %s", cmd.CommandPath(), args[0], strings.Join(known, ", "))
+	}
+	return cmd
+}
+
 // usageError is a mistake in the command line.
 type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 func isUsage(err error) bool {
-	var u usageError
-	if errors.As(err, &u) {
+	if _, ok := errors.AsType[usageError](err); ok {
 		return true
 	}
 	// cobra has no types for its own complaints.
@@ -112,13 +135,12 @@ func isUsage(err error) bool {
 }
 
 func unreachable(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial"
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
 }
 
 func cause(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		return u.Err
 	}
 	return err
@@ -138,7 +160,12 @@ it is late.
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if strings.Contains(cmd.Use, "FILTER") && strings.Contains(err.Error(), ":") && strings.Contains(err.Error(), "shorthand") {
+			return usageError{fmt.Errorf("%w; a filter that begins with - goes after --, as in: %s -- -class:greylist", err, cmd.CommandPath())}
+		}
+		return usageError{err}
+	})
 	pf := root.PersistentFlags()
 	pf.StringVar(&e.api, "api", envOr("WAYBILL_API", "http://127.0.0.1:8025"), "`URL` of the daemon (WAYBILL_API)")
 	pf.StringVar(&e.tokenFile, "token-file", os.Getenv("WAYBILL_TOKEN_FILE"), "`FILE` with the API token (WAYBILL_TOKEN_FILE)")

@@ -22,8 +22,7 @@ func routeCmd(e *env) *cobra.Command {
 		Short:   "Which way a message would go, and why",
 		Example: "  waybill route explain --from a@example.com --to b@example.org",
 	}
-	cmd.AddCommand(routeExplainCmd(e))
-	return cmd
+	return group(cmd, routeExplainCmd(e))
 }
 
 // explanation is the answer of route explain.
@@ -116,6 +115,7 @@ func (x *explanation) describe(ctx context.Context, cfg *config.Config, d route.
 		x.DNSError = err.Error()
 		return
 	}
+	defer func() { _ = r.Close() }() // its questions are answered
 	hosts, err := r.MX(ctx, q.Recipient.DomainKey())
 	if err != nil {
 		x.DNSError = dnsError(err)
@@ -135,8 +135,7 @@ func (x *explanation) describe(ctx context.Context, cfg *config.Config, d route.
 }
 
 func dnsError(err error) string {
-	var e *dns.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*dns.Error](err); ok {
 		verdict := "permanent"
 		if e.Temporary() {
 			verdict = "temporary"
@@ -148,7 +147,7 @@ func dnsError(err error) string {
 
 func (e *env) showRoute(x explanation) error {
 	t := newTable("CONNECTOR", "ADDRESS SPACE", "COST", "WON", "WHY")
-	t.flex[4] = true
+	t.flex = []int{4}
 	for _, c := range x.Candidates {
 		won := ""
 		if c.Won {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"net/netip"
@@ -35,6 +36,9 @@ func sendCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "send --to ADDRESS",
 		Short: "Submit a test message and follow it to its end",
+		Long: `Submits a message by SMTP, with STARTTLS where it is offered, and follows it
+through the API until every recipient is relayed, bounced or expired. Exit code 0
+when all are relayed.`,
 		Example: `  waybill send --to ann@example.com
   waybill send --server 127.0.0.1:2587 --user app --password-file app.pw --to ann@example.com
   waybill send --to ann@example.com --file message.eml --no-follow`,
@@ -44,7 +48,7 @@ func sendCmd(e *env) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.server, "server", "127.0.0.1:25", "`HOST:PORT` of a receive connector")
 	f.StringSliceVar(&o.to, "to", nil, "recipient `ADDRESS`; may be given several times")
-	f.StringVar(&o.from, "from", "postmaster@localhost.localdomain", "envelope sender `ADDRESS`")
+	f.StringVar(&o.from, "from", "postmaster@localhost.localdomain", "envelope sender `ADDRESS`, or <>")
 	f.StringVar(&o.subject, "subject", "Waybill test message", "`TEXT`")
 	f.StringVar(&o.body, "body", "", "`TEXT` of the message")
 	f.StringVar(&o.file, "file", "", "send this `FILE` (headers and all) instead; - is standard input")
@@ -56,6 +60,8 @@ func sendCmd(e *env) *cobra.Command {
 	f.BoolVar(&o.noFollow, "no-follow", false, "do not follow the message through the API")
 	f.DurationVar(&o.wait, "wait", 30*time.Second, "how long to follow")
 	_ = cmd.MarkFlagRequired("to")
+	_ = cmd.MarkFlagFilename("file", "eml")
+	_ = cmd.MarkFlagFilename("password-file")
 	return cmd
 }
 
@@ -73,9 +79,10 @@ func (e *env) send(ctx context.Context, o sendOptions) error {
 	}
 	cfg := &tls.Config{ServerName: host, InsecureSkipVerify: o.insecure, MinVersion: tls.VersionTLS12} //nolint:gosec // only when the user says --insecure, or on loopback
 	began := time.Now()
+	o.from = strings.Trim(o.from, "<>")
 	c, err := dialSMTP(o, cfg)
 	if err != nil {
-		return err
+		return smtpUnreachable(o, err)
 	}
 	defer func() { _ = c.Close() }() // after Quit it is closed already
 	if o.user != "" {
@@ -87,7 +94,7 @@ func (e *env) send(ctx context.Context, o sendOptions) error {
 			return fmt.Errorf("log in at %s: %w", o.server, err)
 		}
 	}
-	if err := c.Mail(o.from, nil); err != nil {
+	if err := c.Mail(o.from, &smtp.MailOptions{UTF8: !ascii(o.from) || !ascii(strings.Join(o.to, ""))}); err != nil {
 		return fmt.Errorf("sender %s: %w", o.from, err)
 	}
 	for _, to := range o.to {
@@ -120,6 +127,25 @@ func (e *env) send(ctx context.Context, o sendOptions) error {
 	return e.follow(ctx, id, o.wait)
 }
 
+// smtpUnreachable says what to do when there is no session with the server.
+func smtpUnreachable(o sendOptions, err error) error {
+	err = fmt.Errorf("cannot open a session with %s: %w", o.server, err)
+	switch {
+	case unreachable(err):
+		return &exitError{exitUnreachable, err, "name the address of a receive connector with --server"}
+	case certificateError(err):
+		return &exitError{exitNo, err, "--insecure sends without verifying the certificate"}
+	}
+	return err
+}
+
+func certificateError(err error) bool {
+	_, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	return ok
+}
+
+func ascii(s string) bool { return strings.IndexFunc(s, func(r rune) bool { return r > 0x7f }) < 0 }
+
 func dialSMTP(o sendOptions, cfg *tls.Config) (*smtp.Client, error) {
 	if o.tls {
 		c, err := smtp.DialTLS(o.server, cfg)
@@ -133,13 +159,17 @@ func dialSMTP(o sendOptions, cfg *tls.Config) (*smtp.Client, error) {
 		return nil, err
 	}
 	if err := c.Hello(o.helo); err != nil {
-		return nil, errors.Join(err, c.Close())
+		_ = c.Close() // the greeting was no good
+		return nil, err
 	}
 	if ok, _ := c.Extension("STARTTLS"); !ok {
 		return c, nil
 	}
-	_ = c.Close() // go-smtp upgrades only on a new connection
-	return smtp.DialStartTLS(o.server, cfg)
+	_ = c.Quit() // go-smtp upgrades only on a new connection
+	if c, err = smtp.DialStartTLS(o.server, cfg); err != nil {
+		return nil, err
+	}
+	return c, c.Hello(o.helo)
 }
 
 // queueIDIn finds our queue ID in the reply to the content.
@@ -164,9 +194,10 @@ func (e *env) testMessage(o sendOptions) (string, error) {
 		return string(b), err
 	}
 	now := time.Now()
+	from := or(strings.Trim(o.from, "<>"), "postmaster@"+o.helo)
 	body := or(o.body, "This is a test message.\r\n\r\nIf you read it, the way from "+o.server+" to you works.")
 	return fmt.Sprintf("From: <%s>\r\nTo: <%s>\r\nSubject: %s\r\nDate: %s\r\nMessage-ID: <%s@%s>\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n%s\r\n",
-		o.from, strings.Join(o.to, ">, <"), o.subject, now.Format(time.RFC1123Z), strings.ToLower(mail.NewID(now)), o.helo, body), nil
+		from, strings.Join(o.to, ">, <"), mime.QEncoding.Encode("utf-8", o.subject), now.Format(time.RFC1123Z), strings.ToLower(mail.NewID(now)), o.helo, body), nil
 }
 
 // follow shows the message's timeline once every recipient has its end, or the time is up.
@@ -196,7 +227,7 @@ func (e *env) follow(ctx context.Context, id string, wait time.Duration) error {
 		select {
 		case <-ctx.Done():
 			if tl == nil {
-				return fmt.Errorf("message %s is not in tracking after %s", id, wait)
+				return &exitError{exitNo, fmt.Errorf("message %s is not in tracking after %s", id, wait), "is --api the HTTP side of the relay that took it?"}
 			}
 			e.note(fmt.Sprintf("not at its end after %s; go on with: waybill track show %s", wait, id))
 			return e.showFollowed(tl)

@@ -47,7 +47,7 @@ func (e *env) serve(ctx context.Context, path string) error {
 	cfg, problems := config.Load(path)
 	e.problems(problems)
 	if problems.Errors() {
-		return &exitError{exitNo, errors.New("the configuration has errors; nothing was started")}
+		return &exitError{exitNo, errors.New("the configuration has errors; nothing was started"), fmt.Sprintf("waybill check --config %s says the same without starting", path)}
 	}
 	a, err := app.New(app.Options{Config: cfg, Load: load, Commit: commit()})
 	if err != nil {
@@ -73,7 +73,7 @@ func (e *env) serve(ctx context.Context, path string) error {
 			case ctx.Err() == nil:
 				cancel()
 			default:
-				return &exitError{exitNo, errors.New("ended at once by a second signal")}
+				return &exitError{code: exitNo, err: errors.New("ended at once by a second signal")}
 			}
 		}
 	}

@@ -32,7 +32,8 @@ func statusCmd(e *env) *cobra.Command {
 			if !s.Ready {
 				ready = "no: " + s.Why
 			}
-			t.add(s.Hostname, s.Version, age(time.Since(s.Started)), ready, fmt.Sprint(s.Events), size(s.StoreSize), clock(s.Oldest), ageOrDash(s.IndexLag))
+			t.flex, t.spare = []int{0, 3}, []int{7, 6, 1}
+			t.add(s.Hostname, s.Version, e.seconds(time.Since(s.Started).Seconds()), ready, fmt.Sprint(s.Events), e.size(s.StoreSize), e.clock(s.Oldest), e.seconds(s.IndexLag))
 			if err := render(e, s, []*trackapi.Status{s}, t); err != nil {
 				return err
 			}
@@ -64,7 +65,7 @@ func healthcheckCmd(e *env) *cobra.Command {
 			}
 			defer func() { _ = resp.Body.Close() }() // read or not, it is over
 			if resp.StatusCode != http.StatusOK {
-				return &exitError{exitNo, fmt.Errorf("not ready: %s", resp.Status)}
+				return &exitError{code: exitNo, err: fmt.Errorf("not ready: %s", resp.Status)}
 			}
 			return nil
 		},

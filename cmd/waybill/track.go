@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,8 +23,7 @@ func trackCmd(e *env) *cobra.Command {
   waybill track show 01J9ZC3K5V8Q2M7RXT4W6Y0ABC
   waybill track tail --disposition bounced`,
 	}
-	cmd.AddCommand(trackSearchCmd(e), trackShowCmd(e), trackTailCmd(e))
-	return cmd
+	return group(cmd, trackSearchCmd(e), trackShowCmd(e), trackTailCmd(e))
 }
 
 // queryFlags adds the filters of a search.
@@ -58,16 +58,32 @@ func when(s string) (time.Time, error) {
 			return t, nil
 		}
 	}
-	if days, ok := strings.CutSuffix(s, "d"); ok {
-		var n float64
-		if _, err := fmt.Sscanf(days, "%g", &n); err == nil {
-			return time.Now().Add(-time.Duration(n * 24 * float64(time.Hour))), nil
-		}
-	}
-	if d, err := time.ParseDuration(s); err == nil {
-		return time.Now().Add(-d.Abs()), nil
+	if d, ok := duration(s); ok {
+		return time.Now().Add(-d), nil
 	}
 	return time.Time{}, usagef("%q is neither a time (2026-01-31T08:00:00Z) nor a duration (2h, 7d)", s)
+}
+
+// ahead reads a time to come, or a duration from now.
+func ahead(s string) (time.Time, error) {
+	if d, ok := duration(s); ok {
+		return time.Now().Add(d), nil
+	}
+	t, err := when(s)
+	if err == nil && s != "" && !t.After(time.Now()) {
+		err = usagef("%s has passed; name a time to come, or a duration such as 2h", s)
+	}
+	return t, err
+}
+
+// duration reads 90s, 2h or 7d.
+func duration(s string) (time.Duration, bool) {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseFloat(days, 64)
+		return time.Duration(n * 24 * float64(time.Hour)).Abs(), err == nil
+	}
+	d, err := time.ParseDuration(s)
+	return d.Abs(), err == nil
 }
 
 func trackSearchCmd(e *env) *cobra.Command {
@@ -78,7 +94,8 @@ func trackSearchCmd(e *env) *cobra.Command {
 		Use:   "search [FILTER...]",
 		Short: "Find messages by sender, recipient, and much more",
 		Long: `Finds messages, newest first. Filters are flags, or words such as
-recipient:*@example.com disposition:bounced -class:greylist`,
+recipient:*@example.com disposition:bounced. A word that begins with - excludes;
+it goes after -- or into quotes with another one. Exit code 1 when there is none.`,
 		Example: `  waybill track search --recipient ann@example.com
   waybill track search --from 7d --sender @shop.example --disposition bounced,expired
   waybill track search 'recipient:*@example.com -class:greylist' -o csv > mail.csv`,
@@ -110,9 +127,13 @@ recipient:*@example.com disposition:bounced -class:greylist`,
 				}
 			}
 			t := newTable("TIME", "QUEUE ID", "SENDER", "RECIPIENT", "DISPOSITION", "LATENCY", "ATTEMPTS", "SIZE", "LAST REPLY")
-			t.flex[2], t.flex[3], t.flex[8] = true, true, true
+			t.flex, t.spare = []int{2, 3, 8}, []int{7, 6, 5, 8, 2, 0}
 			for _, m := range rows {
-				t.add(clock(m.Time), m.QueueID, m.Sender, recipients(m), m.Disposition, seconds(m.Latency), fmt.Sprint(m.Attempts), size(m.Size), lastReply(m))
+				var to []string
+				for _, r := range m.Recipients {
+					to = append(to, r.Address)
+				}
+				t.add(e.clock(m.Time), m.QueueID, m.Sender, e.addresses(to), m.Disposition, e.seconds(m.Latency), fmt.Sprint(m.Attempts), e.size(m.Size), lastReply(m))
 			}
 			if err := render(e, trackapi.Messages{Messages: rows, Page: page}, rows, t); err != nil {
 				return err
@@ -139,10 +160,7 @@ recipient:*@example.com disposition:bounced -class:greylist`,
 }
 
 func searchNote(n int, p trackapi.Page) string {
-	s := fmt.Sprintf("%d messages in %.1f ms", n, p.TookMS)
-	if n == 1 {
-		s = fmt.Sprintf("1 message in %.1f ms", p.TookMS)
-	}
+	s := fmt.Sprintf("%s in %.1f ms", count(n, "message"), p.TookMS)
 	if p.Cut != "" {
 		s += "; cut: " + p.Cut
 	}
@@ -156,20 +174,10 @@ func searchNote(n int, p trackapi.Page) string {
 func (e *env) note(s string) { fmt.Fprintln(e.err, e.paintErr(s)) }
 
 func (e *env) paintErr(s string) string {
-	if f, ok := e.err.(*os.File); ok && !e.noColor && f != nil && e.terminal() {
+	if _, ok := terminalOf(e.err); ok && !e.noColor {
 		return "\x1b[2m" + s + "\x1b[0m"
 	}
 	return s
-}
-
-func recipients(m trackapi.Message) string {
-	if len(m.Recipients) == 0 {
-		return ""
-	}
-	if n := len(m.Recipients); n > 1 {
-		return fmt.Sprintf("%s +%d", m.Recipients[0].Address, n-1)
-	}
-	return m.Recipients[0].Address
 }
 
 // lastReply is the newest reply among the recipients that are worst off.
@@ -334,6 +342,9 @@ func trackTailCmd(e *env) *cobra.Command {
 			c, err := e.client()
 			if err != nil {
 				return err
+			}
+			if e.format == "csv" {
+				return usagef("facts have no columns: use -o jsonl")
 			}
 			c.HTTP.Timeout = 0 // it goes on until interrupted
 			q.Q = strings.Join(args, " ")

@@ -25,8 +25,8 @@ use by itself within a minute, or at once with SIGHUP.`,
   waybill user list --users users.yaml`,
 	}
 	cmd.PersistentFlags().StringVar(&file, "users", envOr("WAYBILL_USERS", "users.yaml"), "the password `FILE` (WAYBILL_USERS)")
-	cmd.AddCommand(userAddCmd(e, &file), userListCmd(e, &file), userRemoveCmd(e, &file), userPasswdCmd(e, &file))
-	return cmd
+	_ = cmd.MarkPersistentFlagFilename("users", "yaml", "yml")
+	return group(cmd, userAddCmd(e, &file), userListCmd(e, &file), userRemoveCmd(e, &file), userPasswdCmd(e, &file))
 }
 
 func userAddCmd(e *env, file *string) *cobra.Command {
@@ -67,6 +67,15 @@ func userAddCmd(e *env, file *string) *cobra.Command {
 	return cmd
 }
 
+// openUsers opens the password file of a command that needs one to be there.
+func openUsers(file string) (*auth.Users, error) {
+	users, err := auth.OpenUsers(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &exitError{exitNo, fmt.Errorf("there is no user file %s", file), `name it with --users, or make it with "waybill user add"`}
+	}
+	return users, err
+}
+
 func userListCmd(e *env, file *string) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
@@ -74,13 +83,13 @@ func userListCmd(e *env, file *string) *cobra.Command {
 		Example: "  waybill user list --users users.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			users, err := auth.OpenUsers(*file)
+			users, err := openUsers(*file)
 			if err != nil {
 				return err
 			}
 			list := users.List()
 			t := newTable("NAME", "SENDERS", "CREDENTIALS", "DISABLED")
-			t.flex[1] = true
+			t.flex = []int{1}
 			for _, u := range list {
 				senders := strings.Join(u.Senders, " ")
 				if u.AnySender {
@@ -100,7 +109,7 @@ func userRemoveCmd(e *env, file *string) *cobra.Command {
 		Example: "  waybill user remove app",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			users, err := auth.OpenUsers(*file)
+			users, err := openUsers(*file)
 			if err != nil {
 				return err
 			}
@@ -121,7 +130,7 @@ func userPasswdCmd(e *env, file *string) *cobra.Command {
 		Example: "  waybill user passwd app",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			users, err := auth.OpenUsers(*file)
+			users, err := openUsers(*file)
 			if err != nil {
 				return err
 			}
@@ -146,7 +155,7 @@ func (e *env) newPassword(file, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if f, ok := e.in.(*os.File); file == "" && ok && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a descriptor fits an int
+	if _, ok := terminalOf(e.in); ok && file == "" {
 		again, err := e.password("", "Once more: ")
 		if err != nil {
 			return "", err
@@ -165,9 +174,9 @@ func (e *env) password(file, prompt string) (string, error) {
 		b, err := os.ReadFile(file) //nolint:gosec // the user names it
 		return strings.TrimRight(string(b), "\r\n"), err
 	}
-	if f, ok := e.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a descriptor fits an int
+	if fd, ok := terminalOf(e.in); ok {
 		fmt.Fprint(e.err, prompt)
-		b, err := term.ReadPassword(int(f.Fd())) //nolint:gosec // a descriptor fits an int
+		b, err := term.ReadPassword(fd)
 		fmt.Fprintln(e.err)
 		return string(b), err
 	}
