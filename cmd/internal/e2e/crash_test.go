@@ -22,7 +22,7 @@ import (
 // counts: every message that got its 250 arrives, and tracking has one
 // message_queued and one final fact for each.
 func TestKill9(t *testing.T) {
-	const rounds = 4
+	const rounds, inFlight = 5, 40 // limits.connections_per_destination is 40
 	in := port(t)
 	sink, err := relaytest.StartSmartHost("127.0.0.1:0", relaytest.WithBehaviour(func(phase, _ string) (string, time.Duration, bool) {
 		if phase == relaytest.PhaseDot && rand.IntN(10) == 0 {
@@ -40,7 +40,7 @@ func TestKill9(t *testing.T) {
 	acked := map[string]string{} // queue id → recipient
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	for c := range 8 {
+	for c := range 16 {
 		wg.Go(func() {
 			for i := 0; ctx.Err() == nil; {
 				i = submit(ctx, in, c, i, func(id, to string) {
@@ -55,16 +55,24 @@ func TestKill9(t *testing.T) {
 			}
 		})
 	}
-	for r := range rounds {
-		<-time.After(time.Duration(300+rand.IntN(1200)) * time.Millisecond)
-		d.kill()
+	total := func() int {
 		mu.Lock()
-		t.Logf("round %d: killed after %d messages", r+1, len(acked))
-		mu.Unlock()
+		defer mu.Unlock()
+		return len(acked)
+	}
+	for r := range rounds {
+		enough := total() + 150 + rand.IntN(300)
+		eventually(t, time.Minute, "load", func() error {
+			if n := total(); n < enough {
+				return fmt.Errorf("%d messages, want %d", n, enough)
+			}
+			return nil
+		})
+		d.kill()
+		t.Logf("round %d: killed after %d messages", r+1, total())
 		d.boot()
 		d.ready()
 	}
-	<-time.After(500 * time.Millisecond)
 	cancel()
 	wg.Wait()
 	d.empty(2 * time.Minute)
@@ -83,8 +91,8 @@ func TestKill9(t *testing.T) {
 		}
 	}
 	t.Logf("%d acknowledged, %d arrived, %d of them more than once, over %d kills", len(acked), len(arrived), twice, rounds)
-	if twice > rounds*100 {
-		t.Errorf("%d duplicates are more than the attempts in flight at %d kills", twice, rounds)
+	if most := rounds * inFlight; twice > most {
+		t.Errorf("%d messages arrived more than once, want at most the %d attempts in flight at %d kills", twice, most, rounds)
 	}
 	facts := d.facts()
 	for id := range acked {

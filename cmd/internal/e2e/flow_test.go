@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 
 	"waybill/cmd/internal/peers"
 	"waybill/logtrack/trackapi"
+	"waybill/relay/relaytest"
 )
 
 // relayConf relays everything from loopback to one smart host.
@@ -81,10 +83,11 @@ func TestSMTPSource(t *testing.T) {
 	d.reconcile(n)
 }
 
-// reconcile holds three witnesses together: what the store has, what Prometheus
-// counts, and what is known to have been relayed.
+// reconcile holds four witnesses together: what the log says, what the store
+// has, what Prometheus counts, and what is known to have been relayed.
 func (d *daemon) reconcile(relayed int) {
 	d.t.Helper()
+	names := []string{"message_queued", "recipient_relayed", "message_retired"}
 	eventually(d.t, 20*time.Second, "tracking and metrics to agree", func() error {
 		now := time.Now()
 		got, err := d.api.Aggregate(context.Background(), trackapi.AggregateQuery{
@@ -97,18 +100,25 @@ func (d *daemon) reconcile(relayed int) {
 		for _, s := range got.Series {
 			sums[s.Labels["event"]] = *s.Points[0].Value
 		}
-		metrics := d.metrics()
-		counted := map[string]float64{
-			"recipient_relayed": metrics.sum("waybill_recipients_completed_total", `disposition="relayed"`),
-			"message_queued":    metrics.sum("waybill_messages_received_total", ""),
+		log, err := os.ReadFile(filepath.Join(d.dir, "waybill.log"))
+		if err != nil {
+			return err
 		}
-		for ev, c := range counted {
-			if sums[ev] != c {
-				return fmt.Errorf("tracking has %v %s, Prometheus counts %v", sums[ev], ev, c)
+		for _, name := range names {
+			lines := strings.Count(string(log), `"event":"`+name+`"`)
+			if int(sums[name]) != relayed || lines != relayed {
+				return fmt.Errorf("%s: tracking has %v, the log has %d, want %d", name, sums[name], lines, relayed)
 			}
 		}
-		if int(sums["recipient_relayed"]) != relayed {
-			return fmt.Errorf("tracking has %v recipient_relayed, want %d", sums["recipient_relayed"], relayed)
+		metrics := d.metrics()
+		for what, n := range map[string]float64{
+			"received": metrics.sum("waybill_messages_received_total", ""),
+			"relayed":  metrics.sum("waybill_recipients_completed_total", `disposition="relayed"`),
+			"tried":    metrics.sum("waybill_delivery_attempts_total", `disposition="relayed"`),
+		} {
+			if int(n) != relayed {
+				return fmt.Errorf("Prometheus counts %v %s, want %d", n, what, relayed)
+			}
 		}
 		return nil
 	})
@@ -148,25 +158,18 @@ func (x exposition) sum(name, label string) float64 {
 	return total
 }
 
-// TestClients submits with swaks and curl over STARTTLS with AUTH, as people do.
+// TestClients submits with swaks and curl over STARTTLS with AUTH, as people do,
+// and as people should not.
 func TestClients(t *testing.T) {
-	in, out := port(t), port(t)
-	postfix, err := peers.StartPostfix(shared(t), peers.PostfixOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := postfix.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	_ = out
+	const password = "s3cret-pass"
+	in := port(t)
+	host := relaytest.NewSmartHost(t)
 	certs := shared(t)
-	run(t, "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+	run(t, "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "90", "-subj", "/CN=localhost",
 		"-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", certs+"/key.pem", "-out", certs+"/cert.pem")
 	users := filepath.Join(certs, "users.yaml")
 	add := exec.Command(binary(t), "user", "add", "app", "--users", users, "--sender", "@source.test")
-	add.Stdin = strings.NewReader("s3cret-pass\n")
+	add.Stdin = strings.NewReader(password + "\n")
 	if b, err := add.CombinedOutput(); err != nil {
 		t.Fatalf("user add: %v\n%s", err, b)
 	}
@@ -176,54 +179,99 @@ certificates:
   default: {cert_file: %[1]s/cert.pem, key_file: %[1]s/key.pem}
 users: {file: %[2]s}
 receive_connectors:
-  - {name: submission, usage: client, listen: ["127.0.0.1:%[3]d"]}
+  - {name: submission, usage: client, listen: ["127.0.0.1:%[3]d"], transcript: all, limits: {tarpit: 100ms}}
 send_connectors:
-  - {name: out, address_spaces: [{space: "*", cost: 10}], route: smart_hosts, smart_hosts: ["127.0.0.1:%[4]d"], tls: {level: none}}
+  - {name: out, address_spaces: [{space: "*", cost: 10}], smart_hosts: [%[4]q], tls: {level: none}}
+queue: {disk_free_min: 16MiB}
 http: {listen: "127.0.0.1:HTTPPORT"}
 log: {file: DIR/waybill.log}
-`, certs, users, in, postfix.Port))
-	server := fmt.Sprintf("127.0.0.1:%d", in)
+`, certs, users, in, host.Addr()))
+	login := func(mechanism, password string) []string {
+		return []string{"--tls", "--auth", mechanism, "--auth-user", "app", "--auth-password", password}
+	}
+	swaks := func(args ...string) *exec.Cmd {
+		return exec.Command("swaks", append([]string{"--server", fmt.Sprintf("127.0.0.1:%d", in), "--from", "a@source.test"}, args...)...)
+	}
+	mail := filepath.Join(certs, "mail.eml")
+	write(t, mail, "From: <a@source.test>\r\nTo: <curl@dest.test>\r\nSubject: curl\r\n\r\nhello\r\n")
 
-	t.Run("swaks", func(t *testing.T) {
-		got := run(t, "swaks", "--server", server, "--tls", "--auth", "PLAIN", "--auth-user", "app", "--auth-password", "s3cret-pass",
-			"--from", "a@source.test", "--to", "swaks@dest.test", "--header", "Subject: swaks")
-		if !strings.Contains(got, "queued as ") {
-			t.Errorf("no queue id in:\n%s", got)
-		}
-	})
-	t.Run("swaks LOGIN", func(t *testing.T) {
-		run(t, "swaks", "--server", server, "--tls", "--auth", "LOGIN", "--auth-user", "app", "--auth-password", "s3cret-pass", "--from", "a@source.test", "--to", "login@dest.test")
-	})
-	t.Run("curl", func(t *testing.T) {
-		mail := filepath.Join(certs, "mail.eml")
-		write(t, mail, "From: <a@source.test>\r\nTo: <curl@dest.test>\r\nSubject: curl\r\n\r\nhello\r\n")
-		run(t, "curl", "-sS", "--ssl-reqd", "--cacert", certs+"/cert.pem", "-u", "app:s3cret-pass", "--mail-from", "a@source.test", "--mail-rcpt", "curl@dest.test",
-			"-T", mail, fmt.Sprintf("smtp://localhost:%d", in), "--resolve", fmt.Sprintf("localhost:%d:127.0.0.1", in))
-	})
-	refused := func(name, want string, args ...string) {
-		t.Run(name, func(t *testing.T) {
-			out, err := exec.Command("swaks", append([]string{"--server", server, "--from", "a@source.test", "--to", "x@dest.test"}, args...)...).CombinedOutput()
-			if err == nil || !strings.Contains(string(out), want) {
-				t.Errorf("swaks: %v, want %q in:\n%s", err, want, out)
+	var recipients []string
+	for _, mechanism := range []string{"PLAIN", "LOGIN"} {
+		t.Run("swaks "+mechanism, func(t *testing.T) {
+			to := "swaks-" + strings.ToLower(mechanism) + "@dest.test"
+			recipients = append(recipients, to)
+			out, err := swaks(append(login(mechanism, password), "--to", to)...).CombinedOutput()
+			if err != nil || !strings.Contains(string(out), "queued as ") || !strings.Contains(string(out), "TLS started") {
+				t.Errorf("swaks: %v\n%s", err, out)
+			}
+		})
+		t.Run("curl "+mechanism, func(t *testing.T) {
+			to := "curl-" + strings.ToLower(mechanism) + "@dest.test"
+			recipients = append(recipients, to)
+			run(t, "curl", "-sS", "--ssl-reqd", "--cacert", certs+"/cert.pem", "-u", "app:"+password, "--login-options", "AUTH="+mechanism,
+				"--mail-from", "a@source.test", "--mail-rcpt", to, "-T", mail, fmt.Sprintf("smtp://localhost:%d", in), "--resolve", fmt.Sprintf("localhost:%d:127.0.0.1", in))
+		})
+	}
+	for _, test := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"wrong password", login("PLAIN", "guess"), "535 5.7.8"},
+		{"wrong password by LOGIN", login("LOGIN", "guess"), "535 5.7.8"},
+		{"unknown user", []string{"--tls", "--auth", "PLAIN", "--auth-user", "nobody", "--auth-password", password}, "535 5.7.8"},
+		{"AUTH before TLS", []string{"--auth", "PLAIN", "--auth-user", "app", "--auth-password", password}, "did not advertise"},
+		{"no AUTH", []string{"--tls"}, "530 5.7.0"},
+		{"no TLS", nil, "530 5.7.0"},
+		{"not its sender", append(login("PLAIN", password), "--from", "boss@other.test"), "550 5.7.1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			out, err := swaks(append([]string{"--to", "refused@dest.test"}, test.args...)...).CombinedOutput()
+			if err == nil || !strings.Contains(string(out), test.want) {
+				t.Errorf("swaks: %v, want %q in:\n%s", err, test.want, out)
 			}
 		})
 	}
-	refused("wrong password", "535 5.7.8", "--tls", "--auth", "PLAIN", "--auth-user", "app", "--auth-password", "guess")
-	refused("AUTH before TLS", "did not advertise", "--auth", "PLAIN", "--auth-user", "app", "--auth-password", "s3cret-pass")
-	refused("no AUTH", "530 5.7.0", "--tls")
-	refused("not its sender", "550 5.7.1", "--tls", "--auth", "PLAIN", "--auth-user", "app", "--auth-password", "s3cret-pass", "--from", "boss@other.test")
+	plain := base64.StdEncoding.EncodeToString([]byte("\x00app\x00" + password))
+	t.Run("AUTH before TLS all the same", func(t *testing.T) {
+		s := dial(t, in)
+		if err := s.PrintfLine("AUTH PLAIN %s", plain); err != nil {
+			t.Fatal(err)
+		}
+		if code, text, err := s.ReadResponse(0); code != 530 && code != 538 {
+			t.Errorf("the right password in clear is answered by %d %s (%v), want 530 or 538", code, text, err)
+		}
+		s.cmd(530, "MAIL FROM:<a@source.test>")
+	})
 
 	d.empty(time.Minute)
-	for _, to := range []string{"swaks@dest.test", "login@dest.test", "curl@dest.test"} {
-		d.found(to, "relayed", 1)
+	wantOnce(t, host, recipients...)
+	for _, m := range host.Messages() {
+		if !strings.HasPrefix(string(m.Content), "Received: from ") || !strings.Contains(string(m.Content), "with ESMTPSA") {
+			t.Errorf("the message does not begin with a trace field that says ESMTPSA:\n%s", m.Content)
+		}
 	}
-	log, err := os.ReadFile(filepath.Join(d.dir, "waybill.log"))
-	if err != nil {
-		t.Fatal(err)
+	secrets := []string{
+		password, plain[4 : len(plain)-4], base64.StdEncoding.EncodeToString([]byte(password)), base64.StdEncoding.EncodeToString([]byte("guess")), "guess",
 	}
-	for _, secret := range []string{"s3cret-pass", "AGFwcABzM2NyZXQtcGFzcw", "czNjcmV0LXBhc3M"} {
-		if strings.Contains(string(log), secret) {
-			t.Errorf("the log has the password (%s)", secret)
+	log := run(t, "cat", filepath.Join(d.dir, "waybill.log"), filepath.Join(d.dir, "stderr"))
+	if !strings.Contains(log, "AUTH PLAIN") {
+		t.Error("the transcripts in the log have no AUTH: this proves nothing")
+	}
+	for _, to := range recipients {
+		row := d.found(to, "relayed", 1)[0]
+		if row.AuthUser != "app" {
+			t.Errorf("%s: user %q, want app", to, row.AuthUser)
+		}
+		conversations, err := d.waybill("track", "show", row.QueueID, "--transcript")
+		if err != nil {
+			t.Errorf("track show: %v\n%s", err, conversations)
+		}
+		log += conversations
+	}
+	for _, secret := range secrets {
+		if i := strings.Index(log, secret); i >= 0 {
+			t.Errorf("log or transcripts have a password (%s): …%s…", secret, log[max(0, i-200):min(len(log), i+100)])
 		}
 	}
 }
@@ -287,6 +335,9 @@ func TestPostfixNextHop(t *testing.T) {
 		if m.Sender != "<>" {
 			t.Errorf("a DSN has the sender %s", m.Sender)
 		}
+	}
+	if log := postfix.Log(); strings.Count(log, "from=<>,") != 2 || strings.Count(log, "to=<sender@source.test>,") != 2 {
+		t.Errorf("Postfix did not see two reports with the null sender:\n%s", log)
 	}
 	mixed := d.found("bob@dest.test", "", 1)[0]
 	states := map[string]string{}
