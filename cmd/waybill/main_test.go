@@ -1,0 +1,370 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"waybill/cmd/internal/app"
+	"waybill/cmd/internal/config"
+	"waybill/relay/relaytest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"waybill": main})
+}
+
+// TestScripts runs testdata: one file for each behaviour of the command line.
+// Beside the commands of testscript there are
+//
+//	daemon [FILE]            a relay that runs to the end of the script, with the configuration
+//	                         FILE or a usual one; $WAYBILL_API, $SMTP and $HTTP say where
+//	nexthop PHASE [REPLY]    what its next hop answers; without REPLY as usual
+//	retry REGEXP ARGS...     waybill ARGS until it succeeds with that on stdout
+//	json NAME PATH           sets $NAME to a value of the JSON on stdout, such as messages.0.queue_id
+//	narrow N                 no line of stdout is wider than N
+//	freeport NAME            sets $NAME to a port that was free a moment ago
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("NO_COLOR", "1")
+			e.Setenv("COLUMNS", "")
+			e.Setenv("TZ", "UTC")
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"daemon": daemon, "nexthop": nexthop, "retry": retry, "json": jsonValue, "narrow": narrower, "freeport": freePort,
+		},
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+	})
+}
+
+const usual = `hostname: relay.test
+data_dir: $WORK/data
+receive_connectors:
+  - {name: in, usage: internal, listen: ["127.0.0.1:0"], remote_ranges: ["127.0.0.0/8"]}
+send_connectors:
+  - {name: out, address_spaces: [{space: "*"}], smart_hosts: ["$NEXTHOP"], tls: {level: none}}
+queue: {disk_free_min: 256MiB}
+http: {listen: "127.0.0.1:0"}
+log: {file: $WORK/waybill.log}
+`
+
+// hosts are the next hops of the scripts that run, by their addresses.
+var (
+	hostsMu sync.Mutex
+	hosts   = map[string]*relaytest.SmartHost{}
+)
+
+// tb lends a script to relaytest.
+type tb struct{ *testscript.TestScript }
+
+func (t tb) Helper()                      {}
+func (t tb) Cleanup(f func())             { t.Defer(f) }
+func (t tb) Fatalf(f string, args ...any) { t.TestScript.Fatalf(f, args...) }
+func (t tb) Logf(f string, args ...any)   { t.TestScript.Logf(f, args...) }
+
+func daemon(ts *testscript.TestScript, _ bool, args []string) {
+	host := relaytest.NewSmartHost(tb{ts})
+	hostsMu.Lock()
+	hosts[host.Addr()] = host
+	hostsMu.Unlock()
+	ts.Setenv("NEXTHOP", host.Addr())
+	text := usual
+	if len(args) > 0 {
+		text = ts.ReadFile(args[0])
+	}
+	file := ts.MkAbs("waybill.yaml")
+	ts.Check(os.WriteFile(file, []byte(os.Expand(text, ts.Getenv)), 0o600))
+	load := func() (*config.Config, error) {
+		cfg, problems := config.Load(file)
+		return cfg, problems.Err()
+	}
+	cfg, err := load()
+	ts.Check(err)
+	a, err := app.New(app.Options{Config: cfg, Load: load, DrainTime: time.Second})
+	ts.Check(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	ts.Defer(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			ts.Logf("the relay ended with %v", err)
+		}
+	})
+	ts.Setenv("WAYBILL_API", "http://"+a.Addr())
+	ts.Setenv("HTTP", a.Addr())
+	ts.Setenv("SMTP", a.Receive()["in"][0].String())
+	poll(ts, "the relay to be ready", func() error {
+		resp, err := http.Get("http://" + a.Addr() + "/-/ready")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("ready answers %s", resp.Status)
+		}
+		return nil
+	})
+}
+
+func nexthop(ts *testscript.TestScript, _ bool, args []string) {
+	hostsMu.Lock()
+	host := hosts[ts.Getenv("NEXTHOP")]
+	hostsMu.Unlock()
+	switch len(args) {
+	case 1:
+		host.Do(args[0])
+	case 2:
+		host.Do(args[0], relaytest.Action{Reply: args[1]})
+	default:
+		ts.Fatalf("usage: nexthop PHASE [REPLY]")
+	}
+}
+
+func retry(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	poll(ts, "waybill "+strings.Join(args[1:], " "), func() error {
+		if err := ts.Exec("waybill", args[1:]...); err != nil {
+			return err
+		}
+		if got := ts.ReadFile("stdout"); !want.MatchString(got) {
+			return fmt.Errorf("no %s in %s", want, got)
+		}
+		return nil
+	})
+}
+
+// poll asks again until real processes are as they should be.
+func poll(ts *testscript.TestScript, what string, ok func() error) {
+	deadline := time.After(20 * time.Second)
+	for {
+		err := ok()
+		if err == nil {
+			return
+		}
+		select {
+		case <-deadline:
+			ts.Fatalf("waited for %s: %v", what, err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func jsonValue(ts *testscript.TestScript, _ bool, args []string) {
+	var v any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &v))
+	for key := range strings.SplitSeq(args[1], ".") {
+		switch at := v.(type) {
+		case map[string]any:
+			v = at[key]
+		case []any:
+			i, err := strconv.Atoi(key)
+			if err != nil || i >= len(at) {
+				ts.Fatalf("no %s in a list of %d", key, len(at))
+			}
+			v = at[i]
+		}
+	}
+	if v == nil {
+		ts.Fatalf("no %s on stdout", args[1])
+	}
+	ts.Setenv(args[0], fmt.Sprint(v))
+}
+
+func narrower(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for line := range strings.Lines(ts.ReadFile("stdout")) {
+		if got := len([]rune(strings.TrimSuffix(line, "\n"))); got > n {
+			ts.Fatalf("a line is %d wide, want %d:\n%s", got, n, line)
+		}
+	}
+}
+
+func freePort(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Setenv(args[0], strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+	ts.Check(l.Close())
+}
+
+// execute runs the program in this process.
+func execute(args ...string) (code int, stdout, stderr string) {
+	var out, errw bytes.Buffer
+	code = run(context.Background(), args, strings.NewReader(""), &out, &errw)
+	return code, out.String(), errw.String()
+}
+
+func TestCompletion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		t.Run(shell, func(t *testing.T) {
+			code, out, errw := execute("completion", shell)
+			if code != exitOK || !strings.Contains(out, "waybill") || errw != "" {
+				t.Errorf("completion %s = %d with %d octets, stderr %q", shell, code, len(out), errw)
+			}
+		})
+	}
+	for _, test := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"verbs", []string{"queue", ""}, "hold\t"},
+		{"output", []string{"status", "-o", ""}, "jsonl"},
+		{"disposition", []string{"track", "search", "--disposition", ""}, "bounced"},
+		{"state", []string{"queue", "messages", "--state", ""}, "unroutable"},
+		{"role", []string{"config", "token", "x", "--role", ""}, "operator"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if _, out, _ := execute(append([]string{"__complete"}, test.args...)...); !strings.Contains(out, test.want) {
+				t.Errorf("completions of %q = %q, want %q among them", test.args, out, test.want)
+			}
+		})
+	}
+}
+
+func TestTableFits(t *testing.T) {
+	for _, columns := range []int{24, 40, 80, 120, 200} {
+		t.Run(strconv.Itoa(columns), func(t *testing.T) {
+			t.Setenv("COLUMNS", strconv.Itoa(columns))
+			var out bytes.Buffer
+			e := &env{out: &out, noColor: true, format: "table"}
+			tab := newTable("QUEUE ID", "SENDER", "RECIPIENT", "STATE", "SIZE", "LAST REPLY")
+			tab.flex, tab.spare = []int{1, 2, 5}, []int{4, 1}
+			tab.add("01J9ZC3K5V8Q2M7RXT4W6Y0ABC", "a-long-sender@a-long-domain.example", "ann@example.com", "deferred", "12.3 KiB",
+				"450 4.7.1 wait\x1b[31m a while \u202eplease, we do not know you yet")
+			tab.add("01J9ZC3K5V8Q2M7RXT4W6Y0ABD", "", "", "", "", "")
+			if err := tab.write(e); err != nil {
+				t.Fatal(err)
+			}
+			for line := range strings.Lines(out.String()) {
+				if n := len([]rune(strings.TrimSuffix(line, "\n"))); n > columns {
+					t.Errorf("a line is %d wide, want %d:\n%s", n, columns, out.String())
+				}
+			}
+			if strings.ContainsAny(out.String(), "\x1b\u202e") {
+				t.Error("control characters of a mail are written")
+			}
+			if columns >= 80 && !strings.Contains(out.String(), "01J9ZC3K5V8Q2M7RXT4W6Y0ABC") {
+				t.Errorf("the queue ID is cut although there is room:\n%s", out.String())
+			}
+			if columns == 200 && !strings.Contains(out.String(), "12.3 KiB") {
+				t.Errorf("a column is left out although there is room:\n%s", out.String())
+			}
+		})
+	}
+}
+
+func TestWords(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		got  string
+		want string
+	}{
+		{"no time", age(0), "0 s"},
+		{"microseconds", age(300 * time.Microsecond), "0.3 ms"},
+		{"seconds", age(9400 * time.Millisecond), "9.4 s"},
+		{"minutes", age(119 * time.Minute), "119 m"},
+		{"hours", age(3*time.Hour + 20*time.Minute), "3 h 20 m"},
+		{"days", age(52 * time.Hour), "2 d 4 h"},
+		{"octets", size(1023), "1023 B"},
+		{"kibibytes", size(1536), "1.5 KiB"},
+		{"tebibytes", size(5 << 50), "5120.0 TiB"},
+		{"one", count(1, "message"), "1 message"},
+		{"none", count(0, "message"), "0 messages"},
+		{"past", until(time.Now().Add(-time.Hour)), "now"},
+		{"never", until(time.Time{}), "-"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.got != test.want {
+				t.Errorf("got %q, want %q", test.got, test.want)
+			}
+		})
+	}
+}
+
+func TestTimes(t *testing.T) {
+	now := time.Now()
+	for _, test := range []struct {
+		name  string
+		text  string
+		past  time.Duration // what when makes of it, from now
+		ahead time.Duration
+		wrong bool
+	}{
+		{"hours", "2h", -2 * time.Hour, 2 * time.Hour, false},
+		{"days", "1.5d", -36 * time.Hour, 36 * time.Hour, false},
+		{"with a sign", "-2h", -2 * time.Hour, 2 * time.Hour, false},
+		{"a time", now.Add(time.Hour).Format(time.RFC3339Nano), time.Hour, time.Hour, false},
+		{"more than a number", "7xd", 0, 0, true},
+		{"words", "yesterday", 0, 0, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for name, f := range map[string]func(string) (time.Time, error){"when": when, "ahead": ahead} {
+				want := map[string]time.Duration{"when": test.past, "ahead": test.ahead}[name]
+				got, err := f(test.text)
+				if test.wrong != (err != nil) || err == nil && got.Sub(now.Add(want)).Abs() > time.Minute {
+					t.Errorf("%s(%q) = %v, %v, want %v, error %t", name, test.text, got, err, now.Add(want), test.wrong)
+				}
+				if test.wrong && !isUsage(err) {
+					t.Errorf("%s(%q) is not a usage error: %v", name, test.text, err)
+				}
+			}
+		})
+	}
+	if _, err := ahead("2020-01-01"); err == nil {
+		t.Error("ahead(2020-01-01) = nil, want an error: it has passed")
+	}
+}
+
+func TestCSVDoesNotCompute(t *testing.T) {
+	var out bytes.Buffer
+	e := &env{out: &out, format: "csv"}
+	tab := newTable("SENDER", "IN/MIN")
+	tab.add("=cmd|' /C calc'!A1@evil.example", "1")
+	tab.add("a\nb\x1b@x", "-2")
+	if err := render(e, nil, []int{}, tab); err != nil {
+		t.Fatal(err)
+	}
+	want := "sender,in_per_min\n'=cmd|' /C calc'!A1@evil.example,1\na b·@x,-2\n"
+	if out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
+
+func TestConfirmNeedsATerminal(t *testing.T) {
+	e := &env{in: strings.NewReader("y\n"), err: io.Discard}
+	if err := e.confirm("remove 3 messages?"); !isUsage(err) {
+		t.Errorf("confirm without a terminal = %v, want a usage error", err)
+	}
+}
+
+func TestServeStopsBeforeItStarts(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "waybill.yaml")
+	if err := os.WriteFile(file, []byte("hostname: 1\nnothing: here\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, _, errw := execute("serve", "--config", file)
+	if code != exitNo || !strings.Contains(errw, "nothing was started") || !strings.Contains(errw, "waybill.yaml:2") {
+		t.Errorf("serve = %d, %q, want 1 and the problem", code, errw)
+	}
+}
