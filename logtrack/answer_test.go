@@ -3,6 +3,7 @@ package logtrack
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -109,7 +110,7 @@ func TestStory(t *testing.T) {
 			if tr := must1[*trackapi.Transcript](t)(s.Transcript(t.Context(), string(dsn))); tr.Note == "" || len(tr.Conversations) != 0 {
 				t.Errorf("transcript of the report %+v", tr)
 			}
-			if _, err := s.Message(t.Context(), mail.NewID(time.Now())); err != ErrNotFound {
+			if _, err := s.Message(t.Context(), mail.NewID(time.Now())); !errors.Is(err, ErrNotFound) {
 				t.Errorf("message that is not there: %v", err)
 			}
 			for _, test := range []struct {
@@ -429,7 +430,8 @@ func FuzzCompile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, q string) {
 		flt, err := compile(trackapi.Query{Q: q}, true)
 		if err != nil {
-			if p, ok := err.(*trackapi.Problem); !ok || p.Field == "" || p.Hint == "" {
+			var p *trackapi.Problem
+			if !errors.As(err, &p) || p.Field == "" || p.Hint == "" {
 				t.Errorf("%q: %v is not a problem with a field and a hint", q, err)
 			}
 			return

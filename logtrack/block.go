@@ -102,7 +102,7 @@ func encodeBlock(seq uint32, recs []event.Record) *encoded {
 	b.head.seq = seq
 	b.sortByType()
 	for t, run := range b.head.types {
-		b.addType(byte(t), run) //nolint:gosec // far fewer types than 256
+		b.addType(byte(t), run) // far fewer types than 256
 	}
 	e := &encoded{head: b.head, body: b.body(), posts: b.postings()}
 	b.head.bytes = len(e.body)
@@ -341,7 +341,7 @@ func (b *builder) body() []byte {
 		dir = appendString(dir, c.name)
 		dir = append(dir, form)
 		dir = appendString(dir, string(c.cover))
-		dir = binary.AppendUvarint(dir, uint64(n)) //nolint:gosec // a length
+		dir = binary.AppendUvarint(dir, uint64(n))
 		dir = binary.AppendUvarint(dir, uint64(len(raw)))
 		dir = binary.AppendUvarint(dir, uint64(len(data)-at)) //nolint:gosec // a length
 	}

@@ -53,7 +53,7 @@ func appendNums(dst []byte, nums []int64) []byte {
 	}
 	if len(nums) > 1 {
 		if dw := width(uint64(dhi) - uint64(dlo)); dw < w { //nolint:gosec // modular
-			dst = append(dst, byte(dw)|0x80)
+			dst = append(dst, byte(dw)|0x80) //nolint:gosec // at most 8
 			dst = binary.AppendVarint(dst, nums[0])
 			dst = binary.AppendVarint(dst, dlo)
 			for p := range dw {
@@ -64,7 +64,7 @@ func appendNums(dst []byte, nums []int64) []byte {
 			return dst
 		}
 	}
-	dst = append(dst, byte(w))
+	dst = append(dst, byte(w)) //nolint:gosec // at most 8
 	dst = binary.AppendVarint(dst, lo)
 	for p := range w {
 		for _, v := range nums {
@@ -314,7 +314,7 @@ func appendEventIDs(dst []byte, ids []string, ts []int64) ([]byte, bool) {
 		if b[6] != base[6] || b[7] != base[7] || d > 1<<31 {
 			return nil, false
 		}
-		low[i] = int64(d) //nolint:gosec // bounded above
+		low[i] = int64(d)
 	}
 	dst = appendNums(dst, off)
 	dst = appendNums(dst, low)
@@ -373,7 +373,7 @@ func readEventIDs(src []byte, ts []int64) (*column, error) {
 	all := string(text)
 	c := &column{dict: make([]string, n+1), codes: make([]uint32, n)}
 	for i := range n {
-		c.dict[i+1], c.codes[i] = all[26*i:26*i+26], uint32(i+1) //nolint:gosec // bounded by maxBlockRows
+		c.dict[i+1], c.codes[i] = all[26*i:26*i+26], uint32(i+1)
 	}
 	return c, nil
 }

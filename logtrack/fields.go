@@ -31,7 +31,6 @@ const (
 
 // field is one thing that facts are searched by: the columns that hold it.
 type field struct {
-	name string
 	text []string // text columns; the values of a row are those of all of them
 	nums []string // integer columns
 }
@@ -271,7 +270,7 @@ func recipientsOf(ev event.Event) []event.Recipient {
 	v := reflect.ValueOf(ev)
 	for i := range plans[v.Type()].leaves {
 		if l := &plans[v.Type()].leaves[i]; l.name == "recipients" && l.kind == kindList {
-			list, _ := v.FieldByIndex(l.index).Interface().([]event.Recipient)
+			list, _ := reflect.TypeAssert[[]event.Recipient](v.FieldByIndex(l.index))
 			return list
 		}
 	}

@@ -13,31 +13,12 @@ import (
 	"waybill/relay/mail"
 )
 
-// rowSkip are fields that a message row does not tell. Ids only order facts of
-// one microsecond, of which a final one wins in any order.
-var rowSkip = func() map[string]bool {
-	m := map[string]bool{}
-	for _, name := range []string{
-		"event_id", "node", "source", "config_rev", "transcript", "client_port", "client_name", "helo", "auth_mechanism", "protocol",
-		"tls_version", "tls_cipher", "tls_verify", "tls_policy", "envid", "t_receive", "t_accept", "expires", "address_space", "why",
-		"provider", "remote_port", "reply_verb", "class_rule", "local_ip", "conn_reused", "uncertain", "t_sched", "t_dns", "t_connect",
-		"t_banner", "t_tls", "t_auth", "t_envelope", "t_data", "t_reply", "t_backoff", "t_queue", "late", "orig_address",
-		"recipients.orig_address", "priority", "out_session_id", "target",
-	} {
-		m[name] = true
-	}
-	return m
-}()
-
-// largeSkip is what no filter asks for.
-var largeSkip = map[string]bool{"transcript": true}
-
-// skip is what need not be read of the facts of a message to answer f.
-func (f *filter) skip() map[string]bool {
+// reads is what must be read of the facts of a message to answer f.
+func (f *filter) reads() readSet {
 	if len(f.nots) > 0 {
-		return largeSkip
+		return readFiltered
 	}
-	return rowSkip
+	return readRow
 }
 
 // fold is a message as its facts tell.
@@ -57,8 +38,8 @@ type recipientState struct {
 }
 
 // fold gathers all facts of the messages and folds them.
-func (sn *snapshot) fold(ctx context.Context, ids []position, skip map[string]bool) (map[string]*fold, error) {
-	facts, err := sn.messageFacts(ctx, ids, skip)
+func (sn *snapshot) fold(ctx context.Context, ids []position, set readSet) (map[string]*fold, error) {
+	facts, err := sn.messageFacts(ctx, ids, set)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +51,7 @@ func (sn *snapshot) fold(ctx context.Context, ids []position, skip map[string]bo
 }
 
 // messageFacts gathers all facts of the messages.
-func (sn *snapshot) messageFacts(ctx context.Context, ids []position, skip map[string]bool) (map[string][]event.Record, error) {
+func (sn *snapshot) messageFacts(ctx context.Context, ids []position, set readSet) (map[string][]event.Record, error) {
 	facts := make(map[string][]event.Record, len(ids))
 	want := make(map[string]bool, len(ids))
 	keys := make([][8]byte, len(ids))
@@ -105,7 +86,7 @@ func (sn *snapshot) messageFacts(ctx context.Context, ids []position, skip map[s
 	}
 	var mu sync.Mutex
 	err := parallel(ctx, blocks, func(src *source) error {
-		recs, err := sn.recordsOf(src, want, skip)
+		recs, err := sn.recordsOf(src, want, set)
 		if err != nil {
 			sn.failed(src, err)
 			return nil
@@ -122,7 +103,7 @@ func (sn *snapshot) messageFacts(ctx context.Context, ids []position, skip map[s
 }
 
 // recordsOf reads the facts of the wanted messages in a stored block.
-func (sn *snapshot) recordsOf(src *source, want, skip map[string]bool) ([]event.Record, error) {
+func (sn *snapshot) recordsOf(src *source, want map[string]bool, set readSet) ([]event.Record, error) {
 	v := sn.view(src)
 	if err := v.need("queue_id"); err != nil {
 		return nil, err
@@ -151,12 +132,12 @@ func (sn *snapshot) recordsOf(src *source, want, skip map[string]bool) ([]event.
 				continue
 			}
 			if !ready {
-				if err := v.needRecords(t, skip); err != nil {
+				if err := v.needRecords(t, set); err != nil {
 					return nil, err
 				}
 				ready = true
 			}
-			r, err := v.record(run.start+row, skip)
+			r, err := v.record(run.start+row, set)
 			if err != nil {
 				return nil, err
 			}

@@ -52,7 +52,7 @@ var (
 	journalIndex = func() map[reflect.Type]uint64 {
 		m := map[reflect.Type]uint64{}
 		for i, p := range journalTypes {
-			m[p.typ] = uint64(i) //nolint:gosec // an index
+			m[p.typ] = uint64(i)
 		}
 		return m
 	}()
@@ -175,7 +175,7 @@ func cutFrame(src []byte) (frame, rest []byte, ok bool) {
 		return nil, nil, false
 	}
 	n := binary.LittleEndian.Uint32(src)
-	if n == 0 || n > maxFrame || uint64(len(src)-8) < uint64(n) {
+	if n == 0 || n > maxFrame || uint64(len(src)-8) < uint64(n) { //nolint:gosec // a length
 		return nil, nil, false
 	}
 	frame = src[8 : 8+n]
@@ -308,7 +308,7 @@ func journalSeq(name string) (uint32, bool) {
 		return 0, false
 	}
 	n, err := strconv.ParseUint(base, 10, 32)
-	return uint32(n), err == nil //nolint:gosec // 32 bits were asked for
+	return uint32(n), err == nil
 }
 
 // write appends b to the file, which is created at the first call.

@@ -95,9 +95,14 @@ func badgerOptions(dir string, log *zap.Logger, readOnly bool) badger.Options {
 // badgerLog passes on what Badger says that a person should see.
 type badgerLog struct{ *zap.SugaredLogger }
 
+// Warningf passes a warning on.
 func (l badgerLog) Warningf(f string, a ...any) { l.Warnf(f, a...) }
-func (l badgerLog) Infof(string, ...any)        {}
-func (l badgerLog) Debugf(string, ...any)       {}
+
+// Infof is silent.
+func (l badgerLog) Infof(string, ...any) {}
+
+// Debugf is silent.
+func (l badgerLog) Debugf(string, ...any) {}
 
 // loadPartition reads what is known of a partition without opening it.
 func loadPartition(dir string, log *zap.Logger) (*partition, error) {
@@ -336,7 +341,7 @@ func (p *partition) publish(h *header) {
 func (p *partition) headers() []*header {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.heads[:len(p.heads):len(p.heads)]
+	return slices.Clip(p.heads)
 }
 
 func (p *partition) summary() meta {

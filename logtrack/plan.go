@@ -33,6 +33,9 @@ type leaf struct {
 	index []int
 	typ   reflect.Type
 	sub   []leaf // of a list: the fields of its elements
+
+	key   string // of its column in a block
+	nanos string // of the column of what is below the microsecond
 }
 
 // plan is how to take one type of fact apart and to put it together again.
@@ -42,6 +45,7 @@ type plan struct {
 	class  event.Durability
 	leaves []leaf
 	byName map[string]getter // every column of its facts
+	keys   [3][]string       // by readSet: the columns to read
 }
 
 // heads are the fields of the record itself.
@@ -63,6 +67,9 @@ func makePlans() map[reflect.Type]*plan {
 		typ := reflect.TypeOf(r.Event)
 		p := &plan{name: name, typ: typ, class: event.Class(r.Event), leaves: planLeaves(typ, nil, "")}
 		p.byName = p.getters()
+		for set := range p.keys {
+			p.keys[set] = p.columns(readSet(set))
+		}
 		all[typ] = p
 	}
 	return all
@@ -86,6 +93,7 @@ func planLeaves(typ reflect.Type, index []int, prefix string) []leaf {
 		}
 		key, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		l := leaf{name: prefix + key, index: at, typ: f.Type, kind: kindOf(f.Type, prefix == "")}
+		l.key, l.nanos = colKey(l.name, l.isText()), colKey(l.name+"/ns", false)
 		if l.kind == kindList {
 			l.sub = planLeaves(f.Type.Elem(), nil, key+".")
 		}

@@ -224,7 +224,7 @@ func (s *Store) Messages(ctx context.Context, q trackapi.Query) (*trackapi.Messa
 func (s *Store) addMessages(ctx context.Context, sn *snapshot, f *filter, ids []position, limit int, out *trackapi.Messages, last *position) (more bool, err error) {
 	for len(ids) > 0 {
 		n := min(len(ids), limit+1-len(out.Messages))
-		folds, err := sn.fold(ctx, ids[:n], f.skip())
+		folds, err := sn.fold(ctx, ids[:n], f.reads())
 		if err != nil {
 			return false, err
 		}
@@ -413,7 +413,7 @@ func (s *Store) events(ctx context.Context, q trackapi.Query, page *trackapi.Pag
 			page.Cursor, cut = last.cursor(sig), false
 			break
 		}
-		r, err := sn.record(refs.at(pos.id), nil)
+		r, err := sn.record(refs.at(pos.id), readAll)
 		if err != nil {
 			sn.failed(refs.at(pos.id).src, err)
 		} else if err := each(&r); err != nil {
@@ -463,16 +463,16 @@ func (sn *snapshot) facts(src *source, f *filter, refs *refs) ([]position, error
 }
 
 // record reads one fact.
-func (sn *snapshot) record(ref rowRef, skip map[string]bool) (event.Record, error) {
+func (sn *snapshot) record(ref rowRef, set readSet) (event.Record, error) {
 	if ref.src.recs != nil {
 		return ref.src.recs[ref.row], nil
 	}
 	v := sn.view(ref.src)
 	t, _ := v.head.typeOf(ref.row)
-	if err := v.needRecords(t, skip); err != nil {
+	if err := v.needRecords(t, set); err != nil {
 		return event.Record{}, err
 	}
-	return v.record(ref.row, skip)
+	return v.record(ref.row, set)
 }
 
 // allFacts calls each with every fact that passes preds in [from, to), in no order.
@@ -492,7 +492,7 @@ func (sn *snapshot) allFacts(ctx context.Context, preds []*pred, from, to time.T
 			return err
 		}
 		for _, pos := range list {
-			r, err := sn.record(refs.at(pos.id), nil)
+			r, err := sn.record(refs.at(pos.id), readAll)
 			if err != nil {
 				sn.failed(src, err)
 				continue

@@ -66,7 +66,7 @@ func (s *Store) snapshot(want func(m *meta) bool) (*snapshot, error) {
 		if len(m.recs) > 0 {
 			h := m.head
 			h.rows, h.seq = len(m.recs), m.seq
-			sn.mem = append(sn.mem, &source{head: &h, recs: m.recs[:len(m.recs):len(m.recs)]})
+			sn.mem = append(sn.mem, &source{head: &h, recs: slices.Clip(m.recs)})
 		}
 	}
 	s.mu.Unlock()

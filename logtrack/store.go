@@ -1,6 +1,7 @@
 package logtrack
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -118,10 +119,9 @@ func idKey(r *event.Record) (key [16]byte, ms int64) {
 		return b, ulidMS(b)
 	}
 	h := xxhash.Sum64String(r.ID)
-	for i := range 8 {
-		key[i], key[8+i] = byte(h>>(8*i)), byte(h>>(8*(7-i)))
-	}
-	key[0] = 0xff
+	binary.LittleEndian.PutUint64(key[:8], h)
+	binary.BigEndian.PutUint64(key[8:], h)
+	key[0] = 0xff // no ULID begins so
 	return key, r.Time.UnixMilli()
 }
 
@@ -308,13 +308,13 @@ func (s *Store) inRecent(key [16]byte, ms int64) bool {
 	if s.open != nil && s.open.ids.has(key, ms) {
 		return true
 	}
-	for i := len(s.sealing) - 1; i >= 0; i-- {
-		if s.sealing[i].ids.has(key, ms) {
+	for _, m := range slices.Backward(s.sealing) {
+		if m.ids.has(key, ms) {
 			return true
 		}
 	}
-	for i := len(s.recent) - 1; i >= 0; i-- {
-		if s.recent[i].has(key, ms) {
+	for _, ids := range slices.Backward(s.recent) {
+		if ids.has(key, ms) {
 			return true
 		}
 	}

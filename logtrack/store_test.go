@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -577,7 +578,8 @@ func TestCursorOfAnotherQuery(t *testing.T) {
 		{Cursor: "AAAA"},
 	} {
 		_, err := s.Messages(t.Context(), q)
-		if p, ok := err.(*trackapi.Problem); !ok || p.Field != "cursor" || p.Hint == "" {
+		var p *trackapi.Problem
+		if !errors.As(err, &p) || p.Field != "cursor" || p.Hint == "" {
 			t.Errorf("cursor %q with other filters: %v, want a problem with a hint", q.Cursor, err)
 		}
 	}
@@ -610,8 +612,8 @@ func TestBadQueries(t *testing.T) {
 				"messages": func() error { _, err := s.Messages(t.Context(), test.query); return err },
 				"events":   func() error { _, err := s.Events(t.Context(), test.query); return err },
 			} {
-				p, ok := ask().(*trackapi.Problem)
-				if !ok || p.Field != test.want || p.Hint == "" || p.Status != 400 {
+				var p *trackapi.Problem
+				if !errors.As(ask(), &p) || p.Field != test.want || p.Hint == "" || p.Status != 400 {
 					t.Errorf("%s: %+v, want a problem of %s with a hint", kind, p, test.want)
 				}
 			}
@@ -651,7 +653,7 @@ func TestTail(t *testing.T) {
 	for range slow.C { // it did not read, so it was ended
 		n++
 	}
-	if err := slow.Err(); err != ErrTailSlow || n == 0 {
+	if err := slow.Err(); !errors.Is(err, ErrTailSlow) || n == 0 {
 		t.Errorf("slow reader: %v after %d facts, want %v", err, n, ErrTailSlow)
 	}
 	all.Close()

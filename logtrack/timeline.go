@@ -60,8 +60,7 @@ func (s *Store) Message(ctx context.Context, queueID string) (*trackapi.Timeline
 		e := trackapi.Entry{Time: r.Time, Event: event.Name(r.Event), Record: raw}
 		e.Summary, e.Level = describe(r)
 		e.Stages = stagesOf(r, previous)
-		switch r.Event.(type) {
-		case event.MessageQueued, event.AttemptFinished:
+		if name := e.Event; name == "message_queued" || name == "attempt_finished" {
 			previous = r.Time
 		}
 		out.Timeline = append(out.Timeline, e)
@@ -74,7 +73,7 @@ func (s *Store) Message(ctx context.Context, queueID string) (*trackapi.Timeline
 }
 
 func (sn *snapshot) one(ctx context.Context, pos position) (*fold, error) {
-	folds, err := sn.fold(ctx, []position{pos}, nil)
+	folds, err := sn.fold(ctx, []position{pos}, readAll)
 	if err != nil {
 		return nil, err
 	}
@@ -151,8 +150,14 @@ func stagesOf(r *event.Record, previous time.Time) []trackapi.Stage {
 			name string
 			took event.Seconds
 		}{
-			{"dns", ev.TDNS}, {"connect", ev.TConnect}, {"banner", ev.TBanner}, {"tls", ev.TTLS},
-			{"auth", ev.TAuth}, {"envelope", ev.TEnvelope}, {"data", ev.TData}, {"reply", ev.TReply},
+			{"dns", ev.TDNS},
+			{"connect", ev.TConnect},
+			{"banner", ev.TBanner},
+			{"tls", ev.TTLS},
+			{"auth", ev.TAuth},
+			{"envelope", ev.TEnvelope},
+			{"data", ev.TData},
+			{"reply", ev.TReply},
 		}
 		begun := r.Time
 		for _, p := range parts {

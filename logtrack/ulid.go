@@ -43,7 +43,7 @@ func appendULID(dst []byte, b [16]byte) []byte {
 }
 
 // ulidMS is the time part in milliseconds.
-func ulidMS(b [16]byte) int64 { return int64(binary.BigEndian.Uint64(b[:8]) >> 16) } //nolint:gosec // 48 bits
+func ulidMS(b [16]byte) int64 { return int64(binary.BigEndian.Uint64(b[:8]) >> 16) }
 
 // acceptMS is when the message of a queue ID was accepted, in milliseconds, or 0.
 func acceptMS(id string) int64 {

@@ -247,7 +247,7 @@ func (c *colView) sum(d *dirEntry, v *view) error {
 		if total > maxListValues {
 			return damaged("list length")
 		}
-		c.sums[i+1] = int32(total) //nolint:gosec // bounded above
+		c.sums[i+1] = int32(total)
 	}
 	return nil
 }
@@ -395,47 +395,77 @@ func (h *header) typeOf(row int) (t, at int) {
 
 var errUnknownFact = errors.New("fact of a newer version")
 
-// planKeys lists the columns that facts of p have; skip names lists to leave out.
-func (p *plan) planKeys(skip map[string]bool) []string {
+// readSet says how much of a fact is read.
+type readSet uint8
+
+const (
+	readAll      readSet = iota
+	readFiltered         // what filters may ask for: all but transcripts
+	readRow              // what a message row tells
+)
+
+// leaves reports whether a field is left out.
+func (s readSet) leaves(name string) bool {
+	switch s {
+	case readFiltered:
+		return name == "transcript"
+	case readRow:
+		return notInRow[name]
+	}
+	return false
+}
+
+// notInRow are fields that a message row does not tell. Ids only order facts of
+// one microsecond, of which a final one wins in any order.
+var notInRow = func() map[string]bool {
+	m := map[string]bool{}
+	for _, name := range []string{
+		"event_id", "node", "source", "config_rev", "transcript", "client_port", "client_name", "helo", "auth_mechanism", "protocol",
+		"tls_version", "tls_cipher", "tls_verify", "tls_policy", "envid", "t_receive", "t_accept", "expires", "address_space", "why",
+		"provider", "remote_port", "reply_verb", "class_rule", "local_ip", "conn_reused", "uncertain", "t_sched", "t_dns", "t_connect",
+		"t_banner", "t_tls", "t_auth", "t_envelope", "t_data", "t_reply", "t_backoff", "t_queue", "late", "orig_address",
+		"recipients.orig_address", "priority", "out_session_id", "target",
+	} {
+		m[name] = true
+	}
+	return m
+}()
+
+// columns lists the columns that facts of p have and that set reads.
+func (p *plan) columns(set readSet) []string {
 	keys := []string{"ts#", "ts/ns#"}
 	for _, name := range heads[1:] {
-		if !skip[name] {
+		if !set.leaves(name) {
 			keys = append(keys, name)
-		}
-	}
-	add := func(l *leaf) {
-		keys = append(keys, colKey(l.name, l.isText()))
-		if l.kind == kindTime {
-			keys = append(keys, colKey(l.name+"/ns", false))
 		}
 	}
 	for i := range p.leaves {
 		l := &p.leaves[i]
-		if skip[l.name] {
-			continue
-		}
-		add(l)
-		for j := range l.sub {
-			if !skip[l.sub[j].name] {
-				add(&l.sub[j])
+		for _, x := range append([]leaf{*l}, l.sub...) {
+			if set.leaves(l.name) || set.leaves(x.name) {
+				continue
+			}
+			keys = append(keys, x.key)
+			if x.kind == kindTime {
+				keys = append(keys, x.nanos)
 			}
 		}
 	}
 	return keys
 }
 
-// needRecords decodes all columns of the facts of type t but those in skip.
-func (v *view) needRecords(t int, skip map[string]bool) error {
+// needRecords decodes the columns of the facts of type t that set reads.
+func (v *view) needRecords(t int, set readSet) error {
 	p := planNames[v.head.types[t].name]
 	if p == nil {
 		return errUnknownFact
 	}
-	return v.need(p.planKeys(skip)...)
+	return v.need(p.keys[set]...)
 }
 
 // record puts a row together again. The columns must have been decoded by
-// needRecords with the same skip.
-func (v *view) record(row int, skip map[string]bool) (event.Record, error) {
+// needRecords with the same set.
+func (v *view) record(row int, set readSet) (event.Record, error) {
 	t, at := v.head.typeOf(row)
 	if t < 0 {
 		return event.Record{}, damaged("row")
@@ -459,14 +489,14 @@ func (v *view) record(row int, skip map[string]bool) (event.Record, error) {
 	s := reflect.New(p.typ).Elem()
 	for i := range p.leaves {
 		l := &p.leaves[i]
-		if skip[l.name] {
+		if set.leaves(l.name) {
 			continue
 		}
 		if l.kind != kindList {
 			v.setLeaf(l, s, t, at)
 			continue
 		}
-		lo, hi, has := v.cols[colKey(l.name, false)].elems(t, at)
+		lo, hi, has := v.cols[l.key].elems(t, at)
 		if !has {
 			continue
 		}
@@ -484,14 +514,14 @@ func (v *view) record(row int, skip map[string]bool) (event.Record, error) {
 
 func (v *view) setLeaf(l *leaf, s reflect.Value, t, at int) {
 	if l.isText() {
-		l.setText(s, v.cols[l.name].textAt(t, at))
+		l.setText(s, v.cols[l.key].textAt(t, at))
 		return
 	}
 	var nanos int64
 	if l.kind == kindTime {
-		nanos = v.cols[l.name+"/ns#"].numAt(t, at)
+		nanos = v.cols[l.nanos].numAt(t, at)
 	}
-	l.setNum(s, v.cols[l.name+"#"].numAt(t, at), nanos)
+	l.setNum(s, v.cols[l.key].numAt(t, at), nanos)
 }
 
 // blockKey is the suffix of keys in Badger that names a block.

@@ -93,7 +93,7 @@ func (c *Client) ActOnQueue(ctx context.Context, a QueueAction) (*QueueActed, er
 	if err != nil {
 		return nil, err
 	}
-	res, err := c.do(ctx, http.MethodPost, "/api/v1/queue/actions", nil, body)
+	res, err := c.do(ctx, http.MethodPost, "/api/v1/queue/actions", nil, body) //nolint:bodyclose // decode does
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +159,7 @@ func (c *Client) Tail(ctx context.Context, q Query, each func(record json.RawMes
 }
 
 func get[T any](ctx context.Context, c *Client, path string, v url.Values) (*T, error) {
-	res, err := c.do(ctx, http.MethodGet, path, v, nil)
+	res, err := c.do(ctx, http.MethodGet, path, v, nil) //nolint:bodyclose // decode does
 	if err != nil {
 		return nil, err
 	}

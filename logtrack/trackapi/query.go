@@ -425,7 +425,7 @@ func ParseDuration(s string) (time.Duration, error) {
 		if err != nil {
 			return 0, bad
 		}
-		return time.Duration(n) * 24 * time.Hour, nil //nolint:gosec // 16 bits
+		return time.Duration(n) * 24 * time.Hour, nil
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 0 {

@@ -315,7 +315,7 @@ type Status struct {
 }
 
 // Problem is an error answer (RFC 9457).
-type Problem struct {
+type Problem struct { //nolint:errname // its name in RFC 9457
 	Type   string `json:"type"`
 	Title  string `json:"title"`
 	Status int    `json:"status"`

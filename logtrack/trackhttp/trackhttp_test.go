@@ -272,8 +272,18 @@ func TestOpenAPI(t *testing.T) {
 		}
 	}
 	for _, v := range []any{
-		trackapi.Messages{}, trackapi.Timeline{}, trackapi.Transcript{}, trackapi.Events{}, trackapi.Aggregate{}, trackapi.Values{},
-		trackapi.Queues{}, trackapi.QueuedMessages{}, trackapi.QueueAction{}, trackapi.QueueActed{}, trackapi.Status{}, trackapi.Problem{},
+		trackapi.Messages{},
+		trackapi.Timeline{},
+		trackapi.Transcript{},
+		trackapi.Events{},
+		trackapi.Aggregate{},
+		trackapi.Values{},
+		trackapi.Queues{},
+		trackapi.QueuedMessages{},
+		trackapi.QueueAction{},
+		trackapi.QueueActed{},
+		trackapi.Status{},
+		trackapi.Problem{},
 	} {
 		check(t, reflect.TypeOf(v), func(typ, field string) bool { return doc.Components.Schemas[typ].Properties[field] != nil })
 	}
