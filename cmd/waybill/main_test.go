@@ -35,6 +35,7 @@ func TestMain(m *testing.M) {
 //	                         FILE or a usual one; $WAYBILL_API, $SMTP and $HTTP say where
 //	nexthop PHASE [REPLY]    what its next hop answers; without REPLY as usual
 //	retry REGEXP ARGS...     waybill ARGS until it succeeds with that on stdout
+//	logged FILE REGEXP       waits until FILE has that
 //	json NAME PATH           sets $NAME to a value of the JSON on stdout, such as messages.0.queue_id
 //	narrow N                 no line of stdout is wider than N
 //	freeport NAME            sets $NAME to a port that was free a moment ago
@@ -48,7 +49,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"daemon": daemon, "nexthop": nexthop, "retry": retry, "json": jsonValue, "narrow": narrower, "freeport": freePort,
+			"daemon": daemon, "nexthop": nexthop, "retry": retry, "logged": logged, "json": jsonValue, "narrow": narrower, "freeport": freePort,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -150,6 +151,18 @@ func retry(ts *testscript.TestScript, _ bool, args []string) {
 			return fmt.Errorf("no %s in %s", want, got)
 		}
 		return nil
+	})
+}
+
+func logged(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := regexp.Compile(args[1])
+	ts.Check(err)
+	poll(ts, args[0]+" to have "+args[1], func() error {
+		b, err := os.ReadFile(ts.MkAbs(args[0]))
+		if err == nil && !want.Match(b) {
+			err = fmt.Errorf("not in %s", b)
+		}
+		return err
 	})
 }
 

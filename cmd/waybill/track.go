@@ -415,10 +415,10 @@ func (e *env) tailLine(raw json.RawMessage) error {
 }
 
 func arrow(from, to string) string {
-	if from == "" && to == "" {
-		return ""
+	if to == "" {
+		return from
 	}
-	return or(from, "?") + " → " + or(to, "?")
+	return or(from, "?") + " → " + to
 }
 
 func prefix(p, s string) string {

@@ -53,6 +53,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		defer func() { _ = os.RemoveAll(dir) }() // temporary
 		o.Dir = dir
 	}
+	if o.Dir, err = filepath.Abs(o.Dir); err != nil { // the configuration would take it for relative to itself
+		return err
+	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return err
 	}
