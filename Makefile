@@ -9,6 +9,8 @@ PLUGIN_DEPS   := grafana-plugin/node_modules/.package-lock.json
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS       := -s -w -X waybill/cmd/internal/app.Version=$(VERSION)
 EVENTS        ?= 1000000
+# Postfix wants to be started by root.
+AS_ROOT       := $(if $(filter 0,$(shell id -u)),,-exec sudo)
 
 .DEFAULT_GOAL := help
 
@@ -72,7 +74,8 @@ fuzz: ## Run every fuzz target for a while (FUZZTIME=30s)
 .PHONY: e2e
 e2e: build plugin ## Real peers: Postfix, swaks, curl, Prometheus, Chromium, kill -9
 	./.ci/install-peers
-	WAYBILL_E2E=1 WAYBILL_REQUIRE_PROMTOOL=1 $(GO) test -count=1 -timeout 20m -tags e2e ./cmd/internal/e2e/ ./dashboards/ ./metrics/
+	$(GO) test -v -count=1 -timeout 10m -tags e2e $(AS_ROOT) ./cmd/internal/e2e/
+	WAYBILL_REQUIRE_PROMTOOL=1 $(GO) test -count=1 -timeout 10m -tags e2e ./dashboards/ ./metrics/
 	$(NPM) run screens
 
 .PHONY: bench

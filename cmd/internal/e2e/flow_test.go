@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -298,6 +299,7 @@ func (d *daemon) found(recipient, disposition string, n int) []trackapi.Message 
 func TestPostfixNextHop(t *testing.T) {
 	in := port(t)
 	dir := shared(t)
+	began := time.Now()
 	postfix, err := peers.StartPostfix(dir, peers.PostfixOptions{
 		Extra: map[string]string{"smtpd_recipient_restrictions": fmt.Sprintf("check_recipient_access regexp:%s/etc/access, permit", dir)},
 		Files: map[string]string{"access": "/^later@/ DEFER_IF_PERMIT 4.7.1 greylisted for the test\n/^nobody@/ 550 5.1.1 no such user here\n/^full@/ 452 4.2.2 mailbox full\n"},
@@ -310,6 +312,7 @@ func TestPostfixNextHop(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Logf("Postfix started after %s", time.Since(began).Round(time.Millisecond))
 	d := start(t, relayConf(in, postfix.Port))
 	send := func(to ...string) {
 		t.Helper()
@@ -336,9 +339,12 @@ func TestPostfixNextHop(t *testing.T) {
 			t.Errorf("a DSN has the sender %s", m.Sender)
 		}
 	}
-	if log := postfix.Log(); strings.Count(log, "from=<>,") != 2 || strings.Count(log, "to=<sender@source.test>,") != 2 {
-		t.Errorf("Postfix did not see two reports with the null sender:\n%s", log)
-	}
+	eventually(t, time.Minute, "Postfix to log two reports with the null sender", func() error {
+		if log := postfix.Log(); strings.Count(log, "from=<>,") != 2 || strings.Count(log, "to=<sender@source.test>,") != 2 {
+			return errors.New(log)
+		}
+		return nil
+	})
 	mixed := d.found("bob@dest.test", "", 1)[0]
 	states := map[string]string{}
 	for _, r := range mixed.Recipients {
