@@ -25,7 +25,8 @@ func queueCmd(e *env) *cobra.Command {
 	verbs := []*cobra.Command{queueListCmd(e), queueMessagesCmd(e), queueShowCmd(e)}
 	for _, a := range []struct{ name, short, long string }{
 		{"retry", "Attempt messages now", "Makes the messages due now, whatever their schedule says."},
-		{"hold", "Stop messages until released", "Held messages are not attempted and do not alert; their lifetime goes on."},
+		{"hold", "Stop messages until released", `Held messages are not attempted and do not alert; their lifetime goes on. With
+--next-hop or --connector alone, messages to come are held too.`},
 		{"release", "Let held messages go again", "Undoes hold."},
 		{"remove", "Remove messages without a bounce", "Removes the messages for good. No DSN is sent. The facts stay in tracking."},
 		{"bounce", "Bounce messages now", "Ends the messages as permanent failures: their senders get a DSN."},
@@ -217,6 +218,9 @@ in the log and in tracking, with who did it and why.`,
 			if len(args) == 0 && f == (trackapi.QueueFilter{}) {
 				return usagef("which messages? Name queue IDs, a filter such as --domain, or --all for the whole queue")
 			}
+			// A hold on next hops is for messages to come too, and makes sense without any.
+			whole := (name == "hold" || name == "release") && f != (trackapi.QueueFilter{}) &&
+				f == (trackapi.QueueFilter{Queue: f.Queue, Connector: f.Connector})
 			filters := []trackapi.QueueFilter{f}
 			if len(args) > 0 {
 				if f != (trackapi.QueueFilter{}) {
@@ -246,17 +250,21 @@ in the log and in tracking, with who did it and why.`,
 				if err := sum(true); err != nil {
 					return err
 				}
-				if dry || total.Messages == 0 {
-					return e.acted(name, total)
+				if dry || total.Messages == 0 && !whole {
+					return e.acted(name, total, whole)
 				}
-				if err := e.confirm(fmt.Sprintf("%s %s (%s)?", name, count(total.Messages, "message"), size(total.Bytes))); err != nil {
+				question := fmt.Sprintf("%s %s (%s)?", name, count(total.Messages, "message"), size(total.Bytes))
+				if whole {
+					question = strings.TrimSuffix(question, "?") + ", and those to come?"
+				}
+				if err := e.confirm(question); err != nil {
 					return err
 				}
 			}
 			if err := sum(false); err != nil {
 				return err
 			}
-			return e.acted(name, total)
+			return e.acted(name, total, whole)
 		},
 	}
 	filterFlags(cmd, &f)
@@ -271,7 +279,7 @@ in the log and in tracking, with who did it and why.`,
 	return cmd
 }
 
-func (e *env) acted(name string, did trackapi.QueueActed) error {
+func (e *env) acted(name string, did trackapi.QueueActed, whole bool) error {
 	if e.format != "table" {
 		t := newTable("QUEUE ID")
 		for _, id := range did.IDs {
@@ -280,19 +288,22 @@ func (e *env) acted(name string, did trackapi.QueueActed) error {
 		if err := render(e, did, did.IDs, t); err != nil {
 			return err
 		}
-		return noneIs(did)
+		return noneIs(did, whole)
 	}
 	verb := map[string]string{"retry": "made due", "hold": "held", "release": "released", "remove": "removed", "bounce": "bounced", "reroute": "routed again"}[name]
 	if did.DryRun {
 		verb = "would be " + verb
 	}
+	if whole {
+		verb += ", and those to come"
+	}
 	fmt.Fprintf(e.out, "%s (%s) %s\n", count(did.Messages, "message"), size(did.Bytes), verb)
-	return noneIs(did)
+	return noneIs(did, whole)
 }
 
 // noneIs makes an action on no message a negative answer.
-func noneIs(did trackapi.QueueActed) error {
-	if did.Messages == 0 {
+func noneIs(did trackapi.QueueActed, whole bool) error {
+	if did.Messages == 0 && !whole {
 		return &exitError{code: exitNo}
 	}
 	return nil
