@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -19,14 +20,18 @@ import (
 )
 
 // TestKill9 kills the daemon in the middle of a load, again and again, and
-// counts: every message that got its 250 arrives, and tracking has one
-// message_queued and one final fact for each.
+// counts: every message that got its 250 arrives or is reported, and tracking
+// has one message_queued and one final fact for each, and one report for each
+// that bounced.
 func TestKill9(t *testing.T) {
 	const rounds, inFlight = 5, 40 // limits.connections_per_destination is 40
 	in := port(t)
-	sink, err := relaytest.StartSmartHost("127.0.0.1:0", relaytest.WithBehaviour(func(phase, _ string) (string, time.Duration, bool) {
-		if phase == relaytest.PhaseDot && rand.IntN(10) == 0 {
+	sink, err := relaytest.StartSmartHost("127.0.0.1:0", relaytest.WithBehaviour(func(phase, arg string) (string, time.Duration, bool) {
+		switch {
+		case phase == relaytest.PhaseDot && rand.IntN(10) == 0:
 			return "451 4.3.0 again please", 0, false
+		case phase == relaytest.PhaseRcpt && strings.Contains(arg, "7@sink.test"):
+			return "550 5.1.1 no such user", 0, false
 		}
 		return "", 0, false
 	}), relaytest.WithKeep(1<<20))
@@ -77,14 +82,19 @@ func TestKill9(t *testing.T) {
 	wg.Wait()
 	d.empty(2 * time.Minute)
 
-	arrived := map[string]int{}
+	arrived := map[string]int{} // by recipient, or by the one that a report is about
+	about := regexp.MustCompile(`(?m)^Final-Recipient: rfc822; ?(\S+@sink\.test)`)
 	for _, m := range sink.Messages() {
-		arrived[m.Envelope.Recipients[0].Address.String()]++
+		to := m.Envelope.Recipients[0].Address.String()
+		if found := about.FindSubmatch(m.Content); found != nil && m.Envelope.Sender.IsNull() {
+			to = string(found[1])
+		}
+		arrived[to]++
 	}
-	twice := 0
+	twice, bounced := 0, 0
 	for id, to := range acked {
 		if arrived[to] == 0 {
-			t.Errorf("%s to %s was acknowledged and did not arrive", id, to)
+			t.Errorf("%s to %s was acknowledged, and neither it nor a report arrived", id, to)
 		}
 		if arrived[to] > 1 {
 			twice++
@@ -95,12 +105,23 @@ func TestKill9(t *testing.T) {
 		t.Errorf("%d messages arrived more than once, want at most the %d attempts in flight at %d kills", twice, most, rounds)
 	}
 	facts := d.facts()
-	for id := range acked {
+	for id, to := range acked {
 		f := facts[id]
 		finals := f["recipient_relayed"] + f["recipient_bounced"] + f["recipient_expired"] + f["recipient_dropped"]
 		if f["message_queued"] != 1 || finals != 1 || f["message_retired"] != 1 {
 			t.Errorf("%s: %d message_queued, %d final facts, %d message_retired; want one of each", id, f["message_queued"], finals, f["message_retired"])
 		}
+		want := 0
+		if strings.HasSuffix(to, "7@sink.test") {
+			want = 1
+			bounced++
+		}
+		if f["recipient_bounced"] != want || f["dsn_queued"] != want {
+			t.Errorf("%s to %s: %d recipient_bounced and %d dsn_queued, want %d", id, to, f["recipient_bounced"], f["dsn_queued"], want)
+		}
+	}
+	if t.Logf("%d bounced", bounced); bounced == 0 {
+		t.Error("none bounced: this proves less than it should")
 	}
 }
 
@@ -110,7 +131,7 @@ func (d *daemon) facts() map[string]map[string]int {
 	counts := map[string]map[string]int{}
 	now := time.Now()
 	q := trackapi.Query{From: now.Add(-time.Hour), To: now.Add(time.Minute), Limit: 1000, Sort: "time",
-		Event: "message_queued,recipient_relayed,recipient_bounced,recipient_expired,recipient_dropped,message_retired"}
+		Event: "message_queued,recipient_relayed,recipient_bounced,recipient_expired,recipient_dropped,message_retired,dsn_queued"}
 	for {
 		got, err := d.api.Events(context.Background(), q)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -45,7 +46,7 @@ func TestTerm(t *testing.T) {
 	host := relaytest.NewSmartHost(t)
 	d := start(t, relayConf(in, int(host.Port())))
 
-	host.Do(relaytest.PhaseDot+"", relaytest.Action{Times: 1, Delay: 2 * time.Second})
+	host.Do(relaytest.PhaseDot, relaytest.Action{Times: 1, Delay: 2 * time.Second})
 	out := dial(t, in)
 	out.send("a@source.test", "outgoing@dest.test", hello)
 	eventually(t, time.Minute, "the message to be on its way", func() error {
@@ -62,6 +63,7 @@ func TestTerm(t *testing.T) {
 
 	began := time.Now()
 	d.signal(syscall.SIGTERM)
+	d.answers("/-/ready", http.StatusServiceUnavailable)
 	out.want(421) // it was idle
 	coming.raw("the end comes late\r\n")
 	coming.cmd(250, ".")
@@ -107,6 +109,37 @@ func TestTermStuck(t *testing.T) {
 	wantOnce(t, host, "stuck@dest.test")
 }
 
+// TestTermTwice ends the daemon at once, with exit code 1, and loses nothing.
+func TestTermTwice(t *testing.T) {
+	t.Parallel()
+	in := port(t)
+	host := relaytest.NewSmartHost(t)
+	host.Do(relaytest.PhaseDot, relaytest.Action{Times: 1, Hang: true})
+	d := start(t, relayConf(in, int(host.Port())))
+	dial(t, in).send("a@source.test", "kept@dest.test", hello)
+	eventually(t, time.Minute, "the message to hang", func() error {
+		if host.Counts()["DATA"] == 0 {
+			return fmt.Errorf("commands: %v", host.Counts())
+		}
+		return nil
+	})
+	d.signal(syscall.SIGTERM)
+	d.answers("/-/ready", http.StatusServiceUnavailable)
+	d.signal(syscall.SIGTERM)
+	select {
+	case <-d.done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the daemon goes on after a second SIGTERM")
+	}
+	if d.cmd = nil; d.err == nil || d.err.Error() != "exit status 1" {
+		t.Errorf("after a second SIGTERM the daemon ends with %v, want exit status 1", d.err)
+	}
+	d.boot()
+	d.ready()
+	d.empty(time.Minute)
+	wantOnce(t, host, "kept@dest.test")
+}
+
 // TestReload changes the smart host while the daemon runs. A file with a
 // mistake changes nothing.
 func TestReload(t *testing.T) {
@@ -134,14 +167,89 @@ func TestReload(t *testing.T) {
 	s.send("a@source.test", "second@dest.test", hello)
 	wantOnce(t, before, "first@dest.test", "second@dest.test")
 
+	before.Do(relaytest.PhaseDot, relaytest.Action{Times: 1, Delay: 3 * time.Second})
+	data := before.Counts()["DATA"]
+	s.send("a@source.test", "slow@dest.test", hello)
+	eventually(t, time.Minute, "the message to be on its way", func() error {
+		if before.Counts()["DATA"] == data {
+			return fmt.Errorf("commands: %v", before.Counts())
+		}
+		return nil
+	})
 	d.change("price: 10", "cost: 10", before.Addr(), after.Addr())
 	d.signal(syscall.SIGHUP)
 	mentions("configuration reloaded")
 	s.send("a@source.test", "third@dest.test", hello) // the session has lived through both
 	wantOnce(t, after, "third@dest.test")
-	wantOnce(t, before, "first@dest.test", "second@dest.test")
+	wantOnce(t, before, "first@dest.test", "second@dest.test", "slow@dest.test") // the attempt went on
+	d.empty(time.Minute)
+	if n, _ := after.Received(); n != 1 {
+		t.Errorf("the new smart host got %d messages, want 1", n)
+	}
 	if got := d.metrics().value("waybill_config_last_reload_successful"); got != 1 {
 		t.Errorf("waybill_config_last_reload_successful = %v, want 1", got)
+	}
+}
+
+// TestReloadUnderLoad swaps two smart hosts again and again while mail flows:
+// every message arrives once, at one of them, and none has to wait for it.
+func TestReloadUnderLoad(t *testing.T) {
+	const n, reloads = 1000, 10
+	in := port(t)
+	hosts := []*relaytest.SmartHost{relaytest.NewSmartHost(t), relaytest.NewSmartHost(t)}
+	for _, h := range hosts {
+		h.Do(relaytest.PhaseDot, relaytest.Action{Delay: 20 * time.Millisecond}) // so that attempts are always under way
+	}
+	d := start(t, relayConf(in, int(hosts[0].Port())))
+	source := exec.Command("/usr/sbin/smtp-source", "-s", "5", "-m", fmt.Sprint(n), "-l", "2000", "-N", "-d", "-f", "load@source.test", "-t", "r@dest.test", fmt.Sprintf("127.0.0.1:%d", in))
+	if err := source.Start(); err != nil {
+		t.Fatal(err)
+	}
+	received := func() (total int) {
+		for _, h := range hosts {
+			m, _ := h.Received()
+			total += m
+		}
+		return total
+	}
+	for i := range reloads {
+		enough := n * (i + 1) / (reloads + 1)
+		eventually(t, time.Minute, "load", func() error {
+			if got := received(); got < enough {
+				return fmt.Errorf("%d messages arrived, want %d", got, enough)
+			}
+			return nil
+		})
+		d.change(hosts[i%2].Addr(), hosts[(i+1)%2].Addr())
+		d.signal(syscall.SIGHUP)
+	}
+	if err := source.Wait(); err != nil {
+		t.Errorf("smtp-source: %v", err)
+	}
+	d.empty(time.Minute)
+	got := map[string]int{}
+	for i, h := range hosts {
+		m, _ := h.Received()
+		t.Logf("smart host %d got %d messages", i, m)
+		if m == 0 {
+			t.Errorf("smart host %d got none", i)
+		}
+		for _, m := range h.Messages() {
+			got[m.Envelope.Recipients[0].Address.String()]++
+		}
+	}
+	for to, times := range got {
+		if times != 1 {
+			t.Errorf("%s arrived %d times", to, times)
+		}
+	}
+	if len(got) != n {
+		t.Errorf("%d recipients, want %d", len(got), n)
+	}
+	d.reconcile(n)
+	m := d.metrics()
+	if ok, bad := m.sum("waybill_config_reloads_total", `result="ok"`), m.sum("waybill_delivery_attempts_total", `disposition="deferred"`); bad != 0 {
+		t.Errorf("%v attempts were deferred over %v reloads, want none", bad, ok)
 	}
 }
 
