@@ -266,6 +266,30 @@ func TestDamagedContent(t *testing.T) {
 	})
 }
 
+// TestConnectorReplaced has a reload close the connector that an attempt was
+// about to use: the message goes through its successor, at once.
+func TestConnectorReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newFakeQueue(t)
+		attempts := 0
+		_, stop := start(t, q, Connector{Attempter: attempter(func(_ context.Context, _ route.Hop, m smtpout.Message) smtpout.Result {
+			if attempts++; attempts > 1 {
+				return answer(m, relayed)
+			}
+			r := answer(m, mail.Outcome{Disposition: mail.Deferred, Verb: "CONNECT", Class: mail.ClassOther, Reply: mail.Reply{Code: 451, Enhanced: "4.3.2"}})
+			r.Closed = true
+			return r
+		})}, nil)
+		q.add(internet, nil, "bob@example.com")
+		synctest.Wait()
+		_ = stop()
+		got := q.settlements()
+		if attempts != 2 || len(got) != 1 || got[0].Outcomes[0].Disposition != mail.Relayed {
+			t.Errorf("%d attempts, settlements %+v; want the second to relay", attempts, got)
+		}
+	})
+}
+
 func TestDispose(t *testing.T) {
 	for _, test := range []struct {
 		name    string

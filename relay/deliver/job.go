@@ -62,9 +62,10 @@ func (j *job) attempt(ctx, attempts context.Context) {
 	res := j.connector.Attempter.Attempt(attempts, hop, j.message())
 	j.now = time.Now()
 	outcomes := j.outcomes(&res)
-	if (attempts.Err() != nil || j.damaged.Load()) && undecided(outcomes) {
-		// We broke it off, or the queue has just isolated the message because its
-		// content is damaged. Nothing came of it.
+	if res.Closed || (attempts.Err() != nil || j.damaged.Load()) && undecided(outcomes) {
+		// A reload has just replaced the connector, we broke it off, or the queue
+		// has just isolated the message because its content is damaged. Nothing
+		// came of it.
 		j.lease.Release()
 		return
 	}

@@ -2,6 +2,7 @@ package smtpout
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -37,6 +38,7 @@ type attempt struct {
 	failedAt leg
 	others   bool // some failure was not "takes no mail at all"
 	again    bool // the next hop took some recipients, and may take more
+	closed   bool // the connector was closed before anything was tried
 }
 
 // leg is the part of a Result that says where the attempt went.
@@ -68,6 +70,7 @@ func (a *attempt) run() {
 	}
 	s, err := a.c.take(a.ctx, a.hop.Name)
 	if err != nil {
+		a.closed = errors.Is(err, errClosed)
 		a.fail(cancelled("CONNECT", target{}, err))
 		return
 	}
@@ -376,7 +379,7 @@ func (a *attempt) result() Result {
 	}
 	r := Result{
 		Outcomes: a.outcomes, Stages: a.stages, Session: via.session, RemoteName: via.at.name, Remote: via.at.addr, Local: via.local,
-		Provider: via.at.provider, Reused: via.reused, TLSVersion: via.tlsVersion, TLSCipher: via.tlsCipher, TLSVerify: via.tlsVerify, DSN: via.dsn,
+		Provider: via.at.provider, Reused: via.reused, TLSVersion: via.tlsVersion, TLSCipher: via.tlsCipher, TLSVerify: via.tlsVerify, DSN: via.dsn, Closed: a.closed,
 	}
 	if r.Provider == "" {
 		r.Provider = Provider(a.hop.Name)

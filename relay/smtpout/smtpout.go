@@ -105,6 +105,7 @@ type Result struct {
 	TLSCipher  string
 	TLSVerify  string       // none, unverified, pkix, pkix_name
 	DSN        bool         // the next hop takes DSN parameters (RFC 3461)
+	Closed     bool         // the connector was closed before the attempt began: nothing was tried
 	Transcript []event.Line // filled when any outcome is not Relayed
 }
 

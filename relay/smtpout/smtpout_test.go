@@ -1011,6 +1011,32 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
+// TestClosed says of attempts that come too late, or wait when the connector is
+// closed, that they were not made.
+func TestClosed(t *testing.T) {
+	h := relaytest.NewSmartHost(t)
+	h.Do(".", relaytest.Action{Times: 1, Delay: 300 * time.Millisecond})
+	c := smart(t, func(o *Options) { o.Limits.Connections, o.Limits.ConnectionsPerDestination = 1, 1 }, h)
+	first, waiting := make(chan Result, 1), make(chan Result, 1)
+	go func() { first <- c.Attempt(t.Context(), outHop, message(sample)) }()
+	eventually(t, "the first to be under way", func() bool { return h.Counts()["DATA"] == 1 })
+	go func() { waiting <- c.Attempt(t.Context(), outHop, message(sample)) }()
+	eventually(t, "the second to wait", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.waiting == 1
+	})
+	_ = c.Close()
+	if r := <-first; r.Closed || r.Outcomes[0].Disposition != mail.Relayed {
+		t.Errorf("the attempt under way: closed %t, %s; want it relayed", r.Closed, r.Outcomes[0].Disposition)
+	}
+	for name, r := range map[string]Result{"waiting": <-waiting, "late": c.Attempt(t.Context(), outHop, message(sample))} {
+		if !r.Closed || r.Outcomes[0].Disposition != mail.Deferred {
+			t.Errorf("the %s attempt: closed %t, %s; want closed and deferred", name, r.Closed, r.Outcomes[0].Disposition)
+		}
+	}
+}
+
 func TestTranscript(t *testing.T) {
 	h := relaytest.NewSmartHost(t)
 	h.On(".", 550, "5.7.1 \x1b[31mspam\x00")
