@@ -167,7 +167,7 @@ type SendTLS struct {
 // SendLimits bound a send connector.
 type SendLimits struct {
 	Connections               int      `yaml:"connections" min:"1" max:"100000" doc:"connections at once"`
-	ConnectionsPerDestination int      `yaml:"connections_per_destination" min:"1" max:"100000" doc:"connections at once to one next hop"`
+	ConnectionsPerDestination int      `yaml:"connections_per_destination" min:"1" max:"100000" doc:"connections at once to one next hop" default:"40, or connections when that is less"`
 	MessagesPerConnection     int      `yaml:"messages_per_connection" min:"1" max:"1000000" doc:"messages after which a connection is closed"`
 	MessagesPerMinute         int      `yaml:"messages_per_minute" min:"0" max:"10000000" doc:"messages a minute to one next hop; 0 is no limit"`
 	MessageSize               Size     `yaml:"message_size" doc:"octets of a message; larger ones go to another connector"`
@@ -305,8 +305,15 @@ func (c *Config) complete() {
 				s.Route = "smart_hosts"
 			}
 		}
-		if _, said := c.positions[fmt.Sprintf("send_connectors[%d].retry.delay_dsn", i)]; !said && s.Retry.DelayDSN >= s.Retry.Lifetime {
+		said := func(key string) bool {
+			_, ok := c.positions[fmt.Sprintf("send_connectors[%d].%s", i, key)]
+			return ok
+		}
+		if !said("retry.delay_dsn") && s.Retry.DelayDSN >= s.Retry.Lifetime {
 			s.Retry.DelayDSN = 0
+		}
+		if !said("limits.connections_per_destination") {
+			s.Limits.ConnectionsPerDestination = min(s.Limits.ConnectionsPerDestination, max(1, s.Limits.Connections))
 		}
 	}
 }
