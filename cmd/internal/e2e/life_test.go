@@ -200,7 +200,8 @@ func TestReloadUnderLoad(t *testing.T) {
 	for _, h := range hosts {
 		h.Do(relaytest.PhaseDot, relaytest.Action{Delay: 20 * time.Millisecond}) // so that attempts are always under way
 	}
-	d := start(t, relayConf(in, int(hosts[0].Port())))
+	// With a rate, so that messages that have been claimed wait when the reload comes.
+	d := start(t, strings.Replace(relayConf(in, int(hosts[0].Port())), "tls: {level: none}", "tls: {level: none}, limits: {messages_per_minute: 18000}", 1))
 	source := exec.Command("/usr/sbin/smtp-source", "-s", "5", "-m", fmt.Sprint(n), "-l", "2000", "-N", "-d", "-f", "load@source.test", "-t", "r@dest.test", fmt.Sprintf("127.0.0.1:%d", in))
 	if err := source.Start(); err != nil {
 		t.Fatal(err)
@@ -248,8 +249,8 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 	d.reconcile(n)
 	m := d.metrics()
-	if ok, bad := m.sum("waybill_config_reloads_total", `result="ok"`), m.sum("waybill_delivery_attempts_total", `disposition="deferred"`); bad != 0 {
-		t.Errorf("%v attempts were deferred over %v reloads, want none", bad, ok)
+	if deferred := m.sum("waybill_delivery_attempts_total", `disposition="deferred"`); deferred != 0 {
+		t.Errorf("%v attempts were deferred by %d reloads, want none", deferred, reloads)
 	}
 }
 
