@@ -269,6 +269,7 @@ in the log and in tracking, with who did it and why.`,
 	}
 	filterFlags(cmd, &f)
 	fl := cmd.Flags()
+	fl.Lookup("queue-id").Usage = "queue `ID`"
 	fl.BoolVar(&f.All, "all", false, "the whole queue")
 	fl.BoolVarP(&yes, "yes", "y", false, "do not ask")
 	fl.BoolVar(&dry, "dry-run", false, "only say how many")

@@ -48,17 +48,21 @@ type Options struct {
 
 // Handler serves the HTTP side.
 type Handler struct {
-	opts  Options
-	mux   *http.ServeMux
-	rates *rates
+	opts     Options
+	mux      *http.ServeMux
+	patterns []string // that the mux serves
+	rates    *rates
 }
 
 // New returns the HTTP side. Run [Handler.Run] beside it.
 func New(opts Options) *Handler {
 	h := &Handler{opts: opts, mux: http.NewServeMux(), rates: newRates()}
-	open := func(pattern string, f http.HandlerFunc) { h.mux.HandleFunc(pattern, f) }
+	open := func(pattern string, f http.HandlerFunc) {
+		h.patterns = append(h.patterns, pattern)
+		h.mux.HandleFunc(pattern, f)
+	}
 	guard := func(pattern string, role config.Role, f http.HandlerFunc) {
-		h.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		open(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if h.allow(w, r, role) {
 				f(w, r)
 			}
@@ -73,7 +77,7 @@ func New(opts Options) *Handler {
 	})
 	guard("GET /api/v1/queues", config.RoleViewer, h.queues)
 	guard("GET /api/v1/queue/messages", config.RoleViewer, h.queueMessages)
-	guard("GET /api/v1/queue/messages/{id}/content", config.RoleAdmin, h.content)
+	guard("GET /api/v1/queue/messages/{queue_id}/content", config.RoleAdmin, h.content)
 	guard("POST /api/v1/queue/actions", config.RoleOperator, h.act)
 	if opts.Tracking != nil {
 		guard("GET /api/v1/", config.RoleViewer, opts.Tracking.ServeHTTP)
@@ -96,13 +100,19 @@ func (h *Handler) Run(ctx context.Context) error { return h.rates.run(ctx, h.opt
 // 500 and is a fact.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
-		if v := recover(); v != nil && v != http.ErrAbortHandler { //nolint:errorlint // a panic's value, compared as net/http does
+		v := recover()
+		switch v {
+		case nil:
+		case http.ErrAbortHandler: // compared as net/http does
+			panic(v) // the handler wants the connection closed
+		default:
 			h.opts.Emitter.Source(event.SourceAdmin).Emit(event.Panicked{Where: "http " + r.Method, Value: fmt.Sprint(v), Stack: string(debug.Stack())})
 			problem(w, http.StatusInternalServerError, "Internal error", "", "", "the log has the details")
 		}
 	}()
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	if !h.knownHost(r.Host) {
 		problem(w, http.StatusMisdirectedRequest, "Unknown host", "this server does not answer for that Host header", "", "call it by IP address, localhost or the configured hostname")
 		return
@@ -135,8 +145,8 @@ type actorKey struct{}
 // allow reports whether the caller has role, and answers when not.
 func (h *Handler) allow(w http.ResponseWriter, r *http.Request, role config.Role) bool {
 	if h.opts.Authenticate == nil {
-		if ip := clientIP(r); !ip.IsLoopback() {
-			problem(w, http.StatusForbidden, "Loopback only", "without http.tokens_file this API answers on loopback only", "", "set http.tokens_file")
+		if ip := clientIP(r); !ip.IsLoopback() || forwarded(r) {
+			problem(w, http.StatusForbidden, "Loopback only", "without http.tokens_file this API answers on loopback only, and not through a proxy", "", "set http.tokens_file")
 			return false
 		}
 		return true
@@ -157,6 +167,17 @@ func (h *Handler) allow(w http.ResponseWriter, r *http.Request, role config.Role
 	}
 	*r = *r.WithContext(context.WithValue(r.Context(), actorKey{}, caller.Name))
 	return true
+}
+
+// forwarded reports whether a proxy says that the request is somebody else's:
+// its own address tells nothing then.
+func forwarded(r *http.Request) bool {
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip"} {
+		if r.Header.Get(name) != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // actor names the caller for facts.
@@ -193,6 +214,11 @@ func (h *Handler) reload(w http.ResponseWriter, _ *http.Request) {
 
 // index says what is here to a person who came with a browser or curl.
 func (h *Handler) index(w http.ResponseWriter, r *http.Request) {
+	if methods := h.methods(r); len(methods) > 0 {
+		w.Header().Set("Allow", strings.Join(methods, ", "))
+		problem(w, http.StatusMethodNotAllowed, "Method not allowed", "", "", "use "+strings.Join(methods, ", "))
+		return
+	}
 	if r.URL.Path != "/" {
 		problem(w, http.StatusNotFound, "Not found", "no such path", "", "GET / lists what is here")
 		return
@@ -209,6 +235,18 @@ GET  /api/v1/queues                    what waits, for whom, since when
 GET  /api/v1/openapi.yaml              everything
 GET  /debug/pprof/                     profiles (role admin)
 `)
+}
+
+// methods are those that r's path is served with, when r's own is not one.
+func (h *Handler) methods(r *http.Request) (list []string) {
+	for _, m := range []string{http.MethodGet, http.MethodPost} {
+		other := r.Clone(r.Context())
+		other.Method = m
+		if _, pattern := h.mux.Handler(other); pattern != "/" {
+			list = append(list, m)
+		}
+	}
+	return list
 }
 
 func problem(w http.ResponseWriter, status int, title, detail, field, hint string) {

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"waybill/cmd/internal/config"
 	"waybill/logtrack/trackapi"
 	"waybill/logtrack/trackhttp"
 	"waybill/relay/event"
@@ -99,7 +101,7 @@ func (h *Handler) queueMessages(w http.ResponseWriter, r *http.Request) {
 
 // content writes the message as it would leave, trace fields first.
 func (h *Handler) content(w http.ResponseWriter, r *http.Request) {
-	id := mail.QueueID(r.PathValue("id"))
+	id := mail.QueueID(r.PathValue("queue_id"))
 	rc, err := h.opts.Queue.Content(id)
 	if err != nil {
 		fail(w, err)
@@ -123,7 +125,11 @@ func (h *Handler) act(w http.ResponseWriter, r *http.Request) {
 	var in trackapi.QueueAction
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&in); err != nil {
+	err := dec.Decode(&in)
+	if err == nil && dec.More() {
+		err = errors.New("there is more than one object")
+	}
+	if err != nil {
 		problem(w, http.StatusBadRequest, "Bad JSON", err.Error(), "", "")
 		return
 	}
@@ -169,10 +175,15 @@ func queryFilter(q url.Values) (queue.Filter, *trackapi.Problem) {
 	})
 }
 
-// actionFilter is convertFilter for changes: an empty filter must say that it means everything.
+// actionFilter is convertFilter for changes: an empty filter must say that it
+// means everything, and the beginning of a queue ID, which can mean everything
+// too, is not enough.
 func actionFilter(in trackapi.QueueFilter) (queue.Filter, *trackapi.Problem) {
 	if in == (trackapi.QueueFilter{}) {
 		return queue.Filter{}, badField("filter", "an empty filter would select the whole queue", "say so with \"all\": true")
+	}
+	if in.QueueID != "" && !mail.ValidID(strings.ToUpper(in.QueueID)) {
+		return queue.Filter{}, badField("queue_id", "not a whole queue ID", "GET /api/v1/queue/messages?queue_id= finds it by its beginning")
 	}
 	return convertFilter(in)
 }
@@ -183,11 +194,11 @@ func convertFilter(in trackapi.QueueFilter) (queue.Filter, *trackapi.Problem) {
 		Hop: in.Queue, Connector: in.Connector, State: in.State, All: in.All,
 	}
 	if in.OlderThan != "" {
-		d, err := time.ParseDuration(in.OlderThan)
-		if err != nil || d < 0 {
-			return f, badField("older_than", "not a duration", "such as 90s, 15m or 4h")
+		var d config.Duration
+		if err := d.UnmarshalText([]byte(in.OlderThan)); err != nil || d < 0 {
+			return f, badField("older_than", "not a duration", "such as 90s, 15m, 4h or 2d")
 		}
-		f.OlderThan = d
+		f.OlderThan = time.Duration(d)
 	}
 	if in.State != "" && !slices.Contains(states, in.State) {
 		return f, badField("state", "unknown state", strings.Join(states, ", "))
