@@ -300,7 +300,9 @@ func TestTokens(t *testing.T) {
 		}
 	}
 	f.ask(request("POST", "/api/v1/queue/actions", `{"action":"retry","filter":{"all":true},"reason":"because"}`, "Authorization", "Bearer o"), 200, nil)
-	f.wait("retry by olga", func(ev event.AdminActed) bool { return ev.Action == "retry" && ev.Actor == "olga" && ev.Reason == "because" })
+	f.wait("retry by olga", func(ev event.AdminActed) bool {
+		return ev.Action == "retry" && ev.Actor == "olga" && ev.Reason == "because"
+	})
 }
 
 func TestQueues(t *testing.T) {
