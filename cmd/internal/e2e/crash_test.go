@@ -130,8 +130,10 @@ func (d *daemon) facts() map[string]map[string]int {
 	d.t.Helper()
 	counts := map[string]map[string]int{}
 	now := time.Now()
-	q := trackapi.Query{From: now.Add(-time.Hour), To: now.Add(time.Minute), Limit: 1000, Sort: "time",
-		Event: "message_queued,recipient_relayed,recipient_bounced,recipient_expired,recipient_dropped,message_retired,dsn_queued"}
+	q := trackapi.Query{
+		From: now.Add(-time.Hour), To: now.Add(time.Minute), Limit: 1000, Sort: "time",
+		Event: "message_queued,recipient_relayed,recipient_bounced,recipient_expired,recipient_dropped,message_retired,dsn_queued",
+	}
 	for {
 		got, err := d.api.Events(context.Background(), q)
 		if err != nil {

@@ -20,10 +20,15 @@ import (
 	"waybill/logtrack/trackapi"
 )
 
-// binary is the program under test, as make builds it.
+// binary is the program under test: as make builds it, or another build that
+// WAYBILL_E2E_BINARY names, such as one with the race detector.
 func binary(t testing.TB) string {
 	t.Helper()
-	path, err := filepath.Abs(filepath.Join("..", "..", "..", "bin", "waybill"))
+	path := os.Getenv("WAYBILL_E2E_BINARY")
+	if path == "" {
+		path = filepath.Join("..", "..", "..", "bin", "waybill")
+	}
+	path, err := filepath.Abs(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -104,16 +105,14 @@ func StartPostfix(dir string, opts PostfixOptions) (*Postfix, error) {
 		fmt.Fprintf(&b, "%s = %s\n", k, v)
 	}
 	files := map[string]string{"main.cf": b.String(), "master.cf": fmt.Sprintf(masterCF, port)}
-	for name, text := range opts.Files {
-		files[name] = text
-	}
+	maps.Copy(files, opts.Files)
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(conf, name), []byte(text), 0o644); err != nil { //nolint:gosec // Postfix' own users read it
 			return nil, err
 		}
 	}
 	if out, err := exec.Command("postfix", "-c", conf, "start").CombinedOutput(); err != nil { //nolint:gosec // our own folder
-		log, _ := os.ReadFile(filepath.Join(dir, "log")) // best effort: it explains the error
+		log, _ := os.ReadFile(filepath.Join(dir, "log")) //nolint:gosec // our own folder; best effort: it explains the error
 		return nil, fmt.Errorf("postfix start: %w: %s%s", err, out, log)
 	}
 	if p.pid, err = masterPID(filepath.Join(dir, "spool", "pid", "master.pid")); err != nil {
