@@ -30,7 +30,7 @@ says what to try in another terminal. Nothing leaves this machine.`,
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			return demo.Run(ctx, demo.Options{
-				Dir: dir, Rate: rate, For: length, Out: e.out, Live: e.terminal(), Color: e.terminal() && !e.noColor, Width: min(e.columns(), 200), Program: or(os.Args[0], "waybill"),
+				Dir: dir, Rate: rate, For: length, Out: e.out, Live: e.terminal(), Color: e.terminal() && !e.noColor, Width: min(e.columns(), 200), Height: e.lines(), Program: or(os.Args[0], "waybill"),
 			})
 		},
 	}

@@ -242,6 +242,16 @@ func (e *env) columns() int {
 	return 1 << 20
 }
 
+// lines is the height of the terminal, or 0 when there is none.
+func (e *env) lines() int {
+	if fd, ok := terminalOf(e.out); ok {
+		if _, h, err := term.GetSize(fd); err == nil {
+			return h
+		}
+	}
+	return 0
+}
+
 // clean makes text from mail safe to show: no controls, no direction overrides.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {

@@ -40,6 +40,7 @@ type Options struct {
 	Live    bool // Out is a terminal
 	Color   bool
 	Width   int
+	Height  int
 	Program string // how the person called us, for the lines that say what to try
 }
 
@@ -80,7 +81,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	v := &view{
-		out: o.Out, live: o.Live, color: o.Color, width: o.Width, began: time.Now(),
+		out: o.Out, live: o.Live, color: o.Color, width: o.Width, height: o.Height, began: time.Now(),
 		api:    &trackapi.Client{BaseURL: "http://" + a.Addr(), HTTP: &http.Client{Timeout: 10 * time.Second}},
 		header: header(o, a.Addr(), t),
 	}
@@ -123,7 +124,7 @@ func configure(dir, connectors, listen string, t *traffic) (*config.Config, erro
 	}
 	t.roots = x509.NewCertPool()
 	t.roots.AppendCertsFromPEM(pem)
-	secret := make([]byte, 12)
+	secret := make([]byte, 6)
 	_, _ = rand.Read(secret) // never fails (Go 1.24)
 	t.password = hex.EncodeToString(secret)
 	_ = os.Remove(users) // of a demo before, with another password

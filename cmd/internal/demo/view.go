@@ -20,6 +20,7 @@ type view struct {
 	live   bool // a terminal: redraw in place
 	color  bool
 	width  int
+	height int      // rows of the terminal; 0: enough
 	header []string // addresses and what to try
 	lines  int      // drawn last time
 }
@@ -139,7 +140,11 @@ func (v *view) draw(n numbers) {
 	}
 	row("")
 	row("%s", v.paint("2", "  LATEST"))
-	for _, m := range n.latest {
+	latest := n.latest
+	if v.height > 0 { // the frame must fit, or it cannot be drawn over
+		latest = latest[:min(len(latest), max(0, v.height-1-strings.Count(b.String(), "\n")))]
+	}
+	for _, m := range latest {
 		to := ""
 		if len(m.Recipients) > 0 {
 			to = m.Recipients[0].Address
