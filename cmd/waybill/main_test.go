@@ -3,7 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,11 +20,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/emersion/go-smtp"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"waybill/cmd/internal/app"
 	"waybill/cmd/internal/config"
 	"waybill/relay/relaytest"
+	"waybill/relay/tlsconf"
 )
 
 func TestMain(m *testing.M) {
@@ -35,6 +40,7 @@ func TestMain(m *testing.M) {
 //	                         FILE or a usual one; $WAYBILL_API, $SMTP and $HTTP say where
 //	nexthop PHASE [REPLY]    what its next hop answers; without REPLY as usual
 //	retry REGEXP ARGS...     waybill ARGS until it succeeds with that on stdout
+//	certificate              makes tls.crt and tls.key, which nobody signed
 //	logged FILE REGEXP       waits until FILE has that
 //	json NAME PATH           sets $NAME to a value of the JSON on stdout, such as messages.0.queue_id
 //	narrow N                 no line of stdout is wider than N
@@ -49,7 +55,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"daemon": daemon, "nexthop": nexthop, "retry": retry, "logged": logged, "json": jsonValue, "narrow": narrower, "freeport": freePort,
+			"daemon": daemon, "nexthop": nexthop, "retry": retry, "logged": logged, "certificate": certificate, "json": jsonValue, "narrow": narrower, "freeport": freePort,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -124,6 +130,10 @@ func daemon(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		return nil
 	})
+}
+
+func certificate(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Check(tlsconf.WriteSelfSigned(ts.MkAbs("tls.crt"), ts.MkAbs("tls.key"), "localhost", "127.0.0.1"))
 }
 
 func nexthop(ts *testscript.TestScript, _ bool, args []string) {
@@ -361,6 +371,28 @@ func TestCSVDoesNotCompute(t *testing.T) {
 	want := "sender,in_per_min\n'=cmd|' /C calc'!A1@evil.example,1\na b·@x,-2\n"
 	if out.String() != want {
 		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
+
+func TestWhyThereIsNoSession(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		err  error
+		code int
+		hint string
+	}{
+		{"nobody listens", &net.OpError{Op: "dial", Err: errors.New("connection refused")}, exitUnreachable, "--server"},
+		{"unknown authority", &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, exitNo, "--insecure"},
+		{"a refusal", &smtp.SMTPError{Code: 554, Message: "not for you"}, exitNo, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var errw bytes.Buffer
+			code := (&env{err: &errw}).explain(smtpUnreachable(sendOptions{server: "mx.example.com:25"}, test.err))
+			got := errw.String()
+			if code != test.code || !strings.Contains(got, "cannot open a session with mx.example.com:25") || !strings.Contains(got, test.hint) || test.hint == "" && strings.Contains(got, "hint") {
+				t.Errorf("= %d %q, want %d with a hint of %q", code, got, test.code, test.hint)
+			}
+		})
 	}
 }
 

@@ -56,7 +56,7 @@ when all are relayed.`,
 	f.StringVar(&o.user, "user", "", "log in as `NAME` (asks for the password unless --password-file)")
 	f.StringVar(&o.passwordFile, "password-file", "", "`FILE` with the password")
 	f.BoolVar(&o.tls, "tls", false, "TLS from the first octet (port 465)")
-	f.BoolVar(&o.insecure, "insecure", false, "do not verify the server's certificate")
+	f.BoolVar(&o.insecure, "insecure", false, "do not verify the server's certificate; on loopback it never is")
 	f.BoolVar(&o.noFollow, "no-follow", false, "do not follow the message through the API")
 	f.DurationVar(&o.wait, "wait", 30*time.Second, "how long to follow")
 	_ = cmd.MarkFlagRequired("to")
@@ -91,27 +91,27 @@ func (e *env) send(ctx context.Context, o sendOptions) error {
 			return err
 		}
 		if err := c.Auth(sasl.NewPlainClient("", o.user, pw)); err != nil {
-			return fmt.Errorf("log in at %s: %w", o.server, err)
+			return fmt.Errorf("log in at %s: %w", o.server, refusal(err))
 		}
 	}
 	if err := c.Mail(o.from, &smtp.MailOptions{UTF8: !ascii(o.from) || !ascii(strings.Join(o.to, ""))}); err != nil {
-		return fmt.Errorf("sender %s: %w", o.from, err)
+		return fmt.Errorf("sender <%s>: %w", o.from, refusal(err))
 	}
 	for _, to := range o.to {
 		if err := c.Rcpt(to, nil); err != nil {
-			return fmt.Errorf("recipient %s: %w", to, err)
+			return fmt.Errorf("recipient <%s>: %w", to, refusal(err))
 		}
 	}
 	w, err := c.Data()
 	if err != nil {
-		return err
+		return fmt.Errorf("content: %w", refusal(err))
 	}
 	if _, err := io.WriteString(w, content); err != nil {
 		return err
 	}
 	resp, err := w.CloseWithResponse()
 	if err != nil {
-		return err
+		return fmt.Errorf("content: %w", refusal(err))
 	}
 	_ = c.Quit() // the message is accepted; a lost QUIT changes nothing
 	id := queueIDIn(resp.StatusText)
@@ -129,7 +129,7 @@ func (e *env) send(ctx context.Context, o sendOptions) error {
 
 // smtpUnreachable says what to do when there is no session with the server.
 func smtpUnreachable(o sendOptions, err error) error {
-	err = fmt.Errorf("cannot open a session with %s: %w", o.server, err)
+	err = fmt.Errorf("cannot open a session with %s: %w", o.server, refusal(err))
 	switch {
 	case unreachable(err):
 		return &exitError{exitUnreachable, err, "name the address of a receive connector with --server"}
@@ -137,6 +137,19 @@ func smtpUnreachable(o sendOptions, err error) error {
 		return &exitError{exitNo, err, "--insecure sends without verifying the certificate"}
 	}
 	return err
+}
+
+// refusal is a server's reply as it came: 550 5.1.1 no such user.
+func refusal(err error) error {
+	e, ok := errors.AsType[*smtp.SMTPError](err)
+	if !ok {
+		return err
+	}
+	r := mail.Reply{Code: e.Code, Text: clean(e.Message)}
+	if c := e.EnhancedCode; c[0] > 0 {
+		r.Enhanced = fmt.Sprintf("%d.%d.%d", c[0], c[1], c[2])
+	}
+	return errors.New(r.String())
 }
 
 func certificateError(err error) bool {
