@@ -140,7 +140,7 @@ func (c *levels) define(d *definer, opts Options) {
 	def(&c.dueLag, g, "queue_due_lag_seconds", "How long the most overdue message has waited for a worker.")
 	def(&c.older, g, "queue_messages_older_than", "Messages in the queue that were accepted longer ago than this.", words("age", olderThan), words("state", oldestStates))
 	def(&c.destinations, g, "queue_destinations", "Next hops with a queue, by what they do.", words("status", hopStates))
-	def(&c.accepting, g, "queue_accepting", "1 when the queue takes messages, 0 when it is closed after a failure of storage.")
+	def(&c.accepting, g, "queue_accepting", "1 when the queue takes messages, 0 when it does not: the disk is full or storage has failed.")
 	def(&c.outboxRecords, g, "queue_outbox_records", "Durable facts that the tracking store has not confirmed yet.")
 	def(&c.outboxAge, g, "queue_outbox_oldest_age_seconds", "Age of the oldest fact in the outbox; 0 when it is empty.")
 	def(&c.segmentBytes, g, "queue_segment_bytes", "Octets of the files that hold contents.")
