@@ -165,6 +165,7 @@ func (s *Server) Run(ctx context.Context) error {
 	stop, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	_ = s.smtp.Shutdown(stop) // waits for its goroutines, whose connections are closed
+	_ = s.feed.Close()        // when Serve began after Shutdown had looked, nobody else does
 	loops.Wait()
 	return err
 }

@@ -421,3 +421,18 @@ func TestMessage(t *testing.T) {
 		}
 	}
 }
+
+// TestRunEndsAtOnce ends a server whose context is done before it has begun.
+func TestRunEndsAtOnce(t *testing.T) {
+	for range 200 {
+		s, err := New(Options{Hostname: "relay.test", Acceptor: &acceptor{}, Connectors: []Connector{{Name: "in", Listen: []string{"127.0.0.1:0"}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := s.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
