@@ -293,7 +293,11 @@ func TestDiskGuard(t *testing.T) {
 		t.Errorf("with too little free space the answer is %d %s (%v), want 452 4.3.1", code, text, err)
 	}
 	d.empty(time.Minute)
-	if got := d.metrics().value("waybill_queue_accepting"); got != 0 {
-		t.Errorf("waybill_queue_accepting = %v, want 0", got)
-	}
+	eventually(t, time.Minute, "the metrics to say so", func() error {
+		m := d.metrics()
+		if accepting, level := m.value("waybill_queue_accepting"), m.sum("waybill_backpressure_level", `resource="disk_space"`); accepting != 0 || level != 2 {
+			return fmt.Errorf("waybill_queue_accepting is %v, back-pressure of the disk %v, want 0 and 2", accepting, level)
+		}
+		return nil
+	})
 }
