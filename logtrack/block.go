@@ -310,7 +310,7 @@ func (b *builder) body() []byte {
 			at += copy(queue[run.start:run.start+run.n], c.codes[at:])
 		}
 	}
-	dir := binary.AppendUvarint([]byte{blockVersion}, uint64(len(b.cols)))
+	dir := binary.AppendUvarint(make([]byte, bodyStart, 4<<10), uint64(len(b.cols)))
 	var data, raw []byte
 	for _, c := range b.cols {
 		raw = raw[:0]
@@ -345,7 +345,17 @@ func (b *builder) body() []byte {
 		dir = binary.AppendUvarint(dir, uint64(len(raw)))
 		dir = binary.AppendUvarint(dir, uint64(len(data)-at)) //nolint:gosec // a length
 	}
-	return append(dir, data...)
+	return sign(append(dir, data...))
+}
+
+// bodyStart is where the directory of a body begins: behind version and checksum.
+const bodyStart = 5
+
+// sign writes version and checksum into the room for them.
+func sign(body []byte) []byte {
+	body[0] = blockVersion
+	binary.BigEndian.PutUint32(body[1:], crc32.Checksum(body[bodyStart:], castagnoli))
+	return body
 }
 
 func (c *colBuild) plain(raw []byte) []byte {

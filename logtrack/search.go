@@ -158,6 +158,12 @@ func (s *Store) Messages(ctx context.Context, q trackapi.Query) (*trackapi.Messa
 	}
 	fromMS, toMS := floorMS(f.from), floorMS(f.to)
 	lo, hi := max(fromMS, f.accLo), min(toMS, f.accHi)
+	switch { // what stands before the cursor need not be looked at
+	case hasAfter && q.Sort == "time":
+		lo = max(lo, after.at)
+	case hasAfter:
+		hi = min(hi, after.at)
+	}
 	mayHold := func(minAcc, maxAcc, minTS, maxTS int64) bool {
 		if minAcc == 0 && minTS <= f.to && maxTS >= f.from { // messages whose queue ID tells no time
 			return true
@@ -385,6 +391,12 @@ func (s *Store) events(ctx context.Context, q trackapi.Query, page *trackapi.Pag
 	after, hasAfter, err := readCursor(q.Cursor, sig)
 	if err != nil {
 		return err
+	}
+	switch { // what stands before the cursor need not be looked at
+	case hasAfter && q.Sort == "time":
+		f.from = max(f.from, after.at)
+	case hasAfter:
+		f.to = min(f.to, after.at+1)
 	}
 	inRange := func(lo, hi int64) bool { return hi >= f.from && lo < f.to }
 	sn, err := s.snapshot(func(m *meta) bool { return inRange(m.MinTS, m.MaxTS) })

@@ -31,8 +31,10 @@ const (
 	maxUnwritten = 8 << 20 // octets of journal in memory
 	recentBlocks = 4       // sealed blocks whose event ids stay in memory
 	syncEvery    = time.Second
-	writeEvery   = 100 * time.Millisecond
-	minFree      = 64 << 20 // below this much free disk nothing is stored: Badger would die of SIGBUS
+	// journalBuffer is about what is written at once under load.
+	journalBuffer = maxUnwritten / 8
+	writeEvery    = 100 * time.Millisecond
+	minFree       = 64 << 20 // below this much free disk nothing is stored: Badger would die of SIGBUS
 )
 
 // Options configure a Store.
@@ -67,7 +69,7 @@ type Store struct {
 	active    *partition // where blocks go; nil before the first
 	sealErr   error      // the last try to seal failed
 	unwritten int        // octets of journal in memory
-	spare     []byte     // a buffer of the journal to use again
+	spare     [][]byte   // buffers of the journal to use again
 	appended  uint64     // records taken
 	writtenTo uint64
 	syncedTo  uint64
@@ -395,7 +397,8 @@ var framePool = sync.Pool{New: func() any { b := make([]byte, 0, 2048); return &
 // that begin after Write returns. When the store's buffers are full, Write
 // waits for room, but for facts of the protocol class, which it drops and
 // counts; when the store's disk has failed, it drops everything, and Sync says
-// so. Write does not panic and keeps nothing of r but its values.
+// so. Write does not panic. It keeps the values of r, whose lists must not
+// change any more once a fact is stated.
 func (s *Store) Write(r *event.Record) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -454,7 +457,7 @@ func (s *Store) append(r *event.Record, frame []byte, class event.Durability) {
 	m.bytes += len(frame)
 	if m.seg.err == nil {
 		if m.seg.buf == nil {
-			m.seg.buf, s.spare = s.spare, nil
+			m.seg.buf = s.buffer()
 		}
 		m.seg.buf = append(m.seg.buf, frame...)
 		s.unwritten += len(frame)
@@ -505,6 +508,17 @@ func (s *Store) dropped(class event.Durability) {
 	if class == event.Durable {
 		s.lost++
 	}
+}
+
+// buffer is an empty buffer for the journal. s.mu is held.
+func (s *Store) buffer() []byte {
+	n := len(s.spare) - 1
+	if n < 0 {
+		return make([]byte, 0, journalBuffer)
+	}
+	b := s.spare[n]
+	s.spare = s.spare[:n]
+	return b
 }
 
 // rotate makes the open block wait to be stored. s.mu is held.
@@ -643,8 +657,10 @@ func (s *Store) flush(force bool) (didSync bool) {
 	if freed > 0 {
 		s.room.Broadcast()
 	}
-	if len(jobs) > 0 && cap(jobs[0].buf) <= maxUnwritten {
-		s.spare = jobs[0].buf[:0]
+	for _, j := range jobs {
+		if n := cap(j.buf); n >= journalBuffer && n <= maxUnwritten && len(s.spare) < maxSealing {
+			s.spare = append(s.spare, j.buf[:0])
+		}
 	}
 	return doSync
 }

@@ -104,7 +104,7 @@ func lines(t testing.TB, recs []event.Record) []string {
 
 func TestFoundAtOnceAndAfterReopening(t *testing.T) {
 	dir := t.TempDir()
-	recs := facts(1, 2000)
+	recs := facts(1, 1200)
 	want := lines(t, recs)
 	s, err := Open(Options{Dir: dir})
 	if err != nil {
@@ -137,7 +137,7 @@ func TestFoundAtOnceAndAfterReopening(t *testing.T) {
 
 func TestDuplicatesAreDropped(t *testing.T) {
 	dir := t.TempDir()
-	recs := facts(2, 1500)
+	recs := facts(2, 900)
 	want := lines(t, recs)
 	write := func(s *Store) {
 		for i := range recs {
@@ -177,7 +177,7 @@ func crashChild(dir string) {
 		fmt.Println("error", err)
 		os.Exit(1)
 	}
-	recs := facts(3, 20000)
+	recs := facts(3, 6000)
 	go func() { _, _ = os.Stdin.Read(make([]byte, 1)); os.Exit(0) }() // the parent is gone
 	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
 	for i := 0; i < len(recs); {

@@ -42,7 +42,7 @@ func (s *Store) Transcript(ctx context.Context, queueID string) (*trackapi.Trans
 				continue
 			}
 			out.Conversations = append(out.Conversations, trackapi.Conversation{
-				Session: ev.OutSession, Direction: event.Outbound, Peer: where(ev.Hop), Time: r.Time, Lines: linesOf(ev.Transcript),
+				Session: ev.OutSession, Direction: event.Outbound, Peer: where(ev.Hop), Time: r.Time.Add(-time.Duration(sum(ev.Stages))), Lines: linesOf(ev.Transcript),
 			})
 		}
 	}

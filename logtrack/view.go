@@ -3,6 +3,7 @@ package logtrack
 import (
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"reflect"
 	"sync"
 
@@ -74,10 +75,13 @@ func newView(head *header, load func(func([]byte) error) error) *view {
 
 // readDir reads the directory at the start of a block's body.
 func readDir(body []byte, types int) (map[string]*dirEntry, error) {
-	if len(body) == 0 || body[0] != blockVersion {
+	switch {
+	case len(body) < bodyStart || body[0] != blockVersion:
 		return nil, damaged("body version")
+	case crc32.Checksum(body[bodyStart:], castagnoli) != binary.BigEndian.Uint32(body[1:]):
+		return nil, damaged("body checksum")
 	}
-	n, src, err := readUvarint(body[1:], 4096)
+	n, src, err := readUvarint(body[bodyStart:], 4096)
 	if err != nil {
 		return nil, err
 	}
