@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -64,6 +65,7 @@ type kind struct {
 
 type fieldPlan struct {
 	key      string
+	lead     string // `,"key":`
 	index    []int
 	omitZero bool
 }
@@ -72,7 +74,10 @@ var (
 	kinds  = map[reflect.Type]*kind{}
 	byName = map[string]*kind{}
 	names  []string
-	_      = buildKinds()
+
+	elements = map[reflect.Type][]fieldPlan{} // of the structs that facts have lists of
+
+	_ = buildKinds()
 )
 
 func buildKinds() bool {
@@ -94,7 +99,10 @@ func planFields(typ reflect.Type, index []int) []fieldPlan {
 			continue
 		}
 		key, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
-		plan = append(plan, fieldPlan{key: key, index: at, omitZero: opts == "omitzero"})
+		plan = append(plan, fieldPlan{key: key, lead: `,"` + key + `":`, index: at, omitZero: opts == "omitzero"})
+		if t := f.Type; t.Kind() == reflect.Slice && elements[t.Elem()] == nil {
+			elements[t.Elem()] = planFields(t.Elem(), nil)
+		}
 	}
 	return plan
 }
@@ -225,29 +233,149 @@ type header struct {
 }
 
 // MarshalJSON writes the record as one flat object, without a line end.
-func (r *Record) MarshalJSON() ([]byte, error) {
+func (r *Record) MarshalJSON() ([]byte, error) { return r.AppendJSON(make([]byte, 0, 1024)) }
+
+// AppendJSON appends the JSON form of r to dst. It is on the way of every
+// message, so it follows the plan of the type instead of asking package json.
+func (r *Record) AppendJSON(dst []byte) ([]byte, error) {
 	if r.Event == nil {
-		return nil, errors.New("record without an event")
+		return dst, errors.New("record without an event")
 	}
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	head := header{r.Time, r.ID, Schema, Name(r.Event), r.Node, r.Source, r.ConfigRev, r.Session, r.Message, r.UID}
-	if err := enc.Encode(head); err != nil {
-		return nil, err
+	v := reflect.ValueOf(r.Event)
+	k := kinds[v.Type()]
+	var err error
+	dst = append(dst, `{"ts":`...)
+	if dst, err = appendTime(dst, r.Time); err != nil {
+		return dst, err
 	}
-	buf.Truncate(buf.Len() - 2) // "}\n"
-	mark := buf.Len()
-	if err := enc.Encode(r.Event); err != nil {
-		return nil, err
+	dst = append(dst, `,"event_id":`...)
+	dst = appendString(dst, r.ID)
+	dst = append(dst, `,"schema":`...)
+	dst = strconv.AppendInt(dst, Schema, 10)
+	dst = append(dst, `,"event":"`...)
+	dst = append(dst, k.name...)
+	dst = append(dst, '"')
+	for _, f := range [...]struct{ key, val string }{
+		{`,"node":`, r.Node}, {`,"source":`, string(r.Source)}, {`,"config_rev":`, r.ConfigRev},
+		{`,"session_id":`, r.Session}, {`,"queue_id":`, string(r.Message)}, {`,"message_uid":`, r.UID},
+	} {
+		if f.val != "" {
+			dst = appendString(append(dst, f.key...), f.val)
+		}
 	}
-	b := buf.Bytes()
-	b = b[:len(b)-1]
-	if len(b) == mark+2 { // the event has no fields
-		return append(b[:mark], '}'), nil
+	for i := range k.fields {
+		p := &k.fields[i]
+		fv := v.FieldByIndex(p.index)
+		if p.omitZero && fv.IsZero() {
+			continue
+		}
+		dst = append(dst, p.lead...)
+		if dst, err = appendValue(dst, fv); err != nil {
+			return dst, err
+		}
 	}
-	b[mark] = ','
-	return b, nil
+	return append(dst, '}'), nil
+}
+
+// appendValue writes the kinds of values that facts have as package json would.
+func appendValue(dst []byte, v reflect.Value) ([]byte, error) {
+	switch v.Kind() {
+	case reflect.String:
+		return appendString(dst, v.String()), nil
+	case reflect.Bool:
+		return strconv.AppendBool(dst, v.Bool()), nil
+	case reflect.Slice:
+		return appendSlice(dst, v)
+	}
+	switch v.Type() {
+	case typeSeconds:
+		return appendSeconds(dst, Seconds(v.Int())), nil
+	case typeDisposition:
+		return appendString(dst, mail.Disposition(v.Uint()).String()), nil //nolint:gosec // it is one
+	case typeTime:
+		return appendTime(dst, v.Interface().(time.Time))
+	case typeAddr:
+		ip := v.Interface().(netip.Addr)
+		if ip.Zone() != "" {
+			return appendString(dst, ip.String()), nil
+		}
+		dst = append(dst, '"')
+		if ip.IsValid() {
+			dst = ip.AppendTo(dst)
+		}
+		return append(dst, '"'), nil
+	}
+	if v.CanInt() {
+		return strconv.AppendInt(dst, v.Int(), 10), nil
+	}
+	return strconv.AppendUint(dst, v.Uint(), 10), nil
+}
+
+var (
+	typeSeconds     = reflect.TypeFor[Seconds]()
+	typeDisposition = reflect.TypeFor[mail.Disposition]()
+	typeTime        = reflect.TypeFor[time.Time]()
+	typeAddr        = reflect.TypeFor[netip.Addr]()
+)
+
+// appendSlice writes a slice of structs; their plans were made with the kinds.
+func appendSlice(dst []byte, v reflect.Value) ([]byte, error) {
+	if v.IsNil() {
+		return append(dst, "null"...), nil
+	}
+	plan := elements[v.Type().Elem()]
+	dst = append(dst, '[')
+	for i := range v.Len() {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		e := v.Index(i)
+		start := len(dst)
+		for j := range plan {
+			p := &plan[j]
+			fv := e.FieldByIndex(p.index)
+			if p.omitZero && fv.IsZero() {
+				continue
+			}
+			dst = append(dst, p.lead...)
+			var err error
+			if dst, err = appendValue(dst, fv); err != nil {
+				return dst, err
+			}
+		}
+		if len(dst) == start {
+			dst = append(dst, '{')
+		} else {
+			dst[start] = '{' // the first lead's comma
+		}
+		dst = append(dst, '}')
+	}
+	return append(dst, ']'), nil
+}
+
+func appendTime(dst []byte, t time.Time) ([]byte, error) {
+	if y := t.Year(); y < 0 || y > 9999 { // RFC 3339 has four digits
+		return dst, fmt.Errorf("time with the year %d", y)
+	}
+	dst = append(dst, '"')
+	dst = t.AppendFormat(dst, time.RFC3339Nano)
+	return append(dst, '"'), nil
+}
+
+// appendString writes s as JSON. Text that needs care is left to package json.
+func appendString(dst []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			var buf bytes.Buffer
+			enc := json.NewEncoder(&buf)
+			enc.SetEscapeHTML(false)
+			_ = enc.Encode(s) // a string can always be written
+			return append(dst, bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})...)
+		}
+	}
+	dst = append(dst, '"')
+	dst = append(dst, s...)
+	return append(dst, '"')
 }
 
 // ErrUnknownEvent is wrapped when a line names a fact that this version does not know.

@@ -247,8 +247,25 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
+// BenchmarkMarshal writes the five facts of a message that is relayed at once.
 func BenchmarkMarshal(b *testing.B) {
-	recs := full(1)
+	info := Info{MailFrom: "orders@shop.example", HeaderMessageID: "<01m80qs10peqnb3ep7a731bcd9@shop.example>", HeaderFrom: "orders@shop.example", Size: 10240, ConnectorIn: "apps", ClientIP: netip.MustParseAddr("192.0.2.7"), Priority: "normal"}
+	hop := Hop{ConnectorOut: "internet", Queue: "example.com", Provider: "other", RemoteName: "mx1.example.com", RemoteIP: netip.MustParseAddr("198.51.100.9"), RemotePort: 25}
+	answer := Answer{Code: 250, Enhanced: "2.0.0", Reply: "Ok: queued as 4Xk2f91Tz", Verb: "."}
+	final := Final{Info: info, Hop: hop, Answer: answer, Recipient: "ann@example.com", Attempts: 1, TTotal: Secs(28 * time.Millisecond)}
+	to := []Recipient{{Address: "ann@example.com", Disposition: mail.Relayed, Code: 250, Enhanced: "2.0.0", Reply: "Ok: queued as 4Xk2f91Tz"}}
+	e := NewEmitter("mx1.example.com").Source(SourceQueue).Config("a1b2c3d4e5f6").Message("01M80QS10Q7RA48WHQSAHV9QC9", "0197f0c2-0000-7000-8000-000000000000")
+	var recs []Record
+	for _, ev := range []Event{
+		MessageQueued{Info: info, Recipients: to, Protocol: "ESMTP", TReceive: Secs(time.Millisecond), TAccept: Secs(2 * time.Millisecond), Expires: time.Now()},
+		MessageRouted{Info: info, Recipients: to, ConnectorOut: "internet", Queue: "example.com", Why: "the most specific address space"},
+		AttemptFinished{Info: info, Hop: hop, Answer: answer, Disposition: mail.Relayed, Recipients: to, Attempt: 1, Stages: Stages{TData: Secs(time.Millisecond), TReply: Secs(time.Millisecond)}},
+		RecipientRelayed{final},
+		MessageRetired{Info: info, Recipients: 1, Relayed: 1, Attempts: 1, TTotal: Secs(28 * time.Millisecond)},
+	} {
+		recs = append(recs, e.Stamp(ev))
+	}
+	b.ReportAllocs()
 	for b.Loop() {
 		for i := range recs {
 			if _, err := recs[i].MarshalJSON(); err != nil {

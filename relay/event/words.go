@@ -1,6 +1,7 @@
 package event
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 	"time"
@@ -28,7 +29,20 @@ func (s Seconds) Float() float64 { return time.Duration(s).Seconds() }
 
 // MarshalJSON writes seconds, such as 0.012345.
 func (s Seconds) MarshalJSON() ([]byte, error) {
-	return strconv.AppendFloat(nil, float64(time.Duration(s).Microseconds())/1e6, 'f', -1, 64), nil
+	return appendSeconds(nil, s), nil
+}
+
+func appendSeconds(dst []byte, s Seconds) []byte {
+	us := time.Duration(s).Microseconds()
+	if us < 0 || us >= 1e12 { // rare: not a wait of mail
+		return strconv.AppendFloat(dst, float64(us)/1e6, 'f', -1, 64)
+	}
+	dst = strconv.AppendInt(dst, us/1e6, 10)
+	if us %= 1e6; us == 0 {
+		return dst
+	}
+	dst = append(dst, '.', byte('0'+us/100000), byte('0'+us/10000%10), byte('0'+us/1000%10), byte('0'+us/100%10), byte('0'+us/10%10), byte('0'+us%10))
+	return bytes.TrimRight(dst, "0")
 }
 
 // UnmarshalJSON reads what [Seconds.MarshalJSON] wrote.

@@ -78,11 +78,14 @@ func (q *Queue) state(c *change, emit event.Emitter, ev event.Event) error {
 	if q.opts.Confirm == nil || event.Class(ev) != event.Durable {
 		return nil
 	}
-	line, err := c.facts[len(c.facts)-1].MarshalJSON()
+	if c.lines == nil {
+		c.lines = make([]byte, 0, 2048)
+	}
+	lines, err := c.facts[len(c.facts)-1].AppendJSON(c.lines)
 	if err != nil {
 		return fmt.Errorf("encode fact: %w", err)
 	}
-	c.lines = append(append(c.lines, line...), '\n')
+	c.lines = append(lines, '\n')
 	c.rows++
 	return nil
 }
@@ -93,6 +96,8 @@ type committer struct {
 	waiting []*change
 	closed  bool
 	wake    chan struct{} // holds one token when something waits
+
+	join, pack []byte // the facts of a group, for the commit under way
 }
 
 // submit hands c to the committer and waits until it is durable.
@@ -216,16 +221,14 @@ func (q *Queue) commitGroup(group []*change) (row uint64, err error) {
 		row = q.outbox.next
 		lines = group[0].lines
 		if len(group) > 1 {
-			n := 0
-			for _, c := range group {
-				n += len(c.lines)
-			}
-			lines = make([]byte, 0, n)
+			lines = q.com.join[:0]
 			for _, c := range group {
 				lines = append(lines, c.lines...)
 			}
+			q.com.join = lines
 		}
-		lines = packFacts(lines)
+		q.com.pack = packFacts(q.com.pack, lines)
+		lines = q.com.pack
 		if err := txn.Set(outboxKey(row), lines); err != nil {
 			return 0, fmt.Errorf("commit: %w", err)
 		}

@@ -20,9 +20,8 @@ const outboxMany = 20_000
 
 // packFacts compresses the JSON lines of one transaction. Lines of one group are
 // much alike, and what is not written need not be synced, flushed and compacted.
-func packFacts(lines []byte) []byte {
-	return s2.Encode(make([]byte, 0, s2.MaxEncodedLen(len(lines))), lines)
-}
+// It uses the room of buf.
+func packFacts(buf, lines []byte) []byte { return s2.Encode(buf[:cap(buf)], lines) }
 
 // unpackFacts is the inverse of packFacts.
 func unpackFacts(v []byte) ([]byte, error) {
