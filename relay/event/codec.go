@@ -167,8 +167,12 @@ func (r *Record) AppendFields(dst []Field) []Field {
 		Field{Key: "schema", Kind: Int, Int: Schema},
 		Field{Key: "event", Kind: String, Str: Name(r.Event)})
 	for _, f := range [...]Field{
-		{Key: "node", Str: r.Node}, {Key: "source", Str: string(r.Source)}, {Key: "config_rev", Str: r.ConfigRev},
-		{Key: "session_id", Str: r.Session}, {Key: "queue_id", Str: string(r.Message)}, {Key: "message_uid", Str: r.UID},
+		{Key: "node", Str: r.Node},
+		{Key: "source", Str: string(r.Source)},
+		{Key: "config_rev", Str: r.ConfigRev},
+		{Key: "session_id", Str: r.Session},
+		{Key: "queue_id", Str: string(r.Message)},
+		{Key: "message_uid", Str: r.UID},
 	} {
 		if f.Str != "" {
 			f.Kind = String
@@ -210,7 +214,7 @@ func fieldOf(key string, v reflect.Value) Field {
 	case reflect.TypeFor[Seconds]():
 		return Field{Key: key, Kind: Float, Float: float64(time.Duration(v.Int()).Microseconds()) / 1e6}
 	case reflect.TypeFor[mail.Disposition]():
-		return Field{Key: key, Kind: String, Str: mail.Disposition(v.Uint()).String()}
+		return Field{Key: key, Kind: String, Str: mail.Disposition(v.Uint()).String()} //nolint:gosec // it is one
 	}
 	if v.CanInt() {
 		return Field{Key: key, Kind: Int, Int: v.Int()}
@@ -256,8 +260,12 @@ func (r *Record) AppendJSON(dst []byte) ([]byte, error) {
 	dst = append(dst, k.name...)
 	dst = append(dst, '"')
 	for _, f := range [...]struct{ key, val string }{
-		{`,"node":`, r.Node}, {`,"source":`, string(r.Source)}, {`,"config_rev":`, r.ConfigRev},
-		{`,"session_id":`, r.Session}, {`,"queue_id":`, string(r.Message)}, {`,"message_uid":`, r.UID},
+		{`,"node":`, r.Node},
+		{`,"source":`, string(r.Source)},
+		{`,"config_rev":`, r.ConfigRev},
+		{`,"session_id":`, r.Session},
+		{`,"queue_id":`, string(r.Message)},
+		{`,"message_uid":`, r.UID},
 	} {
 		if f.val != "" {
 			dst = appendString(append(dst, f.key...), f.val)

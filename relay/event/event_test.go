@@ -39,8 +39,8 @@ func fill(v reflect.Value, rng *rand.Rand) {
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		for i := range v.NumField() {
-			fill(v.Field(i), rng)
+		for _, f := range v.Fields() {
+			fill(f, rng)
 		}
 	case reflect.String:
 		texts := []string{"a", "two words", "quote\" back\\slash", "é漢", "<tag>&", "line\u2028sep", "ctl\x01\x7f\r\n"}
