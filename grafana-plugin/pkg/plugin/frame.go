@@ -103,7 +103,7 @@ var dispositionColours = [][2]string{
 	{"relayed", "green"},
 	{"queued", "blue"},
 	{"deferred", "orange"},
-	{"held", "yellow"},
+	{"held", "dark-yellow"},
 	{"bounced", "red"},
 	{"expired", "dark-red"},
 	{"dropped", "purple"},
@@ -115,7 +115,7 @@ var stateColours = [][2]string{
 	{"active", "green"},
 	{"connecting", "blue"},
 	{"retry", "orange"},
-	{"held", "yellow"},
+	{"held", "dark-yellow"},
 }
 
 var levelColours = [][2]string{
