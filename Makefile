@@ -8,7 +8,6 @@ NPM           := npm --prefix grafana-plugin
 PLUGIN_DEPS   := grafana-plugin/node_modules/.package-lock.json
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS       := -s -w -X waybill/cmd/internal/app.Version=$(VERSION)
-EVENTS        ?= 1000000
 # Postfix wants to be started by root.
 AS_ROOT       := $(if $(filter 0,$(shell id -u)),,-exec sudo)
 
@@ -81,7 +80,8 @@ e2e: build plugin ## Real peers: Postfix, swaks, curl, Prometheus, Chromium, kil
 .PHONY: bench
 bench: build ## Measure against Postfix on this machine's disk; prints tables
 	./.ci/install-peers postfix
-	$(GO) run ./cmd/internal/bench
+	$(GO) run ./cmd/internal/bench $(ARGS)
+	$(GO) test -run '^$$' -bench 'Search1M|Ingest' -benchtime 1x -timeout 30m ./logtrack
 
 .PHONY: docs
 docs: ## Regenerate docs/reference
