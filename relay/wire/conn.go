@@ -36,7 +36,7 @@ type Options struct {
 	Tarpit         time.Duration // delay of each 5xx reply while nobody is authenticated; zero means none
 	NoTranscript   bool
 
-	Emitter event.Emitter // of this session
+	Emitter event.Emitter // with the session in its context
 	Hooks   Hooks
 }
 
