@@ -42,7 +42,7 @@ test-plugin: $(PLUGIN_DEPS) ## Check, test and build the Grafana plugin's fronte
 
 $(PLUGIN_DEPS): grafana-plugin/package-lock.json
 	@echo "installing the plugin's npm packages (about a minute, 700 MB)"
-	$(NPM) ci --no-audit --no-fund
+	$(NPM) install --no-save --no-audit --no-fund # not ci: it wants every platform in the lock file, and registries may lack some
 
 .PHONY: plugin
 plugin: $(PLUGIN_DEPS) ## Build the Grafana plugin: frontend and backend, in grafana-plugin/dist
