@@ -40,9 +40,11 @@ test-plugin: $(PLUGIN_DEPS) ## Check, test and build the Grafana plugin's fronte
 	$(NPM) run test:ci
 	$(NPM) run build
 
+# Not "npm ci": it wants the packages of every platform in the lock file, and a
+# registry may lack some.
 $(PLUGIN_DEPS): grafana-plugin/package-lock.json
 	@echo "installing the plugin's npm packages (about a minute, 700 MB)"
-	$(NPM) install --no-save --no-audit --no-fund # not ci: it wants every platform in the lock file, and registries may lack some
+	$(NPM) install --no-save --no-audit --no-fund
 
 .PHONY: plugin
 plugin: $(PLUGIN_DEPS) ## Build the Grafana plugin: frontend and backend, in grafana-plugin/dist
