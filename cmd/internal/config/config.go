@@ -193,7 +193,7 @@ type Tracking struct {
 	Retention Duration `yaml:"retention" doc:"how long messages can be found"`
 	MaxSize   Size     `yaml:"max_size" doc:"disk space; the oldest goes first"`
 	Subject   string   `yaml:"subject" enum:"off,hash,plain" doc:"whether subjects are recorded"`
-	Addresses string   `yaml:"addresses" enum:"plain,hash" doc:"whether addresses are recorded as they are"`
+	Addresses string   `yaml:"addresses" enum:"plain" doc:"how addresses are recorded; hashes are planned"`
 }
 
 // HTTP is the HTTP side.
