@@ -507,7 +507,7 @@ func TestFind(t *testing.T) {
 		value  string
 	}{
 		{"queue ID", "01KANF5M80AAAAAAAAAAAAAAAB", "", ""},
-		{"UID", "019aaaf2-d100-7aaa-8aaa-aaaaaaaaaaab", "q", "message_uid:019aaaf2-d100-7aaa-8aaa-aaaaaaaaaaab"},
+		{"UID", "019AAAF2-D100-7aaa-8aaa-aaaaaaaaaaab", "from", "2025-11-22T09:43:50.296Z"},
 		{"Message-ID", " <20261122.2@example.com> ", "message_id", "<20261122.2@example.com>"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -532,9 +532,11 @@ func TestFind(t *testing.T) {
 			}
 		})
 	}
-	res := ask(t, canned(t), "timeline", `{"id":"01ZZZZZZZZZZZZZZZZZZZZZZZZ"}`)
-	if res.Status != 404 || res.ErrorSource != backend.ErrorSourceDownstream || !strings.Contains(res.Error.Error(), "older than") {
-		t.Errorf("unknown message: %d from %s: %v", res.Status, res.ErrorSource, res.Error)
+	for _, id := range []string{"01ZZZZZZZZZZZZZZZZZZZZZZZZ", "019aaaf2-d100-7aaa-8aaa-000000000000"} {
+		res := ask(t, canned(t), "timeline", `{"id":"`+id+`"}`)
+		if res.Status != 404 || res.ErrorSource != backend.ErrorSourceDownstream || !strings.Contains(res.Error.Error(), "older than") {
+			t.Errorf("unknown message %s: %d from %s: %v", id, res.Status, res.ErrorSource, res.Error)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -75,7 +76,7 @@ func exemplar(ctx context.Context, d *Datasource, q exemplarQuery, in backend.Da
 
 // find gets a message by whichever of its identifiers was given: the queue ID;
 // else the UID, which stays the same over splits and moves; else the Message-ID
-// of the header. A search by the latter two takes the newest message.
+// of the header, for which the newest message in the time range is taken.
 func (d *Datasource) find(ctx context.Context, id string, span backend.TimeRange) (*trackapi.Timeline, error) {
 	id = strings.TrimSpace(id)
 	search := trackapi.Query{From: span.From.UTC(), To: span.To.UTC(), Limit: 1}
@@ -83,7 +84,7 @@ func (d *Datasource) find(ctx context.Context, id string, span backend.TimeRange
 	case strings.Contains(id, "@"):
 		search.MessageID = id
 	case isUID(id):
-		search.Q = "message_uid:" + id
+		return d.findUID(ctx, id)
 	default:
 		t, err := d.api.Message(ctx, id)
 		var problem *trackapi.Problem
@@ -100,6 +101,44 @@ func (d *Datasource) find(ctx context.Context, id string, span backend.TimeRange
 		return nil, &trackapi.Problem{Status: http.StatusNotFound, Title: "No message " + id, Detail: "there is none in the time range", Hint: "widen the time range"}
 	}
 	return d.api.Message(ctx, found.Messages[0].QueueID)
+}
+
+// uidWindow is how much later than its UID a message may be accepted: the time
+// that the queue takes to store it. A minute is far beyond what clients wait for.
+const uidWindow = time.Minute
+
+// findUID gets the message with a UID. The API has no index of UIDs, and needs
+// none: a UID is a UUIDv7, which begins with the millisecond in which it was
+// made, just before the message was accepted. The messages accepted from then
+// on are looked through, whatever the time range of the panel.
+func (d *Datasource) findUID(ctx context.Context, id string) (*trackapi.Timeline, error) {
+	ms, err := strconv.ParseInt(id[:8]+id[9:13], 16, 64)
+	if err != nil {
+		return nil, err
+	}
+	made := time.UnixMilli(ms).UTC()
+	search := trackapi.Query{From: made.Add(-time.Second), To: made.Add(uidWindow), Sort: "time"}
+	queueID := ""
+	_, _, err = pages(maxRows, &search, func() (int, trackapi.Page, error) {
+		found, err := d.api.Messages(ctx, search)
+		if err != nil {
+			return 0, trackapi.Page{}, err
+		}
+		for _, m := range found.Messages {
+			if strings.EqualFold(m.UID, id) {
+				queueID = m.QueueID
+				return 0, trackapi.Page{}, nil // no more pages
+			}
+		}
+		return len(found.Messages), found.Page, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if queueID == "" {
+		return nil, &trackapi.Problem{Status: http.StatusNotFound, Title: "No message " + id, Detail: "no message accepted at " + made.Format(time.RFC3339) + " has this UID; it may be older than what the tracking store keeps"}
+	}
+	return d.api.Message(ctx, queueID)
 }
 
 // isUID tells whether id has the form of a UUID.
