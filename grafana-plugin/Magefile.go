@@ -1,6 +1,6 @@
 //go:build mage
-// +build mage
 
+// Package main is the Magefile: the SDK's own build targets for the backend.
 package main
 
 import (

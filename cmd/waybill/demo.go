@@ -21,7 +21,7 @@ func demoCmd(e *env) *cobra.Command {
 		Long: `Runs the real relay on loopback with next hops that accept, greylist, bounce,
 throttle, stall and are down, and a steady flow of mail. Shows what happens, and
 says what to try in another terminal. Nothing leaves this machine.`,
-		Example: "  waybill demo\n  waybill demo --rate 50 --for 5m --dir /tmp/demo",
+		Example: "  waybill demo\n  waybill demo --rate 50 --for 5m --dir demo",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if rate <= 0 || rate > 5000 {
