@@ -242,7 +242,6 @@ func TestUnroutableExpires(t *testing.T) {
 		o.Lifetime = 50 * time.Millisecond
 	})
 	h.put(t, "x", "a@example.com")
-	h.idle(t)
 	l := h.claim(t)
 	if l.Hop != route.Unroutable || time.Now().Before(l.Message.ExpiresAt) {
 		t.Errorf("claimed %v at %v, want unroutable after %v", l.Hop, time.Now(), l.Message.ExpiresAt)
