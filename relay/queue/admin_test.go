@@ -93,7 +93,7 @@ func TestHoldsEnd(t *testing.T) {
 	h := open(t, nil)
 	h.put(t, "x", "a@example.com")
 	h.put(t, "x", "b@example.net")
-	until := time.Now().Add(100 * time.Millisecond)
+	until := time.Now().Add(time.Second)
 	h.act(t, 1, Action{Action: "hold", Filter: Filter{Hop: "example.com"}, Until: until})
 	h.act(t, 1, Action{Action: "hold", Filter: Filter{Domain: "example.net"}, Until: until})
 	h = h.reopen(t, nil)
@@ -257,7 +257,7 @@ func TestUnroutableExpires(t *testing.T) {
 }
 
 func TestLate(t *testing.T) {
-	h := open(t, func(o *Options) { o.LateAfter = 200 * time.Millisecond })
+	h := open(t, func(o *Options) { o.LateAfter = 500 * time.Millisecond })
 	high := draft(t, "a@example.com", "b@example.com")
 	high.Priority = mail.PriorityHigh
 	if err := h.Put(t.Context(), high, nil); err != nil {
