@@ -8,7 +8,8 @@
 // however many clients log in at once; and that no error, log line or transcript
 // holds a credential.
 //
-// To add a mechanism, add its row to the table in mechanism.go. To add a store,
+// To add a mechanism, make a [Mechanism] of it, name it in [Mechanisms], and give
+// it to [NewAuthenticator] where the others are given. To add a store of passwords,
 // implement [Store]; wrap [ErrCredentials], [ErrUnknownUser] or [ErrUnavailable]
 // in what Verify returns.
 package auth

@@ -3,9 +3,10 @@ package auth
 import (
 	"bytes"
 	"context"
-	"errors"
+	"crypto/tls"
 	"fmt"
-	"strings"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/emersion/go-sasl"
@@ -22,48 +23,68 @@ const (
 	maxPassword = 1024
 )
 
-// mechanisms is what the relay speaks, in the order of the EHLO reply.
-var mechanisms = []struct {
-	name      string
-	plaintext bool // the password crosses the wire: TLS is needed
-	start     func(exchange) sasl.Server
-}{
-	{"PLAIN", true, func(x exchange) sasl.Server { return &plain{x: x} }},
-	{"LOGIN", true, func(x exchange) sasl.Server { return &login{x: x} }},
+// A Peer is what an exchange may know of the connection that it runs on.
+type Peer struct {
+	Connector string
+	Remote    netip.Addr
+	TLS       *tls.ConnectionState // nil without TLS
 }
 
-// ErrMechanism says that a mechanism is not known: reply 504 (RFC 4954 section 4).
-var ErrMechanism = errors.New("unknown authentication mechanism")
+// A Mechanism is one SASL mechanism with what it needs to check a client: a
+// store, keys, a keytab.
+type Mechanism struct {
+	Name      string // as registered with IANA, upper case
+	Plaintext bool   // the password itself crosses the wire: not without TLS
+	NeedsTLS  bool   // cannot work without TLS, as those that bind to its channel
+	Legacy    bool   // weak: offered only where a connector names it
 
-// Mechanisms lists the mechanisms that [NewServer] knows.
-func Mechanisms() []string {
-	names := make([]string, len(mechanisms))
-	for i, m := range mechanisms {
-		names[i] = m.name
+	// Start begins one exchange, which is for one goroutine. The server's Next
+	// fails with a [*Failure], and calls done before it reports success.
+	Start func(p Peer, done func(Identity)) sasl.Server
+}
+
+// Passwords are the mechanisms that a store of passwords allows.
+func Passwords(s Store) []Mechanism {
+	return []Mechanism{
+		{Name: "PLAIN", Plaintext: true, Start: func(_ Peer, done func(Identity)) sasl.Server { return &plain{x: exchange{s, done}} }},
+		{Name: "LOGIN", Plaintext: true, Start: func(_ Peer, done func(Identity)) sasl.Server { return &login{x: exchange{s, done}} }},
 	}
-	return names
 }
 
-// Plaintext reports whether a mechanism sends the password itself, so that it
-// must not be used without TLS.
-func Plaintext(mechanism string) bool {
-	for _, m := range mechanisms {
-		if strings.EqualFold(m.name, mechanism) {
-			return m.plaintext
+// Mechanisms names all mechanisms that the relay can speak, in the order of the
+// EHLO reply. Which of them there are depends on the stores.
+func Mechanisms() []string { return []string{"PLAIN", "LOGIN"} }
+
+// An Authenticator is the mechanisms that there are.
+type Authenticator struct{ list []Mechanism }
+
+// NewAuthenticator offers mechanisms in the order of [Mechanisms]. A name that
+// comes twice is an error of the program.
+func NewAuthenticator(list ...Mechanism) *Authenticator {
+	a := &Authenticator{list: slices.Clone(list)}
+	order := Mechanisms()
+	slices.SortStableFunc(a.list, func(x, y Mechanism) int { return slices.Index(order, x.Name) - slices.Index(order, y.Name) })
+	for i, m := range a.list {
+		if !slices.Contains(order, m.Name) || i > 0 && a.list[i-1].Name == m.Name {
+			panic("auth: mechanism " + m.Name + " is unknown, or there twice")
 		}
 	}
-	return false
+	return a
 }
 
-// NewServer begins one exchange. The server's Next fails with a [*Failure], and
-// calls done before it reports success. An exchange is for one goroutine.
-func NewServer(mechanism string, s Store, done func(Identity)) (sasl.Server, error) {
-	for _, m := range mechanisms {
-		if strings.EqualFold(m.name, mechanism) {
-			return m.start(exchange{s, done}), nil
+// Offered lists the mechanisms for a connector that names these; for one that
+// names none, all but the legacy ones. Names that there is no mechanism for are
+// left out.
+func (a *Authenticator) Offered(names []string) (list []Mechanism) {
+	if a == nil {
+		return nil
+	}
+	for _, m := range a.list {
+		if slices.Contains(names, m.Name) || len(names) == 0 && !m.Legacy {
+			list = append(list, m)
 		}
 	}
-	return nil, fmt.Errorf("%w: %.40q", ErrMechanism, mechanism)
+	return list
 }
 
 // exchange is what all password mechanisms end in.

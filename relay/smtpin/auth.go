@@ -16,10 +16,26 @@ import (
 
 // mechanisms are what EHLO announces now.
 func (s *session) mechanisms() []string {
-	if s.conn.TLS() == nil && !s.c.AuthBeforeTLS {
+	secure := s.conn.TLS() != nil
+	if !secure && !s.c.AuthBeforeTLS {
 		return nil
 	}
-	return s.c.mechanisms
+	var names []string
+	for _, m := range s.c.mechanisms {
+		if secure || !m.NeedsTLS {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
+// findMechanism finds one that is offered now.
+func (s *session) findMechanism(name string) (auth.Mechanism, bool) {
+	i := slices.IndexFunc(s.c.mechanisms, func(m auth.Mechanism) bool { return strings.EqualFold(m.Name, name) })
+	if i < 0 || s.c.mechanisms[i].NeedsTLS && s.conn.TLS() == nil {
+		return auth.Mechanism{}, false
+	}
+	return s.c.mechanisms[i], true
 }
 
 // AuthMechanisms is not used: package wire answers EHLO.
@@ -33,22 +49,20 @@ func (s *session) Auth(name string) (_ sasl.Server, err error) {
 		s.authFailed(mechanism, "", reason, e.Reply.Code)
 		return nil, answer(e)
 	}
+	m, offered := s.findMechanism(name)
 	switch {
 	case s.c.Auth == nil:
 		return refuse("mechanism", mail.Refuse(502, "5.5.1", "auth", "authentication is not available"))
 	case s.conn.TLS() == nil && !s.c.AuthBeforeTLS:
 		return refuse("before_tls", mail.Refuse(538, "5.7.11", "auth", "TLS first"))
-	case !slices.Contains(s.c.mechanisms, strings.ToUpper(name)):
+	case !offered:
 		return refuse("mechanism", mail.Refuse(504, "5.5.4", "auth", "mechanism is not available"))
 	case !s.c.guess.Allowed(time.Now(), s.remote.Addr()):
 		s.emit.Emit(event.ThrottleEngaged{Connector: s.c.Name, ClientIP: s.remote.Addr(), Scope: "source", Limit: "auth_failures", Action: "defer"})
 		return refuse("throttled", mail.Refuse(454, "4.7.0", "auth", "authentication is not available now"))
 	}
 	x := &exchange{s: s, mechanism: mechanism}
-	x.server, err = auth.NewServer(mechanism, s.c.Auth, func(id auth.Identity) { x.id = id })
-	if err != nil {
-		return refuse("mechanism", mail.Refuse(504, "5.5.4", "auth", "mechanism is not available"))
-	}
+	x.server = m.Start(auth.Peer{Connector: s.c.Name, Remote: s.remote.Addr(), TLS: s.conn.TLS()}, func(id auth.Identity) { x.id = id })
 	return x, nil
 }
 

@@ -58,9 +58,9 @@ type Connector struct {
 	TLS         *tls.Config
 
 	AuthRequired  bool
-	Mechanisms    []string // empty: all that package auth knows
+	Mechanisms    []string // which of Auth's are offered; empty: all but the legacy ones
 	AuthBeforeTLS bool     // offer them without TLS too
-	Auth          auth.Store
+	Auth          *auth.Authenticator
 
 	Policy      *policy.Control
 	Permissions policy.Permissions
@@ -132,7 +132,7 @@ type connector struct {
 	bare, bareChunks wire.Newline
 	keep             float64 // share of orderly sessions whose transcript is kept
 	script           bool    // transcripts are made
-	mechanisms       []string
+	mechanisms       []auth.Mechanism
 	conns            throttle.Connections
 	rate             throttle.Messages
 	guess            throttle.Failures
@@ -181,17 +181,12 @@ func newConnector(c Connector) (*connector, error) {
 	if c.AuthRequired && c.Auth == nil {
 		return nil, bad("authentication is required, and there are no users")
 	}
-	if c.Auth != nil {
-		out.mechanisms = slices.Clone(c.Mechanisms)
-		if len(out.mechanisms) == 0 {
-			out.mechanisms = auth.Mechanisms()
-		}
-		for _, m := range out.mechanisms {
-			if !slices.Contains(auth.Mechanisms(), m) {
-				return nil, bad("unknown mechanism %q", m)
-			}
+	for _, m := range c.Mechanisms {
+		if !slices.Contains(auth.Mechanisms(), m) {
+			return nil, bad("unknown mechanism %q", m)
 		}
 	}
+	out.mechanisms = c.Auth.Offered(c.Mechanisms)
 	out.conns.Total, out.conns.PerSource = c.Limits.Connections, c.Limits.ConnectionsPerSource
 	out.rate.PerMinute = c.Limits.MessagesPerMinute
 	switch c.Limits.RateBy {

@@ -18,6 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"waybill/relay/auth"
 	"waybill/relay/event"
 	"waybill/relay/mail"
 	"waybill/relay/policy"
@@ -28,7 +29,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func secure(c *Connector) {
-	c.TLSMode, c.TLS, c.Auth = "starttls", serverTLS(), users{}
+	c.TLSMode, c.TLS, c.Auth = "starttls", serverTLS(), auth.NewAuthenticator(auth.Passwords(users{})...)
 }
 
 // TestGoClient speaks with the client of Go's standard library.
@@ -169,7 +170,7 @@ func TestAuthentication(t *testing.T) {
 }
 
 func plainAuth(c *Connector) {
-	c.Auth, c.AuthBeforeTLS, c.Mechanisms = users{}, true, []string{"PLAIN"}
+	c.Auth, c.AuthBeforeTLS, c.Mechanisms = auth.NewAuthenticator(auth.Passwords(users{})...), true, []string{"PLAIN"}
 }
 
 func TestGuessingIsSlowedOverSessions(t *testing.T) {
@@ -687,7 +688,7 @@ func TestNewRefusesNonsense(t *testing.T) {
 		{"certificate", func(c *Connector) { c.TLSMode = "implicit" }, "needs a certificate"},
 		{"required and off", func(c *Connector) { c.TLSRequired = true }, "tls is required, and off"},
 		{"users", func(c *Connector) { c.AuthRequired = true }, "there are no users"},
-		{"mechanism", func(c *Connector) { c.Auth = users{}; c.Mechanisms = []string{"MAGIC"} }, "unknown mechanism"},
+		{"mechanism", func(c *Connector) { c.Mechanisms = []string{"MAGIC"} }, "unknown mechanism"},
 		{"newline", func(c *Connector) { c.BareNewline = "keep" }, "bare_newline"},
 		{"transcript", func(c *Connector) { c.Transcript = "2" }, "transcript"},
 		{"rate", func(c *Connector) { c.Limits.RateBy = "moon" }, "rate_by"},

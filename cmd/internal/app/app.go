@@ -201,7 +201,7 @@ func (a *App) concurrency(hop route.Hop) int {
 }
 
 func (a *App) openReception(cfg *config.Config) error {
-	connectors, err := receiveConnectors(cfg, a.certs, a.users)
+	connectors, err := receiveConnectors(cfg, a.certs, authenticator(a.users))
 	if err != nil {
 		return err
 	}

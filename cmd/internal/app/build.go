@@ -114,7 +114,19 @@ func control(c *config.Config) (*policy.Control, error) {
 	return &policy.Control{Domains: domains, Postmaster: postmaster}, nil
 }
 
-func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, users *auth.Users) ([]smtpin.Connector, error) {
+// authenticator is how clients can prove who they are; nil when they cannot.
+func authenticator(users *auth.Users) *auth.Authenticator {
+	var list []auth.Mechanism
+	if users != nil {
+		list = append(list, auth.Passwords(users)...)
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return auth.NewAuthenticator(list...)
+}
+
+func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *auth.Authenticator) ([]smtpin.Connector, error) {
 	relayControl, err := control(c)
 	if err != nil {
 		return nil, err
@@ -141,8 +153,8 @@ func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, users *aut
 				CommandTimeout: time.Duration(l.CommandTimeout), SessionTimeout: orNone(time.Duration(l.SessionTimeout)),
 			},
 		}
-		if users != nil && len(r.Auth.Mechanisms) > 0 {
-			conn.Auth = users // without it nothing is offered; no mechanisms would mean all
+		if len(r.Auth.Mechanisms) > 0 {
+			conn.Auth = logins // without it nothing is offered; no mechanisms would mean all
 		}
 		if r.TLS.Mode != "off" {
 			conn.TLS, err = certs.Server(tlsconf.ServerOptions{
