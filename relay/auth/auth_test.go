@@ -36,7 +36,7 @@ func (s *fakeStore) Verify(_ context.Context, user, password string) (Identity, 
 // begin starts an exchange with a password; nil for an unknown mechanism.
 func begin(mechanism string, s Store, done func(Identity)) sasl.Server {
 	for _, m := range Passwords(s) {
-		if m.Name == mechanism {
+		if strings.EqualFold(m.Name, mechanism) {
 			return m.Start(Peer{}, done)
 		}
 	}
