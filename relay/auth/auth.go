@@ -43,6 +43,15 @@ var (
 	ErrMalformed   = errors.New("malformed credentials")
 )
 
+// Other ways in which an exchange fails.
+var (
+	ErrThrottled      = errors.New("too many failed logins")
+	ErrChannelBinding = errors.New("channel binding")
+	ErrToken          = errors.New("token is not valid")
+	ErrExpired        = errors.New("token has expired")
+	ErrCertificate    = errors.New("client certificate is not accepted")
+)
+
 // The reasons of a [Failure]: words of event.AuthFailed.
 const (
 	ReasonCredentials = "credentials"
@@ -50,10 +59,30 @@ const (
 	ReasonMalformed   = "malformed"
 	ReasonCancelled   = "cancelled" // the client sent "*" (RFC 4954 section 4); stated by the session, which alone sees it
 	ReasonUnavailable = "unavailable"
+	ReasonThrottled   = "throttled"
+	ReasonBinding     = "channel_binding"
+	ReasonToken       = "token"
+	ReasonExpired     = "expired"
+	ReasonCertificate = "certificate"
 )
 
+// reasons are the words for errors; the first that fits is the one.
+var reasons = []struct {
+	err    error
+	reason string
+}{
+	{ErrUnknownUser, ReasonUnknownUser},
+	{ErrCredentials, ReasonCredentials},
+	{ErrMalformed, ReasonMalformed},
+	{ErrThrottled, ReasonThrottled},
+	{ErrChannelBinding, ReasonBinding},
+	{ErrExpired, ReasonExpired},
+	{ErrToken, ReasonToken},
+	{ErrCertificate, ReasonCertificate},
+}
+
 // Failure is why an exchange failed. It is for the operator; the client gets
-// the same reply for all reasons except unavailable.
+// the same reply for all reasons except the temporary ones.
 type Failure struct { //nolint:errname // an exchange fails; the word is the one of event.AuthFailed
 	User   string // as claimed, normalised and bounded; empty when the exchange did not come so far
 	Reason string // one of the Reason constants
@@ -71,18 +100,19 @@ func (f *Failure) Unwrap() error { return f.Err }
 
 // Temporary reports whether the same credentials may be right later: reply 454
 // instead of 535.
-func (f *Failure) Temporary() bool { return f.Reason == ReasonUnavailable }
+func (f *Failure) Temporary() bool {
+	return f.Reason == ReasonUnavailable || f.Reason == ReasonThrottled
+}
 
-// fail makes a Failure of an error of a store or of a mechanism.
+// Fail makes a Failure of an error of a store or of a mechanism. An error that
+// wraps none of this package's is unavailable.
+func Fail(user string, err error) *Failure { return fail(user, err) }
+
 func fail(user string, err error) *Failure {
-	reason := ReasonUnavailable
-	switch {
-	case errors.Is(err, ErrUnknownUser):
-		reason = ReasonUnknownUser
-	case errors.Is(err, ErrCredentials):
-		reason = ReasonCredentials
-	case errors.Is(err, ErrMalformed):
-		reason = ReasonMalformed
+	for _, r := range reasons {
+		if errors.Is(err, r.err) {
+			return &Failure{User: user, Reason: r.reason, Err: err}
+		}
 	}
-	return &Failure{User: user, Reason: reason, Err: err}
+	return &Failure{User: user, Reason: ReasonUnavailable, Err: err}
 }

@@ -157,7 +157,7 @@ func TestOffered(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var names []string
-			for _, m := range test.a.Offered(test.names) {
+			for _, m := range test.a.Offered(test.names, BindingAllow) {
 				names = append(names, m.Name)
 			}
 			if got := strings.Join(names, " "); got != test.want {

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/xdg-go/stringprep"
 	"golang.org/x/crypto/argon2"
 )
 
@@ -119,7 +120,12 @@ func newScram(password string) (scramKeys, error) {
 	return scramFrom(password, salt, scramIterations)
 }
 
+// scramFrom derives keys from a password in the form that clients derive them
+// from (RFC 5802 section 2.2): SASLprep's, where that allows all characters.
 func scramFrom(password string, salt []byte, iterations int) (scramKeys, error) {
+	if prepared, err := stringprep.SASLprep.Prepare(password); err == nil {
+		password = prepared
+	}
 	salted, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
 	if err != nil {
 		return scramKeys{}, fmt.Errorf("derive SCRAM keys: %w", err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -25,9 +26,25 @@ const (
 
 // A Peer is what an exchange may know of the connection that it runs on.
 type Peer struct {
-	Connector string
-	Remote    netip.Addr
-	TLS       *tls.ConnectionState // nil without TLS
+	Connector   string
+	Remote      netip.Addr
+	TLS         *tls.ConnectionState // nil without TLS
+	Certificate *x509.Certificate    // ours, as the client has seen it; nil without TLS
+	Binding     Binding              // whether the login is to be bound to the TLS channel
+	Offered     []string             // names of the mechanisms that the client could choose from
+
+	// Admit is asked by [Peer.Try]; nil admits all.
+	Admit func(user string) error
+}
+
+// Try is called by a mechanism as soon as it knows which user a client claims to
+// be, and before it checks that. An error is the end of the exchange: there were
+// too many failures, of the source or of the account. The name is normalised.
+func (p Peer) Try(user string) error {
+	if p.Admit == nil {
+		return nil
+	}
+	return p.Admit(user)
 }
 
 // A Mechanism is one SASL mechanism with what it needs to check a client: a
@@ -39,21 +56,34 @@ type Mechanism struct {
 	Legacy    bool   // weak: offered only where a connector names it
 
 	// Start begins one exchange, which is for one goroutine. The server's Next
-	// fails with a [*Failure], and calls done before it reports success.
+	// fails with a [*Failure], and calls done before it reports success. A server
+	// that is an [io.Closer] is closed at the end of its exchange, however it came;
+	// one that tells the client of its failure before it fails is a [Refuser].
 	Start func(p Peer, done func(Identity)) sasl.Server
+}
+
+// A Refuser is a server that has told the client in a challenge why it fails,
+// and waits for the answer that it then has to wait for (RFC 7628 section 3.2.3).
+type Refuser interface {
+	// Refused is the failure that was told, or nil.
+	Refused() *Failure
 }
 
 // Passwords are the mechanisms that a store of passwords allows.
 func Passwords(s Store) []Mechanism {
 	return []Mechanism{
-		{Name: "PLAIN", Plaintext: true, Start: func(_ Peer, done func(Identity)) sasl.Server { return &plain{x: exchange{s, done}} }},
-		{Name: "LOGIN", Plaintext: true, Start: func(_ Peer, done func(Identity)) sasl.Server { return &login{x: exchange{s, done}} }},
+		{Name: "PLAIN", Plaintext: true, Start: func(p Peer, done func(Identity)) sasl.Server { return &plain{x: exchange{s, p, done}} }},
+		{Name: "LOGIN", Plaintext: true, Start: func(p Peer, done func(Identity)) sasl.Server { return &login{x: exchange{s, p, done}} }},
 	}
 }
 
 // Mechanisms names all mechanisms that the relay can speak, in the order of the
 // EHLO reply. Which of them there are depends on the stores.
-func Mechanisms() []string { return []string{"PLAIN", "LOGIN"} }
+func Mechanisms() []string {
+	return []string{
+		"EXTERNAL", scramSHA256 + plus, scramSHA256, "OAUTHBEARER", "XOAUTH2", "GSSAPI", "PLAIN", "LOGIN", "NTLM",
+	}
+}
 
 // An Authenticator is the mechanisms that there are.
 type Authenticator struct{ list []Mechanism }
@@ -74,8 +104,8 @@ func NewAuthenticator(list ...Mechanism) *Authenticator {
 
 // Offered lists the mechanisms for a connector that names these; for one that
 // names none, all but the legacy ones. Names that there is no mechanism for are
-// left out.
-func (a *Authenticator) Offered(names []string) (list []Mechanism) {
+// left out, and so are mechanisms that b does not allow.
+func (a *Authenticator) Offered(names []string, b Binding) (list []Mechanism) {
 	if a == nil {
 		return nil
 	}
@@ -84,12 +114,13 @@ func (a *Authenticator) Offered(names []string) (list []Mechanism) {
 			list = append(list, m)
 		}
 	}
-	return list
+	return bound(list, b)
 }
 
 // exchange is what all password mechanisms end in.
 type exchange struct {
 	store Store
+	peer  Peer
 	done  func(Identity)
 }
 
@@ -107,6 +138,9 @@ func (x exchange) verify(authz, user, password []byte) error {
 	}
 	pw, err := preparePassword(string(password))
 	if err != nil {
+		return fail(name, err)
+	}
+	if err := x.peer.Try(name); err != nil {
 		return fail(name, err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), verifyTimeout)

@@ -24,6 +24,10 @@ func prepareName(name string) (string, error) {
 	return name, nil
 }
 
+// PrepareName brings a user name into the form in which names are compared, and
+// which [Peer.Try] wants. Its error wraps ErrMalformed.
+func PrepareName(name string) (string, error) { return prepareName(name) }
+
 // preparePassword brings a password into the form that is hashed (RFC 8265
 // section 4.2, OpaqueString): the same characters typed on another keyboard are
 // the same password.

@@ -67,6 +67,7 @@ type userTable struct {
 	users map[string]userEntry // by prepared name
 	names []string             // in the file's order
 	decoy hasher               // what the password of an unknown user is checked against
+	shape scramShape           // of the keys that an unknown user seems to have
 	info  fs.FileInfo
 }
 
@@ -184,6 +185,7 @@ func parseUsers(data []byte) (*userTable, error) {
 			t.decoy = entry.password
 		}
 	}
+	t.shape = commonShape(t.users)
 	return t, errors.Join(errs...)
 }
 
@@ -290,6 +292,26 @@ func (u *Users) Verify(ctx context.Context, user, password string) (Identity, er
 		return Identity{}, ErrUnknownUser
 	case !ok || entry.password == nil:
 		return Identity{}, ErrCredentials
+	case entry.disabled:
+		return Identity{}, fmt.Errorf("%w: the user is disabled", ErrCredentials)
+	}
+	id := entry.id
+	id.Senders = slices.Clone(id.Senders)
+	return id, nil
+}
+
+// Lookup is what the file says of a user who proves in another way than by a
+// password who they are: ErrUnknownUser when nothing, and ErrCredentials when
+// that they are disabled.
+func (u *Users) Lookup(user string) (Identity, error) {
+	name, err := prepareName(user)
+	if err != nil {
+		return Identity{}, err
+	}
+	entry, known := u.table.Load().users[name]
+	switch {
+	case !known:
+		return Identity{}, ErrUnknownUser
 	case entry.disabled:
 		return Identity{}, fmt.Errorf("%w: the user is disabled", ErrCredentials)
 	}

@@ -100,7 +100,7 @@ type AuthFailed struct {
 	ClientIP  netip.Addr `json:"client_ip,omitzero"`
 	Mechanism string     `json:"auth_mechanism"`
 	User      string     `json:"auth_user,omitzero"` // as claimed
-	Reason    string     `json:"reason"`             // credentials, unknown_user, malformed, cancelled, unavailable, throttled, mechanism, before_tls
+	Reason    string     `json:"reason"`             // credentials, unknown_user, malformed, cancelled, unavailable, throttled, mechanism, before_tls, channel_binding, token, expired, certificate
 	TLS       bool       `json:"tls"`
 	Code      int        `json:"code"`
 }

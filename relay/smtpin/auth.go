@@ -2,6 +2,7 @@ package smtpin
 
 import (
 	"errors"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -57,13 +58,39 @@ func (s *session) Auth(name string) (_ sasl.Server, err error) {
 		return refuse("before_tls", mail.Refuse(538, "5.7.11", "auth", "TLS first"))
 	case !offered:
 		return refuse("mechanism", mail.Refuse(504, "5.5.4", "auth", "mechanism is not available"))
-	case !s.c.guess.Allowed(time.Now(), s.remote.Addr()):
-		s.emit.Emit(event.ThrottleEngaged{Connector: s.c.Name, ClientIP: s.remote.Addr(), Scope: "source", Limit: "auth_failures", Action: "defer"})
-		return refuse("throttled", mail.Refuse(454, "4.7.0", "auth", "authentication is not available now"))
+	case !s.srv.lockout.Begin(time.Now(), s.remote.Addr()):
+		s.heldOff("source", "")
+		return refuse(auth.ReasonThrottled, mail.Refuse(454, "4.7.0", "auth", "authentication is not available now"))
 	}
+	s.endExchange()
 	x := &exchange{s: s, mechanism: mechanism}
-	x.server = m.Start(auth.Peer{Connector: s.c.Name, Remote: s.remote.Addr(), TLS: s.conn.TLS()}, func(id auth.Identity) { x.id = id })
+	x.server = m.Start(s.authPeer(), func(id auth.Identity) { x.id = id })
+	s.exchange = x
 	return x, nil
+}
+
+// authPeer is what mechanisms may know of the session.
+func (s *session) authPeer() auth.Peer {
+	return auth.Peer{
+		Connector: s.c.Name, Remote: s.remote.Addr(), TLS: s.conn.TLS(), Certificate: s.conn.Certificate(),
+		Binding: s.c.Binding, Offered: s.mechanisms(), Admit: s.admitUser,
+	}
+}
+
+// admitUser holds off guesses at an account.
+func (s *session) admitUser(user string) error {
+	held, ok := s.srv.lockout.Try(time.Now(), s.remote.Addr(), user)
+	if ok {
+		return nil
+	}
+	s.heldOff(held, user)
+	return auth.ErrThrottled
+}
+
+func (s *session) heldOff(scope, user string) {
+	s.emit.Emit(event.ThrottleEngaged{
+		Connector: s.c.Name, ClientIP: s.remote.Addr(), AuthUser: wire.Printable(user, 255), Scope: scope, Limit: "auth_failures", Action: "defer",
+	})
 }
 
 // exchange is one AUTH command to its end.
@@ -80,33 +107,62 @@ func (x *exchange) Next(response []byte) (challenge []byte, done bool, err error
 	defer s.guard("AUTH", &err)
 	challenge, done, err = x.server.Next(response)
 	if err != nil {
+		s.endExchange()
 		return nil, false, x.failed(err)
 	}
 	if done {
-		s.user, s.senders, s.anySender, s.mechanism = x.id.User, x.id.Senders, x.id.AnySender, x.mechanism
-		s.emit.Emit(event.AuthSucceeded{
-			Connector: s.c.Name, ClientIP: s.remote.Addr(), Mechanism: x.mechanism, User: wire.Printable(s.user, 255), TLS: s.conn.TLS() != nil,
-		})
+		s.endExchange()
+		s.srv.lockout.Succeeded(time.Now(), s.remote.Addr(), keyOf(x.id.User))
+		s.loggedIn(x.id, x.mechanism)
 	}
 	return challenge, done, nil
+}
+
+// loggedIn makes the session the user's.
+func (s *session) loggedIn(id auth.Identity, mechanism string) {
+	s.user, s.senders, s.anySender, s.mechanism = id.User, id.Senders, id.AnySender, mechanism
+	s.emit.Emit(event.AuthSucceeded{
+		Connector: s.c.Name, ClientIP: s.remote.Addr(), Mechanism: mechanism, User: wire.Printable(s.user, 255), TLS: s.conn.TLS() != nil,
+	})
+}
+
+// keyOf is a user's name as failures are counted by.
+func keyOf(user string) string {
+	if name, err := auth.PrepareName(user); err == nil {
+		return name
+	}
+	return user
+}
+
+// endExchange gives back what the exchange in hand, if any, holds.
+func (s *session) endExchange() {
+	if s.exchange == nil {
+		return
+	}
+	if c, ok := s.exchange.server.(io.Closer); ok {
+		_ = c.Close() // it has nobody to tell
+	}
+	s.exchange = nil
 }
 
 // failed answers a failure. All reasons read the same, so that nobody learns
 // which users there are; what cannot be answered now is the exception.
 func (x *exchange) failed(err error) error {
 	s := x.s
-	reason, user := auth.ReasonUnavailable, ""
-	if f, ok := errors.AsType[*auth.Failure](err); ok {
-		reason, user = f.Reason, f.User
+	f, ok := errors.AsType[*auth.Failure](err)
+	if !ok {
+		f = &auth.Failure{Reason: auth.ReasonUnavailable, Err: err}
 	}
 	e := mail.Refuse(535, "5.7.8", "auth", "authentication failed")
-	if reason == auth.ReasonUnavailable {
+	if f.Temporary() {
 		e = mail.Refuse(454, "4.7.0", "auth", "authentication is not available now")
 	} else {
-		s.c.guess.Failed(time.Now(), s.remote.Addr())
+		s.srv.lockout.Failed(time.Now(), s.remote.Addr(), f.User)
+	}
+	if f.Reason != auth.ReasonUnavailable { // that one is our own fault
 		e = s.countFailure(e)
 	}
-	s.authFailed(x.mechanism, user, reason, e.Reply.Code)
+	s.authFailed(x.mechanism, f.User, f.Reason, e.Reply.Code)
 	return answer(e)
 }
 
@@ -121,9 +177,20 @@ func (s *session) countFailure(e *mail.ReplyError) *mail.ReplyError {
 	return mail.Refuse(421, "4.7.0", "auth", "too many failures")
 }
 
-// authEnded states that the client, and not the store, ended an exchange.
+// authEnded states that the client, and not the store, ended an exchange. One
+// that had been told that it failed may end it so (RFC 7628 section 3.2.3).
 func (s *session) authEnded(mechanism, reason string, code int) {
-	s.authFailed(mechanism, "", reason, code)
+	user := ""
+	if s.exchange != nil {
+		if r, ok := s.exchange.server.(auth.Refuser); ok && r.Refused() != nil {
+			user, reason = r.Refused().User, r.Refused().Reason
+			if !r.Refused().Temporary() {
+				s.srv.lockout.Failed(time.Now(), s.remote.Addr(), user)
+			}
+		}
+		s.endExchange()
+	}
+	s.authFailed(mechanism, user, reason, code)
 	s.failures++
 	if n := s.c.Limits.AuthFailures; n > 0 && s.failures >= n {
 		s.throttled("auth_failures", "close")

@@ -41,8 +41,9 @@ type Options struct {
 	Connectors   []Connector
 	Acceptor     Acceptor
 	Emitter      event.Emitter
-	DrainTimeout time.Duration // how long transactions in hand may take at the end; zero means 25s
-	Ready        func() error  // nil, or asked before each transaction: an error answers 452 4.3.1
+	DrainTimeout time.Duration     // how long transactions in hand may take at the end; zero means 25s
+	Ready        func() error      // nil, or asked before each transaction: an error answers 452 4.3.1
+	Lockout      *throttle.Lockout // holds off who guesses passwords; nil: with its defaults
 }
 
 // A Connector is one receive connector: where it listens, for whom, and what
@@ -61,6 +62,7 @@ type Connector struct {
 	Mechanisms    []string // which of Auth's are offered; empty: all but the legacy ones
 	AuthBeforeTLS bool     // offer them without TLS too
 	Auth          *auth.Authenticator
+	Binding       auth.Binding // whether logins are bound to their TLS channel; empty means that they may be
 
 	Policy      *policy.Control
 	Permissions policy.Permissions
@@ -135,7 +137,6 @@ type connector struct {
 	mechanisms       []auth.Mechanism
 	conns            throttle.Connections
 	rate             throttle.Messages
-	guess            throttle.Failures
 }
 
 func newConnector(c Connector) (*connector, error) {
@@ -186,7 +187,13 @@ func newConnector(c Connector) (*connector, error) {
 			return nil, bad("unknown mechanism %q", m)
 		}
 	}
-	out.mechanisms = c.Auth.Offered(c.Mechanisms)
+	if c.Binding != "" && !slices.Contains(auth.Bindings(), string(c.Binding)) {
+		return nil, bad("channel binding %q: off, allow or require", c.Binding)
+	}
+	out.mechanisms = c.Auth.Offered(c.Mechanisms, c.Binding)
+	if len(out.mechanisms) > 0 && out.TLS != nil {
+		out.TLS = wire.NoteCertificate(out.TLS)
+	}
 	out.conns.Total, out.conns.PerSource = c.Limits.Connections, c.Limits.ConnectionsPerSource
 	out.rate.PerMinute = c.Limits.MessagesPerMinute
 	switch c.Limits.RateBy {

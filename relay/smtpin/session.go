@@ -35,7 +35,8 @@ type session struct {
 	senders   []string
 	anySender bool
 	mechanism string
-	failures  int // of AUTH
+	failures  int       // of AUTH
+	exchange  *exchange // the AUTH in hand, or nil
 
 	tx       *transaction
 	messages int
@@ -198,6 +199,7 @@ func (s *session) Reset() {
 
 // Logout is called when the connection ends.
 func (s *session) Logout() error {
+	s.endExchange()
 	s.Reset()
 	return nil
 }

@@ -3,6 +3,7 @@ package smtpin
 import (
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -177,15 +178,46 @@ func TestGuessingIsSlowedOverSessions(t *testing.T) {
 	r := start(t, Options{Connectors: []Connector{open(plainAuth, func(c *Connector) { c.Limits.AuthFailures = -1 })}})
 	c := r.dial(t)
 	c.begin()
-	for range 30 {
+	for range 10 {
 		c.talk("AUTH PLAIN " + annWrong + "=>535")
 	}
 	c = r.dial(t)
 	c.begin()
 	c.talk("AUTH PLAIN " + annRight + "=>454 4.7.0")
-	if f := await[event.ThrottleEngaged](t, r.rec, 1)[0]; f.Limit != "auth_failures" || f.Scope != "source" {
+	if f := await[event.ThrottleEngaged](t, r.rec, 1)[0]; f.Limit != "auth_failures" || f.Scope != "user" || f.AuthUser != "ann" {
 		t.Errorf("fact %+v", f)
 	}
+	if f := await[event.AuthFailed](t, r.rec, 11)[10]; f.Reason != "throttled" || f.User != "ann" || f.Code != 454 {
+		t.Errorf("fact %+v", f)
+	}
+	for i := range 20 {
+		c.talk("AUTH PLAIN " + base64.StdEncoding.EncodeToString(fmt.Appendf(nil, "\x00user%d\x00x", i)) + "=>535")
+	}
+	c = r.dial(t)
+	c.begin()
+	c.talk("AUTH PLAIN " + annRight + "=>454 4.7.0")
+	if f := await[event.ThrottleEngaged](t, r.rec, 2)[1]; f.Limit != "auth_failures" || f.Scope != "source" || f.AuthUser != "" {
+		t.Errorf("fact %+v", f)
+	}
+}
+
+func TestGuessersDoNotLockOutWhoIsKnown(t *testing.T) {
+	r := start(t, Options{Connectors: []Connector{open(plainAuth, func(c *Connector) { c.Limits.AuthFailures = -1 })}})
+	known := r.dial(t)
+	known.begin()
+	known.talk("AUTH PLAIN " + annRight + "=>235")
+	for i := range 40 {
+		c := r.dial(t)
+		c.begin()
+		want := "535"
+		if i >= 30 {
+			want = "454"
+		}
+		c.talk("AUTH PLAIN " + base64.StdEncoding.EncodeToString(fmt.Appendf(nil, "\x00user%d\x00x", i)) + "=>" + want)
+	}
+	again := r.dial(t)
+	again.begin()
+	again.talk("AUTH PLAIN " + annRight + "=>235")
 }
 
 // control is a policy for tests: example.org is ours.

@@ -26,6 +26,7 @@ type Server struct {
 	binds      []*bind
 	smtp       *smtp.Server
 	feed       *feed
+	lockout    *throttle.Lockout
 
 	// life ends when sessions must end at once. Sessions are called by go-smtp,
 	// which has no context to hand on: this is the one that they use.
@@ -55,7 +56,10 @@ func New(opts Options) (*Server, error) {
 	}
 	s := &Server{
 		opts: opts, emit: opts.Emitter.Source(event.SourceSMTPIn), feed: newFeed(),
-		sessions: map[*session]struct{}{}, empty: make(chan struct{}),
+		sessions: map[*session]struct{}{}, empty: make(chan struct{}), lockout: opts.Lockout,
+	}
+	if s.lockout == nil {
+		s.lockout = throttle.NewLockout(throttle.LockoutLimits{})
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.smtp = wire.NewServer(backend{}, panicLog{s.emit})

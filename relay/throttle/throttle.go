@@ -214,33 +214,3 @@ func sourceKey(ip netip.Addr) string {
 	b := Source(ip).As16()
 	return string(b[:])
 }
-
-// Failures limits how often a source may fail to authenticate, over all of its
-// sessions. The zero value allows a burst of 30, and then one in ten seconds:
-// enough for an office behind one address, too slow for guessing. It holds
-// nothing against a user, so that strangers cannot lock one out.
-type Failures struct {
-	mu    sync.Mutex
-	table table
-}
-
-const (
-	failureBurst = 30
-	failureEvery = 10 * time.Second
-)
-
-// Allowed reports whether ip may try at time now.
-func (f *Failures) Allowed(now time.Time, ip netip.Addr) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	b := f.table.keys[sourceKey(ip)]
-	return b == nil || b.rate.TokensAt(now) >= 1
-}
-
-// Failed counts a failure of ip at time now.
-func (f *Failures) Failed(now time.Time, ip netip.Addr) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.table.sweep(now, failureBurst*failureEvery)
-	f.table.get(sourceKey(ip), rate.Every(failureEvery), failureBurst).take(now)
-}

@@ -155,24 +155,3 @@ func TestNoLimit(t *testing.T) {
 		}
 	}
 }
-
-func TestFailures(t *testing.T) {
-	var f Failures
-	now := time.Unix(1e9, 0)
-	bad, good := ip("192.0.2.1"), ip("192.0.2.2")
-	for range failureBurst {
-		if !f.Allowed(now, bad) {
-			t.Fatal("refused within the burst")
-		}
-		f.Failed(now, bad)
-	}
-	if f.Allowed(now, bad) {
-		t.Error("allowed after the burst")
-	}
-	if !f.Allowed(now, good) {
-		t.Error("another source was refused")
-	}
-	if !f.Allowed(now.Add(failureEvery), bad) {
-		t.Error("refused for ever")
-	}
-}

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -109,6 +110,7 @@ type Conn struct {
 	raw  net.Conn
 	cur  net.Conn // raw, or TLS over it
 	tls  *tls.ConnectionState
+	own  *x509.Certificate // see Certificate
 
 	in     input
 	out    []byte // replies that are not yet sent
@@ -421,7 +423,8 @@ func (c *Conn) handshake() error {
 	began := time.Now()
 	_ = c.raw.SetDeadline(began.Add(min(handshakeTime, c.opts.CommandTimeout)))
 	t := tls.Server(c.raw, c.opts.TLS)
-	err := t.Handshake()
+	ctx, certificate := noting()
+	err := t.HandshakeContext(ctx)
 	fact := event.TLSNegotiated{
 		Direction: event.Inbound, Connector: c.opts.Connector, ClientIP: c.opts.Client, Verify: "none", Took: event.Secs(time.Since(began)),
 	}
@@ -438,7 +441,7 @@ func (c *Conn) handshake() error {
 		return err
 	}
 	st := t.ConnectionState()
-	c.cur, c.tls = t, &st
+	c.cur, c.tls, c.own = t, &st, leaf(*certificate)
 	fact.Version, fact.Cipher = TLSVersion(st.Version), tls.CipherSuiteName(st.CipherSuite)
 	if len(st.PeerCertificates) > 0 {
 		fact.Peer = Printable(st.PeerCertificates[0].Subject.String(), 300)

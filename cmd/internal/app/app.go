@@ -39,6 +39,7 @@ import (
 	"waybill/relay/queue"
 	"waybill/relay/route"
 	"waybill/relay/smtpin"
+	"waybill/relay/throttle"
 	"waybill/relay/tlsconf"
 )
 
@@ -201,7 +202,11 @@ func (a *App) concurrency(hop route.Hop) int {
 }
 
 func (a *App) openReception(cfg *config.Config) error {
-	connectors, err := receiveConnectors(cfg, a.certs, authenticator(a.users))
+	logins, err := authenticator(cfg, a.users)
+	if err != nil {
+		return err
+	}
+	connectors, err := receiveConnectors(cfg, a.certs, logins)
 	if err != nil {
 		return err
 	}
@@ -211,7 +216,7 @@ func (a *App) openReception(cfg *config.Config) error {
 	}
 	a.smtpin, err = smtpin.New(smtpin.Options{
 		Hostname: cfg.Hostname, Connectors: connectors, Acceptor: acceptor{a.queue, subjects}, Emitter: a.emit.Source(event.SourceSMTPIn),
-		DrainTimeout: a.opts.DrainTime, Ready: a.queue.Ready,
+		DrainTimeout: a.opts.DrainTime, Ready: a.queue.Ready, Lockout: throttle.NewLockout(lockoutLimits(cfg)),
 	})
 	if err != nil {
 		return err

@@ -513,7 +513,9 @@ func TestUserFileIsReadAgain(t *testing.T) {
 	if err := may("bob"); err != nil {
 		t.Errorf("bob cannot log in: %v", err)
 	}
-	if err := os.WriteFile(filepath.Join(f.dir, "users.yaml"), []byte("users: 1\n"), 0o600); err != nil {
+	// In one step: an empty file, as it is for a moment while it is written, is a good one.
+	broken, file := filepath.Join(f.dir, "users.broken"), filepath.Join(f.dir, "users.yaml")
+	if err := errors.Join(os.WriteFile(broken, []byte("users: 1\n"), 0o600), os.Rename(broken, file)); err != nil {
 		t.Fatal(err)
 	}
 	said("the users stay as they were")

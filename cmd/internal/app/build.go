@@ -26,6 +26,7 @@ import (
 	"waybill/relay/route"
 	"waybill/relay/smtpin"
 	"waybill/relay/smtpout"
+	"waybill/relay/throttle"
 	"waybill/relay/tlsconf"
 )
 
@@ -115,15 +116,28 @@ func control(c *config.Config) (*policy.Control, error) {
 }
 
 // authenticator is how clients can prove who they are; nil when they cannot.
-func authenticator(users *auth.Users) *auth.Authenticator {
+func authenticator(c *config.Config, users *auth.Users) (*auth.Authenticator, error) {
 	var list []auth.Mechanism
 	if users != nil {
+		secret, err := persistentKey(c, "login.key")
+		if err != nil {
+			return nil, err
+		}
 		list = append(list, auth.Passwords(users)...)
+		list = append(list, auth.SCRAM(users, secret)...)
 	}
 	if len(list) == 0 {
-		return nil
+		return nil, nil //nolint:nilnil // nobody can log in, and that is no error
 	}
-	return auth.NewAuthenticator(list...)
+	return auth.NewAuthenticator(list...), nil
+}
+
+func lockoutLimits(c *config.Config) throttle.LockoutLimits {
+	l := c.Users.Lockout
+	return throttle.LockoutLimits{
+		Source: orNone(l.SourceFailures), Account: orNone(l.AccountFailures), Window: time.Duration(l.Window),
+		Delay: time.Duration(l.Delay), MaxDelay: time.Duration(l.MaxDelay), Trust: time.Duration(l.Trust),
+	}
 }
 
 func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *auth.Authenticator) ([]smtpin.Connector, error) {
@@ -145,7 +159,8 @@ func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *au
 		conn := smtpin.Connector{
 			Name: r.Name, Listen: r.Listen, RemoteRanges: ranges, Banner: r.Banner, TLSMode: r.TLS.Mode, TLSRequired: r.TLS.Required,
 			AuthRequired: r.Auth.Required, Mechanisms: r.Auth.Mechanisms, AuthBeforeTLS: r.Auth.BeforeTLS,
-			Policy: relayControl, Permissions: rights, BareNewline: r.BareNewline, Transcript: r.Transcript,
+			Binding: auth.Binding(r.Auth.ChannelBinding),
+			Policy:  relayControl, Permissions: rights, BareNewline: r.BareNewline, Transcript: r.Transcript,
 			Limits: smtpin.Limits{
 				Connections: orNone(l.Connections), ConnectionsPerSource: orNone(l.ConnectionsPerSource), MessagesPerMinute: orNone(l.MessagesPerMinute),
 				RateBy: l.RateBy, Recipients: l.Recipients, MessageSize: orNone(int64(l.MessageSize)), HeaderSize: orNone(int(l.HeaderSize)), Hops: l.Hops,
@@ -312,7 +327,14 @@ func newSubjects(c *config.Config) (subjects, error) {
 	if s.mode != "hash" {
 		return s, nil
 	}
-	path := filepath.Join(c.DataDir, "subject.key")
+	var err error
+	s.key, err = persistentKey(c, "subject.key")
+	return s, err
+}
+
+// persistentKey reads a key of our own from the data folder, or makes one.
+func persistentKey(c *config.Config, name string) ([]byte, error) {
+	path := filepath.Join(c.DataDir, name)
 	key, err := os.ReadFile(path) //nolint:gosec // below our own data folder
 	if errors.Is(err, os.ErrNotExist) {
 		key = make([]byte, 32)
@@ -321,8 +343,7 @@ func newSubjects(c *config.Config) (subjects, error) {
 			err = os.WriteFile(path, key, 0o600)
 		}
 	}
-	s.key = key
-	return s, err
+	return key, err
 }
 
 func (s subjects) keep(subject string) string {

@@ -40,6 +40,7 @@ func check(c *Config, p *collector) {
 	checkDomains(c, p)
 	checkSend(c, p)
 	checkHTTP(c, p)
+	checkLockout(c.Users.Lockout, p)
 	if n := len(c.Receive) + len(c.Send); n > maxConnectors {
 		p.errorf("", "", "%d connectors are more than %d, the most that metrics can tell apart", n, maxConnectors)
 	}
@@ -148,7 +149,7 @@ func checkAuth(c *Config, r *ReceiveConnector, p *collector, path string) {
 		case slices.Contains(futureMechanisms, strings.ToUpper(m)):
 			p.errorf(at, "remove it from the list", "not supported yet: %s", strings.ToUpper(m))
 		case !slices.Contains(auth.Mechanisms(), strings.ToUpper(m)):
-			p.errorf(at, "", "%q is none of %s", clip(m), strings.Join(auth.Mechanisms(), ", "))
+			p.errorf(at, "", "%q is none of %s", clip(m), strings.Join(known(), ", "))
 		case slices.Contains(a.Mechanisms[:i], m):
 			p.errorf(at, "", "%s is there twice", m)
 		default:
@@ -158,7 +159,7 @@ func checkAuth(c *Config, r *ReceiveConnector, p *collector, path string) {
 	if a.Required && len(a.Mechanisms) == 0 {
 		p.errorf(path+".mechanisms", "such as [PLAIN, LOGIN]", "a login is required, and there is no mechanism")
 	}
-	if len(a.Mechanisms) > 0 && c.Users.File == "" {
+	if len(a.Mechanisms) > 0 && !c.Users.any() {
 		p.errorf(path, "set users: {file: users.yaml}, and make it with waybill user add", "logins need users")
 	}
 	if len(a.Mechanisms) > 0 && r.TLS.Mode == "off" && !a.BeforeTLS {
@@ -167,6 +168,11 @@ func checkAuth(c *Config, r *ReceiveConnector, p *collector, path string) {
 	if a.BeforeTLS && !local(r) {
 		p.warnf(path+".before_tls", "", "passwords may cross the network in clear")
 	}
+}
+
+// known are the mechanisms that can be configured.
+func known() []string {
+	return slices.DeleteFunc(auth.Mechanisms(), func(m string) bool { return slices.Contains(futureMechanisms, m) })
 }
 
 // local reports whether a connector can be reached from this machine alone.
@@ -521,11 +527,11 @@ func checkSendAuth(s *SendConnector, p *collector, path string) {
 			p.errorf(path+".mechanism", "such as PLAIN", "there are credentials, and no mechanism to use them")
 		}
 		return
-	case slices.Contains(futureMechanisms, mechanism):
+	case slices.Contains(futureSendMechanisms, mechanism):
 		p.errorf(path+".mechanism", "", "not supported yet: %s", mechanism)
 		return
-	case !slices.Contains(auth.Mechanisms(), mechanism):
-		p.errorf(path+".mechanism", "", "%q is none of none, %s", clip(a.Mechanism), strings.Join(auth.Mechanisms(), ", "))
+	case !slices.Contains(sendMechanisms, mechanism):
+		p.errorf(path+".mechanism", "", "%q is none of none, %s", clip(a.Mechanism), strings.Join(sendMechanisms, ", "))
 		return
 	}
 	a.Mechanism = mechanism

@@ -51,11 +51,6 @@ type Certificate struct {
 	KeyFile  string `yaml:"key_file" file:"true" required:"true" doc:"PEM file of the key"`
 }
 
-// Users says where the users are.
-type Users struct {
-	File string `yaml:"file" file:"true" doc:"user file, as \"waybill user add\" makes it"`
-}
-
 // ReceiveConnector is a listener for one kind of client.
 type ReceiveConnector struct {
 	Name              string     `yaml:"name" required:"true" doc:"name in logs and metrics; it is part of what dashboards and alerts refer to"`
@@ -84,9 +79,10 @@ type ReceiveTLS struct {
 
 // Auth is how clients of a receive connector log in.
 type Auth struct {
-	Required   bool     `yaml:"required" doc:"no mail without a login"`
-	Mechanisms []string `yaml:"mechanisms" mechanism:"true" type:"list of PLAIN, LOGIN" doc:"SASL mechanisms that are offered"`
-	BeforeTLS  bool     `yaml:"before_tls" doc:"offers them without TLS too: passwords then cross the network in clear"`
+	Required       bool     `yaml:"required" doc:"no mail without a login"`
+	Mechanisms     []string `yaml:"mechanisms" mechanism:"true" type:"list of SASL mechanisms: PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS" doc:"SASL mechanisms that are offered; those for which there are no users are left out"`
+	BeforeTLS      bool     `yaml:"before_tls" doc:"offers them without TLS too: passwords then cross the network in clear"`
+	ChannelBinding string   `yaml:"channel_binding" enum:"off,allow,require" doc:"whether logins are bound to their TLS channel (RFC 5056), so that nobody in the middle can pass one on: never; by clients that can; always, with mechanisms that can"`
 }
 
 // Limits bound the clients of a receive connector. Zero means no limit, where
@@ -268,6 +264,7 @@ func parse(name string, data []byte, files bool) (*Config, Problems) {
 func Default() *Config {
 	return &Config{
 		DataDir:  "/var/lib/waybill",
+		Users:    defaultUsers(),
 		Queue:    Queue{Engine: "badger", DiskFreeMin: 1 * GiB},
 		Tracking: Tracking{Engine: "badger", Retention: 30 * Day, MaxSize: 20 * GiB, Subject: "off", Addresses: "plain"},
 		HTTP:     HTTP{Listen: "127.0.0.1:8025"},

@@ -20,7 +20,6 @@ var future = map[string]string{ //nolint:gosec // names of keys, and no credenti
 	"receive_connectors[].xclient":              "XCLIENT",
 	"receive_connectors[].dkim":                 "DKIM signing",
 	"receive_connectors[].filters":              "content filters",
-	"receive_connectors[].auth.channel_binding": "channel binding",
 	"accepted_domains[].recipients.ldap":        "recipients in an LDAP directory",
 	"accepted_domains[].recipients.probe":       "asking the next hop for recipients",
 	"send_connectors[].tls.tls_domain":          "verifying another name than the host's",
@@ -36,8 +35,14 @@ var future = map[string]string{ //nolint:gosec // names of keys, and no credenti
 	"acme":                                      "certificates by ACME",
 }
 
-// futureMechanisms are SASL mechanisms that are planned.
-var futureMechanisms = []string{"SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "XOAUTH2", "OAUTHBEARER", "GSSAPI", "NTLM"}
+// SASL mechanisms that are planned, for clients and for ourselves as a client.
+var (
+	futureMechanisms     = []string{"XOAUTH2", "OAUTHBEARER", "EXTERNAL", "GSSAPI", "NTLM"}
+	futureSendMechanisms = []string{"SCRAM-SHA-256", "XOAUTH2", "GSSAPI", "NTLM"}
+)
+
+// sendMechanisms are those that we can log in with at smart hosts.
+var sendMechanisms = []string{"PLAIN", "LOGIN"}
 
 var index = regexp.MustCompile(`\[\d+\]`)
 

@@ -27,6 +27,7 @@ func NewReceiveConnector(usage string) ReceiveConnector {
 		Listen:       []string{"127.0.0.1:25"},
 		RemoteRanges: here,
 		TLS:          ReceiveTLS{MinVersion: "1.2", ClientCertificate: "none"},
+		Auth:         Auth{ChannelBinding: "allow"},
 		BareNewline:  "reject",
 		Limits: Limits{
 			Connections: 5000, ConnectionsPerSource: 20, RateBy: "source", Recipients: 200, MessageSize: 36 * MiB, HeaderSize: 256 * KiB,
@@ -42,7 +43,7 @@ func NewReceiveConnector(usage string) ReceiveConnector {
 		c.Listen = []string{"127.0.0.1:587"}
 		c.RemoteRanges = anywhere
 		c.TLS.Required = true
-		c.Auth = Auth{Required: true, Mechanisms: []string{"PLAIN", "LOGIN"}}
+		c.Auth.Required, c.Auth.Mechanisms = true, []string{"PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"}
 		c.Permissions = []string{"submit", "relay"}
 		c.Limits.RateBy = "user"
 	case "internal": // our own servers, by their addresses
