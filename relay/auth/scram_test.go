@@ -158,7 +158,7 @@ func TestSCRAM(t *testing.T) {
 			id, err := converse(m, test.peer, conv)
 			f, _ := errors.AsType[*Failure](err)
 			switch {
-			case test.want == "" && (err != nil || strings.ToLower(id.User) != strings.ToLower(test.user) || len(id.Senders) != 1):
+			case test.want == "" && (err != nil || !strings.EqualFold(id.User, test.user) || len(id.Senders) != 1):
 				t.Errorf("exchange = %+v, %v", id, err)
 			case test.want != "" && (f == nil || f.Reason != test.want):
 				t.Errorf("exchange = %v, want reason %s", err, test.want)
