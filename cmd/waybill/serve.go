@@ -27,9 +27,9 @@ func serveCmd(e *env) *cobra.Command {
 		Short: "Run the relay",
 		Long: `Runs the relay, its tracking store and its HTTP side until SIGTERM or SIGINT.
 
-SIGHUP reads the configuration again: send connectors, routing, users,
-certificates and tokens change without dropping a session. A file with a mistake
-changes nothing. SIGTERM drains and ends within 30 seconds, a second one ends at
+SIGHUP reads the configuration again: receive and send connectors, routing,
+accepted domains, users, certificates and tokens change without dropping a
+session. A file with a mistake changes nothing. SIGTERM drains and ends within 30 seconds, a second one ends at
 once; no accepted message is lost either way.`,
 		Example: "  waybill serve --config /etc/waybill/waybill.yaml",
 		Args:    cobra.NoArgs,

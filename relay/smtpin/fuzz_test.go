@@ -50,7 +50,8 @@ func FuzzSession(f *testing.F) {
 			all, _ := io.ReadAll(near)
 			replies <- all
 		}()
-		s.admit(&bind{connectors: s.connectors}, far)
+		s.take(s.first)
+		s.admit(entrances{{connector: s.first[0]}}, far)
 		_, _ = near.Write(append(slices.Clip(in), "\r\n.\r\nQUIT\r\nQUIT\r\n"...))
 		go s.drain() // for a session that waits for the rest of a chunk
 		select {

@@ -50,6 +50,8 @@ type Options struct {
 // they may do.
 type Connector struct {
 	Name         string
+	Revision     string         // of the configuration that it is from, for facts; empty: the Emitter's
+	Hostname     string         // our name to its clients; empty: that of Options
 	Listen       []string       // host:port; port 0 is a free one
 	RemoteRanges []netip.Prefix // whom it is for; empty: everybody
 	Banner       string         // in the greeting, after our name; empty means "ESMTP Waybill"
@@ -135,8 +137,8 @@ type connector struct {
 	keep             float64 // share of orderly sessions whose transcript is kept
 	script           bool    // transcripts are made
 	mechanisms       []auth.Mechanism
-	conns            throttle.Connections
-	rate             throttle.Messages
+	rateBy           throttle.By
+	*counters        // from Server.take
 }
 
 func newConnector(c Connector) (*connector, error) {
@@ -194,14 +196,12 @@ func newConnector(c Connector) (*connector, error) {
 	if len(out.mechanisms) > 0 && out.TLS != nil {
 		out.TLS = wire.NoteCertificate(out.TLS)
 	}
-	out.conns.Total, out.conns.PerSource = c.Limits.Connections, c.Limits.ConnectionsPerSource
-	out.rate.PerMinute = c.Limits.MessagesPerMinute
 	switch c.Limits.RateBy {
 	case "", "source":
 	case "user":
-		out.rate.By = throttle.ByUser
+		out.rateBy = throttle.ByUser
 	case "both":
-		out.rate.By = throttle.ByBoth
+		out.rateBy = throttle.ByBoth
 	default:
 		return nil, bad("rate_by %q: source, user or both", c.Limits.RateBy)
 	}
@@ -226,11 +226,13 @@ func (c *connector) match(ip netip.Addr) int {
 	if len(c.RemoteRanges) == 0 {
 		return 0
 	}
-	best := -1
-	for _, p := range c.RemoteRanges {
-		if p.Contains(ip) {
-			best = max(best, p.Bits())
-		}
+	return narrowest(c.RemoteRanges, ip)
+}
+
+// hostname is our name to the clients of c.
+func (c *connector) hostname(o Options) string {
+	if c.Hostname != "" {
+		return c.Hostname
 	}
-	return best
+	return o.Hostname
 }

@@ -42,19 +42,19 @@ type session struct {
 	messages int
 }
 
-func (s *Server) newSession(c *connector, raw net.Conn, remote netip.AddrPort) *session {
+func (s *Server) newSession(c *connector, raw net.Conn, remote, local netip.AddrPort) *session {
 	now := time.Now()
-	ses := &session{srv: s, c: c, id: mail.NewID(now), remote: remote}
+	ses := &session{srv: s, c: c, id: mail.NewID(now), remote: remote, local: local}
 	ses.emit = s.emit.Session(ses.id)
-	if a, err := netip.ParseAddrPort(raw.LocalAddr().String()); err == nil {
-		ses.local = netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+	if c.Revision != "" {
+		ses.emit = ses.emit.Config(c.Revision)
 	}
 	announced := c.Limits.MessageSize
 	if c.Permissions.BypassSize {
 		announced = 0
 	}
 	ses.conn = &conn{ses: ses, Conn: wire.New(raw, wire.Options{
-		Hostname: s.opts.Hostname, Banner: c.Banner, Connector: c.Name, Client: remote.Addr(),
+		Hostname: c.hostname(s.opts), Banner: c.Banner, Connector: c.Name, Client: remote.Addr(),
 		TLS: c.TLS, Implicit: c.TLSMode == "implicit", MaxSize: announced,
 		BareNewline: c.bare, BareNewlineChunks: c.bareChunks,
 		CommandTimeout: c.Limits.CommandTimeout, SessionTimeout: c.Limits.SessionTimeout,

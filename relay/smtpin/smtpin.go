@@ -20,30 +20,30 @@ import (
 
 // Server receives mail for all receive connectors.
 type Server struct {
-	opts       Options
-	emit       event.Emitter
-	connectors []*connector
-	binds      []*bind
-	smtp       *smtp.Server
-	feed       *feed
-	lockout    *throttle.Lockout
+	opts    Options
+	emit    event.Emitter
+	smtp    *smtp.Server
+	feed    *feed
+	lockout *throttle.Lockout
+	first   []*connector // of Options, until Listen
 
 	// life ends when sessions must end at once. Sessions are called by go-smtp,
 	// which has no context to hand on: this is the one that they use.
 	life context.Context
 	end  context.CancelFunc
 
-	mu       sync.Mutex
-	sessions map[*session]struct{}
-	draining bool
-	empty    chan struct{} // closed when draining and no session is left
-}
+	change  sync.Mutex // one change of the connectors at a time; held from Prepare to Commit
+	running bool       // listeners are served
+	ended   bool
+	accepts sync.WaitGroup
 
-// bind is one listening address and the connectors that share it.
-type bind struct {
-	addr       string
-	ln         net.Listener
+	mu         sync.Mutex
+	listeners  []*listener // changed under both mutexes
 	connectors []*connector
+	counters   map[string]*counters // by connector name
+	sessions   map[*session]struct{}
+	draining   bool
+	empty      chan struct{} // closed when draining and no session is left
 }
 
 // New checks opts and returns a Server that does not yet listen.
@@ -54,83 +54,37 @@ func New(opts Options) (*Server, error) {
 	if opts.DrainTimeout <= 0 {
 		opts.DrainTimeout = 25 * time.Second
 	}
+	connectors, err := newConnectors(opts.Connectors)
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
-		opts: opts, emit: opts.Emitter.Source(event.SourceSMTPIn), feed: newFeed(),
-		sessions: map[*session]struct{}{}, empty: make(chan struct{}), lockout: opts.Lockout,
+		opts: opts, emit: opts.Emitter.Source(event.SourceSMTPIn), feed: newFeed(), first: connectors,
+		counters: map[string]*counters{}, sessions: map[*session]struct{}{}, empty: make(chan struct{}), lockout: opts.Lockout,
 	}
 	if s.lockout == nil {
 		s.lockout = throttle.NewLockout(throttle.LockoutLimits{})
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.smtp = wire.NewServer(backend{}, panicLog{s.emit})
-	shared := map[string]*bind{}
-	names := map[string]bool{}
-	for _, c := range opts.Connectors {
-		con, err := newConnector(c)
-		if err != nil {
-			return nil, err
-		}
-		if names[c.Name] {
-			return nil, fmt.Errorf("two receive connectors are named %s", c.Name)
-		}
-		names[c.Name] = true
-		s.connectors = append(s.connectors, con)
-		for _, addr := range c.Listen {
-			b := shared[addr]
-			if b == nil {
-				b = &bind{addr: addr}
-				s.binds = append(s.binds, b)
-				if !strings.HasSuffix(addr, ":0") { // a free port is each connector's own
-					shared[addr] = b
-				}
-			}
-			b.connectors = append(b.connectors, con)
-		}
-	}
 	return s, nil
 }
 
 // Listen opens all listeners, or none.
 func (s *Server) Listen() error {
-	for i, b := range s.binds {
-		if b.ln != nil {
-			continue
-		}
-		ln, err := net.Listen("tcp", b.addr)
-		if err != nil {
-			for _, open := range s.binds[:i] {
-				_ = open.ln.Close()
-				open.ln = nil
-			}
-			return fmt.Errorf("listen for %s: %w", b.connectors[0].Name, err)
-		}
-		b.ln = ln
+	s.change.Lock()
+	if s.first == nil {
+		s.change.Unlock()
+		return nil
 	}
+	c := &Change{s: s, connectors: s.first, kept: map[*listener]*socket{}}
+	if err := c.open(); err != nil {
+		defer s.change.Unlock()
+		return errors.Join(err, c.undo())
+	}
+	s.first = nil
+	c.Commit()
 	return nil
-}
-
-// Addrs are the addresses that each connector listens on, after Listen.
-func (s *Server) Addrs() map[string][]net.Addr {
-	out := map[string][]net.Addr{}
-	for _, b := range s.binds {
-		if b.ln == nil {
-			continue
-		}
-		for _, c := range b.connectors {
-			out[c.Name] = append(out[c.Name], b.ln.Addr())
-		}
-	}
-	return out
-}
-
-// Connections is how many connections each connector has open, and how many it
-// may have (0 is no limit).
-func (s *Server) Connections() map[string][2]int {
-	out := map[string][2]int{}
-	for _, c := range s.connectors {
-		out[c.Name] = [2]int{c.conns.Open(), c.conns.Total}
-	}
-	return out
 }
 
 // Run receives mail until ctx is done. Then it takes no new session, ends those
@@ -141,31 +95,32 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.Listen(); err != nil {
 		return err
 	}
-	failed := make(chan error, len(s.binds)+1)
+	failed := make(chan error, 1)
 	var loops sync.WaitGroup
 	loops.Go(func() {
 		if err := s.smtp.Serve(s.feed); err != nil {
 			failed <- err
 		}
 	})
-	var accepts sync.WaitGroup
-	for _, b := range s.binds {
-		accepts.Go(func() {
-			if err := s.accept(ctx, b); err != nil {
-				failed <- err
-			}
-		})
+	s.change.Lock()
+	s.running = true
+	for _, l := range s.listeners {
+		s.serve(l)
 	}
+	s.change.Unlock()
 	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	for _, b := range s.binds {
-		_ = b.ln.Close() // accept is done with it
+	s.change.Lock()
+	s.ended = true
+	for _, l := range s.listeners {
+		l.close()
 	}
+	s.change.Unlock()
 	s.drain()
-	accepts.Wait()
+	s.accepts.Wait()
 	stop, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	_ = s.smtp.Shutdown(stop) // waits for its goroutines, whose connections are closed
@@ -210,42 +165,12 @@ func (s *Server) checkEmpty() {
 	}
 }
 
-// accept takes connections until the listener is closed.
-func (s *Server) accept(ctx context.Context, b *bind) error {
-	const shortest, longest = 5 * time.Millisecond, time.Second
-	wait := shortest
-	for {
-		raw, err := b.ln.Accept()
-		if err == nil {
-			wait = shortest
-			s.admit(b, raw)
-			continue
-		}
-		if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
-			return nil
-		}
-		// Out of file descriptors, or a connection that went before we took it.
-		if wait == longest {
-			s.emit.Emit(event.Remarked{Remark: "connections cannot be accepted", Detail: wire.Printable(err.Error(), 300)})
-		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return nil
-		}
-		wait = min(2*wait, longest)
-	}
-}
-
 // admit decides which connector a connection is for, and whether it may come in.
-func (s *Server) admit(b *bind, raw net.Conn) {
-	remote, _ := netip.ParseAddrPort(raw.RemoteAddr().String())
-	remote = netip.AddrPortFrom(remote.Addr().Unmap().WithZone(""), remote.Port())
-	c := b.choose(remote.Addr())
+func (s *Server) admit(at entrances, raw net.Conn) {
+	remote, local := addrPort(raw.RemoteAddr()), addrPort(raw.LocalAddr())
+	c := at.find(local.Addr(), remote.Addr(), nil)
 	if c == nil {
-		s.turnAway(b.connectors[0], raw, remote.Addr(), "denied", mail.Reply{Code: 554, Enhanced: "5.7.1", Text: "not for you"})
+		s.turnAway(at[0].connector, raw, remote.Addr(), "denied", mail.Reply{Code: 554, Enhanced: "5.7.1", Text: "not for you"})
 		return
 	}
 	switch c.conns.Admit(remote.Addr()) {
@@ -257,7 +182,7 @@ func (s *Server) admit(b *bind, raw net.Conn) {
 		return
 	case throttle.Admitted:
 	}
-	ses := s.newSession(c, raw, remote)
+	ses := s.newSession(c, raw, remote, local)
 	s.mu.Lock()
 	if s.draining {
 		s.mu.Unlock()
@@ -273,16 +198,13 @@ func (s *Server) admit(b *bind, raw net.Conn) {
 	}
 }
 
-// choose finds the connector that is most narrowly for ip.
-func (b *bind) choose(ip netip.Addr) *connector {
-	var best *connector
-	bits := -1
-	for _, c := range b.connectors {
-		if n := c.match(ip); n > bits {
-			best, bits = c, n
-		}
+// addrPort is an address as rules compare it, or the zero AddrPort.
+func addrPort(a net.Addr) netip.AddrPort {
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.AddrPort{}
 	}
-	return best
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }
 
 // turnAway refuses a connection (RFC 5321 section 3.1).

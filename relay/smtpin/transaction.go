@@ -61,7 +61,7 @@ func (tx *transaction) receive(body *wire.Body) (mail.QueueID, *mail.ReplyError)
 	o := tx.origin(ended)
 	draft := mail.Draft{
 		ID: id, UID: mail.NewUID(ended), Envelope: tx.env, Origin: o, Header: tx.head.header(),
-		Trace: trace(s.srv.opts.Hostname, o, id, tx.env, ended),
+		Trace: trace(s.c.hostname(s.srv.opts), o, id, tx.env, ended),
 	}
 	in := tx.in
 	tx.in = nil // Commit ends it, whatever comes of it

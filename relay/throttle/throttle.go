@@ -88,6 +88,13 @@ func (c *Connections) Release(ip netip.Addr) {
 	}
 }
 
+// Limit changes the limits. What is open stays open, also beyond them.
+func (c *Connections) Limit(total, perSource int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Total, c.PerSource = total, perSource
+}
+
 // Open is how many connections are open now.
 func (c *Connections) Open() int {
 	c.mu.Lock()
@@ -129,12 +136,13 @@ type Client struct {
 // Admit takes one message of the rate of client at time now and reports whether
 // there was one. When there was none it states so with emit.
 func (m *Messages) Admit(now time.Time, client Client, emit event.Emitter) bool {
-	if m.PerMinute <= 0 {
-		return true
-	}
 	scope := "source"
 	ok := true
 	m.mu.Lock()
+	if m.PerMinute <= 0 {
+		m.mu.Unlock()
+		return true
+	}
 	m.table.sweep(now, 2*time.Minute)
 	if client.User != "" && m.By != BySource {
 		scope = "user"
@@ -154,10 +162,26 @@ func (m *Messages) Admit(now time.Time, client Client, emit event.Emitter) bool 
 	return ok
 }
 
+// Limit changes the rate, from now on. What was taken of the old one counts.
+func (m *Messages) Limit(now time.Time, perMinute int, by By) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.By = by; perMinute == m.PerMinute {
+		return
+	}
+	m.PerMinute = perMinute
+	for _, b := range m.table.keys {
+		b.rate.SetLimitAt(now, m.limit())
+		b.rate.SetBurstAt(now, perMinute)
+	}
+}
+
+func (m *Messages) limit() rate.Limit { return rate.Limit(float64(m.PerMinute) / 60) }
+
 // take takes one message of key's rate. The burst is a minute's worth: a message
 // a second and sixty at once are the same to us.
 func (m *Messages) take(now time.Time, key string) bool {
-	return m.table.get(key, rate.Limit(float64(m.PerMinute)/60), m.PerMinute).take(now)
+	return m.table.get(key, m.limit(), m.PerMinute).take(now)
 }
 
 // table holds the buckets of those who were seen lately.

@@ -155,3 +155,47 @@ func TestNoLimit(t *testing.T) {
 		}
 	}
 }
+
+func TestLimitsThatChange(t *testing.T) {
+	c := &Connections{Total: 1}
+	c.Admit(ip("192.0.2.1"))
+	c.Limit(2, 0)
+	if got := c.Admit(ip("192.0.2.2")); got != Admitted {
+		t.Errorf("after the limit was raised: %d, want admitted", got)
+	}
+	c.Limit(1, 0)
+	if got := c.Admit(ip("192.0.2.3")); got != LimitTotal || c.Open() != 2 {
+		t.Errorf("after the limit was lowered: %d with %d open, want refused, and both still open", got, c.Open())
+	}
+
+	now := time.Unix(1000, 0)
+	m := &Messages{PerMinute: 2}
+	client := Client{IP: ip("192.0.2.1")}
+	take := func(n int) (taken int) {
+		for range n {
+			if m.Admit(now, client, event.Emitter{}) {
+				taken++
+			}
+		}
+		return taken
+	}
+	for _, step := range []struct {
+		name      string
+		perMinute int
+		want      int // of 10 messages
+	}{
+		{"at first", 2, 2},
+		{"the same again gives nothing back", 2, 0},
+		{"no limit", 0, 10},
+		{"a limit again", 3, 0}, // what was taken before counts
+	} {
+		m.Limit(now, step.perMinute, BySource)
+		if got := take(10); got != step.want {
+			t.Errorf("%s: %d of 10 messages, want %d", step.name, got, step.want)
+		}
+	}
+	now = now.Add(time.Minute)
+	if got := take(10); got != 3 {
+		t.Errorf("a minute later: %d of 10 messages, want 3", got)
+	}
+}

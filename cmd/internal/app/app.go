@@ -30,7 +30,6 @@ import (
 	"waybill/logtrack/trackapi"
 	"waybill/logtrack/trackhttp"
 	"waybill/metrics"
-	"waybill/relay/auth"
 	"waybill/relay/deliver"
 	"waybill/relay/dns"
 	"waybill/relay/event"
@@ -40,7 +39,6 @@ import (
 	"waybill/relay/route"
 	"waybill/relay/smtpin"
 	"waybill/relay/throttle"
-	"waybill/relay/tlsconf"
 )
 
 // Version is set by the linker.
@@ -69,20 +67,20 @@ type App struct {
 	metrics *metrics.Reader
 	gather  http.Handler // the exposition
 	queue   *queue.Queue
-	certs   *tlsconf.Certificates
-	users   *auth.Users // nil without a password file
 	routes  *routes
 	deliver *deliver.Scheduler
 	smtpin  *smtpin.Server
+	lockout *throttle.Lockout
 	admin   *admin.Handler
 	http    net.Listener
 	volumes volumes
 	every   time.Duration // between two looks at what changes beside us
 
-	reloadMu sync.Mutex
-	config   atomic.Pointer[config.Config]
-	tokens   atomic.Pointer[config.Tokens]
-	draining atomic.Bool
+	reloadMu  sync.Mutex
+	config    atomic.Pointer[config.Config]
+	tokens    atomic.Pointer[config.Tokens]
+	reception atomic.Pointer[reception]
+	draining  atomic.Bool
 
 	stops []func() error // in order of start
 }
@@ -116,14 +114,11 @@ func New(opts Options) (_ *App, err error) {
 	if err := a.openReaders(cfg); err != nil {
 		return nil, err
 	}
-	if a.certs, err = tlsconf.Load(certificateSources(cfg), a.emit.Source(event.SourceBoot)); err != nil {
+	in, err := newReception(cfg, nil, nil)
+	if err != nil {
 		return nil, err
 	}
-	if cfg.Users.File != "" {
-		if a.users, err = auth.OpenUsers(cfg.Users.File); err != nil {
-			return nil, err
-		}
-	}
+	a.reception.Store(in.take(a.emit.Source(event.SourceBoot)))
 	resolver, err := dns.New(dns.Options{Emitter: a.emit.Source(event.SourceSMTPOut)})
 	if err != nil {
 		return nil, err
@@ -202,21 +197,14 @@ func (a *App) concurrency(hop route.Hop) int {
 }
 
 func (a *App) openReception(cfg *config.Config) error {
-	logins, err := authenticator(cfg, a.users)
-	if err != nil {
-		return err
-	}
-	connectors, err := receiveConnectors(cfg, a.certs, logins)
-	if err != nil {
-		return err
-	}
 	subjects, err := newSubjects(cfg)
 	if err != nil {
 		return err
 	}
+	a.lockout = throttle.NewLockout(lockoutLimits(cfg))
 	a.smtpin, err = smtpin.New(smtpin.Options{
-		Hostname: cfg.Hostname, Connectors: connectors, Acceptor: acceptor{a.queue, subjects}, Emitter: a.emit.Source(event.SourceSMTPIn),
-		DrainTimeout: a.opts.DrainTime, Ready: a.queue.Ready, Lockout: throttle.NewLockout(lockoutLimits(cfg)),
+		Hostname: cfg.Hostname, Connectors: a.reception.Load().connectors, Acceptor: acceptor{a.queue, subjects}, Emitter: a.emit.Source(event.SourceSMTPIn),
+		DrainTimeout: a.opts.DrainTime, Ready: a.queue.Ready, Lockout: a.lockout,
 	})
 	if err != nil {
 		return err
@@ -344,7 +332,6 @@ func (a *App) Run(ctx context.Context) (err error) {
 		}
 	})
 	around.Go(func() error { return a.queue.Run(outer) })
-	around.Go(func() error { return a.certs.Run(outer, time.Minute) })
 	around.Go(func() error { return a.watch(outer) })
 	around.Go(func() error { return a.admin.Run(outer) })
 	around.Go(func() error { return a.serveHTTP(outer) })

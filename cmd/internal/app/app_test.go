@@ -333,7 +333,7 @@ func TestReload(t *testing.T) {
 		name, conf string
 		want       string
 	}{
-		{"receive connector", strings.Replace(standard, `listen: ["127.0.0.1:0"]`, `listen: ["127.0.0.1:2587"]`, 1), "receive_connectors has changed, and that needs a restart"},
+		{"data", strings.Replace(standard, "DIR/data", "DIR/other", 1), "data_dir has changed, and that needs a restart"},
 		{"http", strings.Replace(standard, `http: {listen: "127.0.0.1:0"}`, `http: {listen: "127.0.0.1:8026"}`, 1), "http.listen has changed"},
 		{"not YAML", "hostname: [", "waybill.yaml:1"},
 		{"no smart host", strings.Replace(standard, `["HOST"]`, `["no port:x"]`, 1), "smart_hosts[0]"},

@@ -146,6 +146,7 @@ func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *au
 		return nil, err
 	}
 	var list []smtpin.Connector
+	revision := c.Revision()
 	for _, r := range c.Receive {
 		ranges, err := prefixes(r.RemoteRanges)
 		if err != nil {
@@ -157,7 +158,7 @@ func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *au
 		}
 		l := r.Limits
 		conn := smtpin.Connector{
-			Name: r.Name, Listen: r.Listen, RemoteRanges: ranges, Banner: r.Banner, TLSMode: r.TLS.Mode, TLSRequired: r.TLS.Required,
+			Name: r.Name, Revision: revision, Listen: r.Listen, RemoteRanges: ranges, Banner: r.Banner, TLSMode: r.TLS.Mode, TLSRequired: r.TLS.Required,
 			AuthRequired: r.Auth.Required, Mechanisms: r.Auth.Mechanisms, AuthBeforeTLS: r.Auth.BeforeTLS,
 			Binding: auth.Binding(r.Auth.ChannelBinding),
 			Policy:  relayControl, Permissions: rights, BareNewline: r.BareNewline, Transcript: r.Transcript,

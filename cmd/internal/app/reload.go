@@ -11,10 +11,11 @@ import (
 	"waybill/relay/event"
 )
 
-// Reload reads the configuration again and takes it into use: send connectors
-// and routing, users, certificates and tokens. What cannot change while the
-// relay runs (receive connectors, domains, stores, listeners) is an error that
-// names it, and nothing is changed. The fact says how it went.
+// Reload reads the configuration again and takes it into use: receive and send
+// connectors, routing, accepted domains and their recipients, users, certificates
+// and tokens. Sessions and attempts that are under way end as they began. When
+// anything is wrong, or needs a restart (stores, the log, the HTTP listener), the
+// error says what, and nothing is changed. The fact says how it went.
 func (a *App) Reload() (err error) {
 	a.reloadMu.Lock()
 	defer a.reloadMu.Unlock()
@@ -46,15 +47,25 @@ func (a *App) Reload() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := a.reloadFiles(); err != nil {
+	in, err := newReception(next, a.reception.Load(), a.config.Load())
+	if err != nil {
 		routing.close()
 		return err
 	}
+	change, err := a.smtpin.Prepare(in.connectors)
+	if err != nil {
+		routing.close()
+		return fmt.Errorf("receive_connectors: %w", err)
+	}
+	// From here nothing can fail.
 	a.tokens.Store(tokens)
 	receive, send := connectorNames(next)
 	a.metrics.SetConnectors(receive, send)
-	a.routes.take(routing)
 	a.config.Store(next)
+	a.reception.Store(in.take(a.emit.Source(event.SourceAdmin)))
+	a.lockout.Change(lockoutLimits(next))
+	a.routes.take(routing)
+	change.Commit()
 	a.queue.Reroute()
 	a.deliver.ProbeNow()
 	a.logger.Info("configuration reloaded", zap.String("config_rev", next.Revision()))
@@ -70,11 +81,6 @@ func unchanged(was, now *config.Config) error {
 	}{
 		{"hostname", was.Hostname, now.Hostname},
 		{"data_dir", was.DataDir, now.DataDir},
-		{"postmaster", was.Postmaster, now.Postmaster},
-		{"certificates", was.Certificates, now.Certificates},
-		{"users", was.Users, now.Users},
-		{"receive_connectors", was.Receive, now.Receive},
-		{"accepted_domains", was.AcceptedDomains, now.AcceptedDomains},
 		{"queue", was.Queue, now.Queue},
 		{"tracking", was.Tracking, now.Tracking},
 		{"http.listen", was.HTTP.Listen, now.HTTP.Listen},
@@ -86,17 +92,6 @@ func unchanged(was, now *config.Config) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// reloadFiles takes changed users and certificates into use. They are read again
-// now and then anyway, so that it matters little that each is taken for itself.
-func (a *App) reloadFiles() error {
-	_, err := a.certs.Reload()
-	if a.users != nil {
-		_, usersErr := a.users.Reload()
-		err = errors.Join(err, usersErr)
-	}
-	return err
 }
 
 // readTokens reads who may use the API; nil when the configuration names nobody.

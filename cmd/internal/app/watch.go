@@ -10,14 +10,15 @@ import (
 
 	"waybill/cmd/internal/config"
 	"waybill/metrics"
+	"waybill/relay/auth"
 )
 
 // watchInterval is how often we look at what others change beside us. A look
 // costs a few stats; the reference promises a minute.
 const watchInterval = 10 * time.Second
 
-// watch keeps up with the user file and with the room on the volumes until ctx
-// is done. (Certificates watch their own files, and the queue its volume.)
+// watch keeps up with certificates, the user file and the room on the volumes
+// until ctx is done. (The queue watches its own volume.)
 func (a *App) watch(ctx context.Context) error {
 	tick := time.NewTicker(a.every)
 	defer tick.Stop()
@@ -29,21 +30,23 @@ func (a *App) watch(ctx context.Context) error {
 		case <-tick.C:
 		}
 		a.volumes.look()
-		if a.users != nil {
-			said = a.watchUsers(said)
+		in := a.reception.Load()
+		_, _ = in.certs.Reload() // states itself how it went
+		if in.users != nil {
+			said = a.watchUsers(in.users, said)
 		}
 	}
 }
 
 // watchUsers reads the user file when it has changed. What is wrong with it is
 // said once; said is what has been said already.
-func (a *App) watchUsers(said string) string {
+func (a *App) watchUsers(users *auth.Users, said string) string {
 	log := a.logger.Named("users")
-	changed, err := a.users.Reload()
+	changed, err := users.Reload()
 	switch {
 	case err == nil:
 		if changed {
-			log.Info("user file read again", zap.Int("users", len(a.users.List())))
+			log.Info("user file read again", zap.Int("users", len(users.List())))
 		}
 		return ""
 	case err.Error() != said:

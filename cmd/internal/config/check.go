@@ -283,7 +283,7 @@ func checkBinds(c *Config, p *collector) {
 		for _, a := range binds[:i] {
 			switch {
 			case a.at.Port() != b.at.Port():
-			case a.at != b.at && (all(a.at) || all(b.at)):
+			case a.at != b.at && (all(a.at) || all(b.at)) && (a.who < 0 || b.who < 0): // receive connectors share one socket
 				p.errorf(b.path, "", "%s and %s (%s) cannot both be listened on", b.at, a.at, a.path)
 			case a.at != b.at:
 			case a.who < 0 || b.who < 0:

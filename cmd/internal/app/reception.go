@@ -1,0 +1,66 @@
+package app
+
+import (
+	"errors"
+	"maps"
+
+	"waybill/cmd/internal/config"
+	"waybill/relay/auth"
+	"waybill/relay/event"
+	"waybill/relay/smtpin"
+	"waybill/relay/tlsconf"
+)
+
+// reception is what the receive connectors of one configuration are made of. A
+// reload makes another one and swaps; sessions that are open keep the one that
+// they began with.
+type reception struct {
+	certs      *tlsconf.Certificates
+	users      *auth.Users // nil without a password file
+	connectors []smtpin.Connector
+	fresh      bool // the certificates are not those of before, and have not been announced
+}
+
+// newReception makes what cfg asks for. Certificates and users whose files have
+// the same names are those of before, read again when the files have changed, as
+// they are now and then anyway; was is nil at the start.
+func newReception(cfg *config.Config, was *reception, before *config.Config) (*reception, error) {
+	r := &reception{}
+	var err error
+	if was != nil && maps.Equal(cfg.Certificates, before.Certificates) {
+		r.certs = was.certs
+		_, err = r.certs.Reload()
+	} else {
+		r.fresh = true
+		r.certs, err = tlsconf.Load(certificateSources(cfg), event.Emitter{})
+	}
+	switch {
+	case cfg.Users.File == "":
+	case was != nil && was.users != nil && cfg.Users.File == before.Users.File:
+		r.users = was.users
+		_, usersErr := r.users.Reload()
+		err = errors.Join(err, usersErr)
+	default:
+		var usersErr error
+		r.users, usersErr = auth.OpenUsers(cfg.Users.File)
+		err = errors.Join(err, usersErr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	logins, err := authenticator(cfg, r.users)
+	if err != nil {
+		return nil, err
+	}
+	r.connectors, err = receiveConnectors(cfg, r.certs, logins)
+	return r, err
+}
+
+// take is called when r comes into use.
+func (r *reception) take(emit event.Emitter) *reception {
+	if r.fresh {
+		r.certs.Announce(emit)
+		r.fresh = false
+	}
+	return r
+}
