@@ -246,6 +246,10 @@ func describe(r *event.Record) (summary, level string) {
 			return "TLS failed: " + ev.Failure, levelWarning
 		}
 		summary = fmt.Sprintf("TLS %s with %s (%s)", ev.Version, ev.Cipher, or(ev.Verify, "not verified"))
+	case event.TLSPolicyFailed:
+		return fmt.Sprintf("TLS of %s is not as %s wants it: %s", or(hostOf(ev.RemoteName, ev.RemoteIP), ev.Domain), ev.Policy, or(ev.Detail, ev.Reason)), levelWarning
+	case event.TLSDowngraded:
+		return fmt.Sprintf("%s had TLS and has none now: %s", hostOf(ev.RemoteName, ev.RemoteIP), ev.Reason), levelWarning
 	case event.AuthSucceeded:
 		summary = fmt.Sprintf("%s logged in with %s", ev.User, ev.Mechanism)
 	case event.AuthFailed:

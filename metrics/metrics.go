@@ -18,8 +18,7 @@
 // To add a metric, add its family to tables (facts) or to levels (levels), feed
 // it in Write, and run "go generate": exposition.golden and the reference show
 // the change. A metric that nothing states does not exist here. Left out until
-// something does: waybill_tls_policy_failures_total (no fact has a closed
-// reason; waybill_delivery_failures_total{class="tls"} counts the recipients),
+// something does:
 // waybill_remote_quota_used_ratio, waybill_oauth_token_refreshes_total and
 // waybill_oauth_token_expiry_timestamp_seconds (no such connectors),
 // the waybill_canary family, waybill_dnsbl_listed and waybill_domain_check_ok
@@ -126,9 +125,10 @@ func (r *Reader) ObserveQuery(kind string, took time.Duration) {
 type tables struct {
 	events, connections, sessionsClosed, commands               *counters
 	received, receivedBytes, rejected, rcptRejected, enqueued   *counters
-	auth, handshakes, throttle                                  *counters
+	auth, handshakes, handshakeFailures, throttle               *counters
 	queueActions, attempts, completed, failures, responses      *counters
 	slo, tlsSessions, dnsQueries, reused, dsn, certReloads      *counters
+	tlsPolicyFailures, tlsDowngrades                            *counters
 	receiveDuration, acceptDuration, messageSize, queryDuration *histograms
 	latency, stages, attemptsPerRecipient, dnsDuration          *histograms
 	reload                                                      *reload
@@ -158,6 +158,7 @@ func newTables(d *definer, o Options) *tables {
 		[]float64{1 << 10, 10 << 10, 50 << 10, 100 << 10, 500 << 10, 1 << 20, 5 << 20, 10 << 20, 35 << 20}, receive)
 	t.auth = d.counters("auth_attempts_total", "Authentications that ended.", receive, mechanismDim, authResultDim)
 	t.handshakes = d.counters("tls_handshakes_total", "Inbound TLS handshakes that ended.", receive, versionDim, handshakeDim)
+	t.handshakeFailures = d.counters("tls_handshake_failures_total", "Inbound TLS handshakes that failed, by reason.", receive, tlsReasonDim)
 	t.throttle = d.counters("throttle_actions_total", "How often a limit of ours delayed or refused something.",
 		connectorDim(union(o.Connectors, o.SendConnectors), "receive or send connector"), scopeDim, throttleDim)
 
@@ -176,6 +177,9 @@ func newTables(d *definer, o Options) *tables {
 	t.slo = d.counters("slo_recipients_total",
 		"Recipients handed over or finally answered within the target, and those for which the target passed (counted when it passes).", priorityDim, sloDim)
 	t.tlsSessions = d.counters("tls_sessions_total", "Outbound TLS handshakes; version none for those that failed.", provider, versionDim, verifyDim)
+	t.tlsPolicyFailures = d.counters("tls_policy_failures_total",
+		"How often a next hop was not as the TLS level of the send connector, or the policy of its domain, asks for.", tlsPolicyDim, tlsReasonDim)
+	t.tlsDowngrades = d.counters("tls_downgrades_total", "Sessions in plain text with hosts that had TLS before.", provider)
 	t.dnsQueries = d.counters("dns_queries_total", "DNS questions, by how they ended.", dnsTypeDim, dnsResultDim)
 	t.dnsDuration = d.histograms("dns_duration_seconds", "Time of DNS questions that the cache could not answer.",
 		[]float64{.001, .005, .01, .05, .1, .25, .5, 1, 5, 10, 30}, dnsTypeDim)
@@ -208,6 +212,10 @@ func (r *Reader) Write(rec *event.Record) {
 		t.commands.inc(ev.Connector, ev.Verb, codeClass(ev.Code))
 	case event.TLSNegotiated:
 		t.tls(&ev)
+	case event.TLSPolicyFailed:
+		t.tlsPolicyFailures.inc(ev.Policy, ev.Reason)
+	case event.TLSDowngraded:
+		t.tlsDowngrades.inc(providerOf(ev.Provider))
 	case event.AuthSucceeded:
 		t.auth.inc(ev.Connector, ev.Mechanism, "ok")
 	case event.AuthFailed:
@@ -288,6 +296,9 @@ func (t *tables) tls(ev *event.TLSNegotiated) {
 	}
 	if ev.Direction == event.Inbound {
 		t.handshakes.inc(ev.Connector, version, result)
+		if result == "failed" {
+			t.handshakeFailures.inc(ev.Connector, ev.Reason)
+		}
 		return
 	}
 	verify := ev.Verify

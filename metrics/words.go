@@ -46,6 +46,16 @@ func classes() (words []string) {
 	return words
 }
 
+// tlsFailures are the reasons for TLS failures; "other" comes on top anyway.
+func tlsFailures() (words []string) {
+	for _, w := range event.TLSFailures() {
+		if w != other {
+			words = append(words, w)
+		}
+	}
+	return words
+}
+
 var (
 	resultDim    = dim{label: "result", words: append([]string{"accepted"}, event.SessionRefusals()...), fold: foldRarely}
 	directionDim = dim{label: "direction", words: []string{event.Inbound, event.Outbound}, fold: foldRarely}
@@ -66,6 +76,8 @@ var (
 	}}
 	authResultDim = dim{label: "result", words: []string{"ok", "failed", "error"}, exact: true}
 	versionDim    = dim{label: "version", words: []string{"none", "1.0", "1.1", "1.2", "1.3"}, fold: foldRarely}
+	tlsReasonDim  = dim{label: "reason", words: tlsFailures(), fold: foldQuietly}
+	tlsPolicyDim  = dim{label: "policy", words: event.TLSPolicies(), fold: foldRarely}
 	handshakeDim  = dim{label: "result", words: []string{"ok", "failed"}, exact: true}
 	scopeDim      = dim{label: "scope", words: []string{"total", "source", "user", "sender", "destination"}, fold: foldRarely}
 	throttleDim   = dim{label: "action", words: []string{"tarpit", "defer", "reject", "close"}, fold: foldRarely}

@@ -26,6 +26,8 @@ var table = []struct {
 	{SessionRefused{}, Session},
 	{CommandAnswered{}, Protocol},
 	{TLSNegotiated{}, Protocol},
+	{TLSPolicyFailed{}, Session},
+	{TLSDowngraded{}, Session},
 	{AuthSucceeded{}, Session},
 	{AuthFailed{}, Session},
 	{SenderRefused{}, Session},

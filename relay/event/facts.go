@@ -78,11 +78,38 @@ type TLSNegotiated struct {
 	Provider   string     `json:"provider,omitzero"`
 	Version    string     `json:"tls_version,omitzero"` // "1.3"; empty when the handshake failed
 	Cipher     string     `json:"tls_cipher,omitzero"`
-	Peer       string     `json:"tls_peer,omitzero"`   // certificate subject
-	Verify     string     `json:"tls_verify,omitzero"` // none, unverified, pkix, pkix_name, dane, mta_sts
-	Policy     string     `json:"tls_policy,omitzero"`
-	Failure    string     `json:"failure,omitzero"` // why the handshake failed
+	Peer       string     `json:"tls_peer,omitzero"`       // certificate subject
+	Verify     string     `json:"tls_verify,omitzero"`     // none, unverified, pkix, pkix_name, dane, mta_sts
+	Policy     string     `json:"tls_policy,omitzero"`     // outbound: the level that the session was under
+	Failure    string     `json:"failure,omitzero"`        // why the handshake failed
+	Reason     string     `json:"failure_reason,omitzero"` // the same as one of the [TLSFailures] words
 	Took       Seconds    `json:"took"`
+}
+
+// TLSPolicyFailed says that a next hop, or what its domain publishes, is not as
+// the TLS level of the send connector asks for. Unless it is a test, nothing was
+// sent there.
+type TLSPolicyFailed struct {
+	Connector  string     `json:"connector"`
+	Domain     string     `json:"policy_domain,omitzero"` // whose policy it is; empty for the connector's own
+	RemoteName string     `json:"remote_name,omitzero"`
+	RemoteIP   netip.Addr `json:"remote_ip,omitzero"`
+	Provider   string     `json:"provider,omitzero"`
+	Policy     string     `json:"tls_policy"` // a [TLSPolicies] word
+	Reason     string     `json:"failure_reason"`
+	Detail     string     `json:"failure,omitzero"`
+	Testing    bool       `json:"testing,omitzero"` // the domain only wants to know (RFC 8461 section 5)
+}
+
+// TLSDowngraded says that a host that had TLS has none now, and got the message
+// in plain text, because the TLS level allows that.
+type TLSDowngraded struct {
+	Connector  string     `json:"connector"`
+	RemoteName string     `json:"remote_name"`
+	RemoteIP   netip.Addr `json:"remote_ip,omitzero"`
+	Provider   string     `json:"provider,omitzero"`
+	Reason     string     `json:"failure_reason"` // a [TLSFailures] word
+	LastTLS    time.Time  `json:"last_tls"`       // when the host had TLS
 }
 
 // AuthSucceeded says that a client proved who it is.
@@ -402,6 +429,8 @@ func (SessionClosed) fact()       {}
 func (SessionRefused) fact()      {}
 func (CommandAnswered) fact()     {}
 func (TLSNegotiated) fact()       {}
+func (TLSPolicyFailed) fact()     {}
+func (TLSDowngraded) fact()       {}
 func (AuthSucceeded) fact()       {}
 func (AuthFailed) fact()          {}
 func (SenderRefused) fact()       {}

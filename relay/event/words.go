@@ -75,6 +75,20 @@ func Refusals() []string {
 	}
 }
 
+// TLSFailures are the words of [TLSNegotiated.Reason], [TLSPolicyFailed.Reason]
+// and [AttemptFinished.TLSFailure]. The first ones are of handshakes; those from
+// "not_offered" on are of what a next hop, or a domain's policy, lacks.
+func TLSFailures() []string {
+	return []string{
+		"no_shared_cipher", "version", "old_protocol", "not_tls", "bad_certificate", "unknown_authority", "certificate_expired", "name_mismatch",
+		"no_certificate", "closed", "timeout", "peer_alert", "other",
+		"not_offered", "refused", "injected", "mx_mismatch", "tlsa_mismatch", "dnssec_failed", "policy_unavailable", "policy_malformed",
+	}
+}
+
+// TLSPolicies are the words of [TLSPolicyFailed.Policy].
+func TLSPolicies() []string { return []string{"encrypt", "verify", "verify_name", "dane", "mta_sts"} }
+
 // Resources are the words of [PressureChanged.Resource].
 func Resources() []string {
 	return []string{"disk_space", "disk_latency", "memory", "queue_length", "outbox", "storage_error"}

@@ -44,7 +44,7 @@ func levelOf(ev event.Event) zapcore.Level {
 	case event.AdminActed:
 		return warnIf(ev.Result == "error")
 	case event.SessionRefused, event.AuthFailed, event.SenderRefused, event.RecipientRefused, event.MessageRefused,
-		event.RecipientBounced, event.RecipientExpired, event.RecipientLate, event.ThrottleEngaged, event.Remarked:
+		event.RecipientBounced, event.RecipientExpired, event.RecipientLate, event.ThrottleEngaged, event.TLSPolicyFailed, event.TLSDowngraded, event.Remarked:
 		return zapcore.WarnLevel
 	case event.PressureChanged:
 		switch {

@@ -59,6 +59,7 @@ type Connector struct {
 	TLSMode     string // "off", "starttls" or "implicit"; empty means off
 	TLSRequired bool   // no MAIL and no AUTH before TLS
 	TLS         *tls.Config
+	ClientNames []string // names that clients' certificates are looked at for; facts say whether one is there
 
 	AuthRequired  bool
 	Mechanisms    []string // which of Auth's are offered; empty: all but the legacy ones

@@ -40,6 +40,7 @@ type session struct {
 
 	tx       *transaction
 	messages int
+	begun    bool // SessionOpened is stated
 }
 
 func (s *Server) newSession(c *connector, raw net.Conn, remote, local netip.AddrPort) *session {
@@ -55,20 +56,22 @@ func (s *Server) newSession(c *connector, raw net.Conn, remote, local netip.Addr
 	}
 	ses.conn = &conn{ses: ses, Conn: wire.New(raw, wire.Options{
 		Hostname: c.hostname(s.opts), Banner: c.Banner, Connector: c.Name, Client: remote.Addr(),
-		TLS: c.TLS, Implicit: c.TLSMode == "implicit", MaxSize: announced,
+		TLS: c.TLS, Implicit: c.TLSMode == "implicit", ClientNames: c.ClientNames, MaxSize: announced,
 		BareNewline: c.bare, BareNewlineChunks: c.bareChunks,
 		CommandTimeout: c.Limits.CommandTimeout, SessionTimeout: c.Limits.SessionTimeout,
 		ProtocolErrors: c.Limits.ProtocolErrors, Tarpit: c.Limits.Tarpit, NoTranscript: !c.script,
 		Emitter: ses.emit,
 		Hooks: wire.Hooks{
-			Mechanisms: ses.mechanisms, Begin: ses.begin, Refused: ses.refusedByWire, AuthEnded: ses.authEnded,
+			Secured: ses.opened, Mechanisms: ses.mechanisms, Begin: ses.begin, Refused: ses.refusedByWire, AuthEnded: ses.authEnded,
 			Throttled: ses.throttled, Early: ses.early, Panicked: ses.panicked, Closed: ses.closed,
 		},
 	})}
 	return ses
 }
 
+// opened states that the session begins.
 func (s *session) opened() {
+	s.begun = true
 	s.emit.Emit(event.SessionOpened{
 		Direction: event.Inbound, Connector: s.c.Name, ClientIP: s.remote.Addr(), ClientPort: s.remote.Port(),
 		LocalIP: s.local.Addr(), LocalPort: s.local.Port(),
@@ -78,6 +81,14 @@ func (s *session) opened() {
 // closed states the end of the session.
 func (s *session) closed(sum wire.Summary) {
 	defer s.srv.forget(s)
+	if !s.begun { // TLS from the first octet did not come about; why is stated already
+		reason := "tls_error"
+		if sum.Cause == wire.CauseShutdown {
+			reason = "shutdown"
+		}
+		s.emit.Emit(event.SessionRefused{Connector: s.c.Name, ClientIP: s.remote.Addr(), Reason: reason})
+		return
+	}
 	fact := event.SessionClosed{
 		Direction: event.Inbound, Connector: s.c.Name, ClientIP: s.remote.Addr(), AuthUser: s.user, Cause: sum.Cause,
 		Commands: sum.Commands, Messages: s.messages, BytesIn: sum.BytesIn, BytesOut: sum.BytesOut, Duration: event.Secs(sum.Duration),

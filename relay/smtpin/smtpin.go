@@ -192,7 +192,9 @@ func (s *Server) admit(at entrances, raw net.Conn) {
 	}
 	s.sessions[ses] = struct{}{}
 	s.mu.Unlock()
-	ses.opened()
+	if c.TLSMode != "implicit" { // which opens it after the handshake
+		ses.opened()
+	}
 	if !s.feed.put(ses.conn) {
 		_ = ses.conn.Close()
 	}

@@ -7,6 +7,7 @@ import (
 
 	"waybill/relay/event"
 	"waybill/relay/mail"
+	"waybill/relay/tlsconf"
 	"waybill/relay/wire"
 )
 
@@ -110,7 +111,7 @@ func (tx *transaction) origin(ended time.Time) mail.Origin {
 	}
 	t := s.conn.TLS()
 	if t != nil {
-		o.TLSVersion, o.TLSCipher = wire.TLSVersion(t.Version), cipherName(t.CipherSuite)
+		o.TLSVersion, o.TLSCipher = tlsconf.VersionName(t.Version), cipherName(t.CipherSuite)
 	}
 	o.Protocol = protocol(esmtp, tx.env.UTF8, t != nil, s.user != "")
 	return o

@@ -230,7 +230,9 @@ func subject(leaf *x509.Certificate) string {
 
 // choose finds the certificate for a handshake: the preferred one when the
 // client asked for no name, or for one of its names; else another one that has
-// the name; else the preferred one. The name is remote text, and only compared.
+// the name; else the preferred one. A certificate that the client cannot use,
+// such as an elliptic one that an old device does not know, comes after one for
+// the same names that it can. The name is remote text, and only compared.
 func (c *Certificates) choose(preferred string, hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	own := c.Get(preferred)
 	if own == nil {
@@ -238,7 +240,12 @@ func (c *Certificates) choose(preferred string, hello *tls.ClientHelloInfo) (*tl
 	}
 	name := strings.TrimSuffix(strings.ToLower(hello.ServerName), ".")
 	if name == "" || own.Leaf.VerifyHostname(name) == nil {
-		return own, nil
+		if hello.SupportsCertificate(own) == nil {
+			return own, nil
+		}
+		if name == "" {
+			name = subject(own.Leaf)
+		}
 	}
 	if a, err := idna.Lookup.ToASCII(name); err == nil {
 		name = a

@@ -38,7 +38,7 @@ func VersionName(v uint16) string {
 // clientCertificates are the words for what a server wants of its clients'
 // certificates.
 var clientCertificates = map[string]tls.ClientAuthType{
-	"": tls.NoClientCert, "none": tls.NoClientCert, "request": tls.VerifyClientCertIfGiven, "require": tls.RequireAndVerifyClientCert,
+	"": tls.NoClientCert, "none": tls.NoClientCert, "request": tls.RequestClientCert, "require": tls.RequireAndVerifyClientCert,
 }
 
 // ClientCertificates lists the words of [ServerOptions.ClientCertificate].
@@ -46,14 +46,41 @@ func ClientCertificates() []string { return []string{"none", "request", "require
 
 // ServerOptions say how a receive connector speaks TLS.
 type ServerOptions struct {
-	Certificate       string // name of the source for clients that ask for no other name
-	MinVersion        string // "1.0" to "1.3"; empty means 1.2
-	ClientCertificate string // none, request (verified when given), require; empty means none
-	ClientCAFile      string // PEM; whom client certificates are from. Needed for request and require
+	Certificate       string   // name of the source for clients that ask for no other name
+	MinVersion        string   // "1.0" to "1.3"; empty means 1.2. Below 1.2 the ciphers of that time come with it
+	ClientCertificate string   // none, request (what comes is verified, and never refused), require; empty means none
+	ClientCAFile      string   // PEM; whom client certificates are from. Needed for request and require
+	ClientNames       []string // require: one of them must be in the certificate, see [MatchName]; empty means any
+}
+
+// legacyCiphers are what devices have that know no TLS 1.2: key exchange by RSA
+// without forward secrecy, and 3DES. They follow those that are usual, and are
+// offered by connectors that take such versions, and by no other.
+var legacyCiphers = []uint16{
+	tls.TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA,
+	tls.TLS_RSA_WITH_AES_128_GCM_SHA256,
+	tls.TLS_RSA_WITH_AES_256_GCM_SHA384,
+	tls.TLS_RSA_WITH_AES_128_CBC_SHA,
+	tls.TLS_RSA_WITH_AES_256_CBC_SHA,
+	tls.TLS_RSA_WITH_3DES_EDE_CBC_SHA,
+}
+
+// ciphers are those for a connector that goes down to version; nil means those
+// that Go takes by default. The order is Go's in any case.
+func ciphers(version uint16) []uint16 {
+	if version >= tls.VersionTLS12 {
+		return nil
+	}
+	var list []uint16
+	for _, c := range tls.CipherSuites() {
+		list = append(list, c.ID)
+	}
+	return append(list, legacyCiphers...)
 }
 
 // Server makes the TLS configuration of a receive connector. It follows
-// certificates that are reloaded later.
+// certificates that are reloaded later. Session tickets have keys that crypto/tls
+// changes each day, and renegotiation does not exist on the server's side.
 func (c *Certificates) Server(opts ServerOptions) (*tls.Config, error) {
 	version, err := parseVersion(opts.MinVersion)
 	if err != nil {
@@ -67,8 +94,9 @@ func (c *Certificates) Server(opts ServerOptions) (*tls.Config, error) {
 		return nil, fmt.Errorf("unknown word %q for client certificates: known are %s", opts.ClientCertificate, strings.Join(ClientCertificates(), ", "))
 	}
 	config := &tls.Config{
-		MinVersion: version,
-		ClientAuth: client,
+		MinVersion:   version,
+		CipherSuites: ciphers(version),
+		ClientAuth:   client,
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return c.choose(opts.Certificate, hello)
 		},
@@ -79,6 +107,15 @@ func (c *Certificates) Server(opts ServerOptions) (*tls.Config, error) {
 		}
 		if config.ClientCAs, err = Roots(opts.ClientCAFile); err != nil {
 			return nil, err
+		}
+	}
+	if client == tls.RequireAndVerifyClientCert && len(opts.ClientNames) > 0 {
+		config.VerifyConnection = func(state tls.ConnectionState) error { // resumed sessions too
+			_, word, err := VerifyClient(state, config.ClientCAs, opts.ClientNames)
+			if word != VerifiedName && err == nil {
+				err = ErrClientName
+			}
+			return err
 		}
 	}
 	return config, nil

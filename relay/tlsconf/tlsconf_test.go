@@ -300,7 +300,7 @@ func TestClientCertificates(t *testing.T) {
 		{"none, with any", "none", &enemy, true},
 		{"request, without", "request", nil, true},
 		{"request, known", "request", &friend, true},
-		{"request, unknown", "request", &enemy, false},
+		{"request, unknown", "request", &enemy, true},
 		{"require, without", "require", nil, false},
 		{"require, known", "require", &friend, true},
 		{"require, unknown", "require", &enemy, false},

@@ -23,8 +23,9 @@ type Options struct {
 	Connector string // receive connector, for facts
 	Client    netip.Addr
 
-	TLS      *tls.Config // nil: no TLS
-	Implicit bool        // TLS from the first octet (RFC 8314 section 3.3)
+	TLS         *tls.Config // nil: no TLS
+	Implicit    bool        // TLS from the first octet (RFC 8314 section 3.3)
+	ClientNames []string    // names that clients' certificates are looked at for, see [tlsconf.VerifyClient]
 
 	MaxSize           int64   // announced as SIZE; 0 announces no limit
 	BareNewline       Newline // in DATA
@@ -44,6 +45,8 @@ type Options struct {
 // Hooks are what the session does when this package learns something. All but
 // Closed are called on the goroutine that reads, and each may be nil.
 type Hooks struct {
+	// Secured is told that the handshake of implicit TLS succeeded: the session begins.
+	Secured func()
 	// Mechanisms are the SASL mechanisms to announce now.
 	Mechanisms func() []string
 	// Begin is asked when content is about to come; an error refuses DATA, or the first BDAT.
@@ -120,17 +123,18 @@ type Conn struct {
 	wrbuf  [256]byte
 	script transcript
 
-	started time.Time
-	greeted bool // HELO or EHLO came, after STARTTLS again
-	greet   bool // the greeting is out
-	helo    string
-	esmtp   bool
-	authed  bool
-	tx      bool // a transaction is open
-	rcpts   int
-	env     mail.Envelope  // of the last MAIL
-	rcpt    mail.Recipient // of the last RCPT
-	mailAt  time.Time
+	started  time.Time
+	greeted  bool // HELO or EHLO came, after STARTTLS again
+	greet    bool // the greeting is out
+	notified bool // TLS has said that we close
+	helo     string
+	esmtp    bool
+	authed   bool
+	tx       bool // a transaction is open
+	rcpts    int
+	env      mail.Envelope  // of the last MAIL
+	rcpt     mail.Recipient // of the last RCPT
+	mailAt   time.Time
 
 	now      verb // the command that go-smtp is answering
 	nowAt    time.Time
@@ -219,6 +223,7 @@ func (c *Conn) Close() error {
 			}
 		}()
 		c.setCause(c.lost())
+		c.closeNotify()
 		_ = c.raw.Close()
 		c.mu.Lock()
 		c.killed = true
@@ -242,9 +247,7 @@ func (c *Conn) linger() {
 	if !ok {
 		return
 	}
-	if t, ok := c.cur.(*tls.Conn); ok {
-		_ = t.CloseWrite()
-	}
+	c.closeNotify()
 	if tcp.CloseWrite() != nil {
 		return
 	}
@@ -416,55 +419,4 @@ func (c *Conn) flush() error {
 		c.setCause(CauseClosed)
 	}
 	return err
-}
-
-// handshake makes cur a TLS connection, and states how that went.
-func (c *Conn) handshake() error {
-	began := time.Now()
-	_ = c.raw.SetDeadline(began.Add(min(handshakeTime, c.opts.CommandTimeout)))
-	t := tls.Server(c.raw, c.opts.TLS)
-	ctx, certificate := noting()
-	err := t.HandshakeContext(ctx)
-	fact := event.TLSNegotiated{
-		Direction: event.Inbound, Connector: c.opts.Connector, ClientIP: c.opts.Client, Verify: "none", Took: event.Secs(time.Since(began)),
-	}
-	_ = c.raw.SetDeadline(time.Time{})
-	if err != nil {
-		fact.Failure = Printable(err.Error(), 300)
-		cause := CauseProtocol
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			cause = CauseTimeout
-		}
-		c.setCause(cause)
-		c.failed = true
-		c.opts.Emitter.Emit(fact)
-		return err
-	}
-	st := t.ConnectionState()
-	c.cur, c.tls, c.own = t, &st, leaf(*certificate)
-	fact.Version, fact.Cipher = TLSVersion(st.Version), tls.CipherSuiteName(st.CipherSuite)
-	if len(st.PeerCertificates) > 0 {
-		fact.Peer = Printable(st.PeerCertificates[0].Subject.String(), 300)
-		fact.Verify = "unverified"
-		if len(st.VerifiedChains) > 0 {
-			fact.Verify = "pkix"
-		}
-	}
-	c.opts.Emitter.Emit(fact)
-	return nil
-}
-
-// TLSVersion names a TLS version as records do, such as "1.3".
-func TLSVersion(v uint16) string {
-	switch v {
-	case tls.VersionTLS13:
-		return "1.3"
-	case tls.VersionTLS12:
-		return "1.2"
-	case tls.VersionTLS11:
-		return "1.1"
-	case tls.VersionTLS10:
-		return "1.0"
-	}
-	return "other"
 }

@@ -60,13 +60,22 @@ func TestImplicitTLS(t *testing.T) {
 // TestSTARTTLSInjection is CVE-2011-0411: plaintext after STARTTLS must not run.
 func TestSTARTTLSInjection(t *testing.T) {
 	server, _ := configs(t)
-	s := serve(t, true, Options{TLS: server}, nil)
-	c := dial(t, s.addr)
-	c.talk("=>220", "EHLO me\r\n=>250")
-	c.send("STARTTLS\r\nMAIL FROM:<evil@example.com>\r\n")
-	c.expect("554 5.5.1")
-	if r := c.reply(); r != "" {
-		t.Errorf("the connection went on: %q", r)
+	for _, test := range []struct{ name, after string }{
+		{"a command", "MAIL FROM:<evil@example.com>\r\n"},
+		{"a part of one", "M"},
+		{"a line end", "\r\n"},
+		{"the hello of TLS at once", "\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := serve(t, true, Options{TLS: server}, nil)
+			c := dial(t, s.addr)
+			c.talk("=>220", "EHLO me\r\n=>250")
+			c.send("STARTTLS\r\n" + test.after)
+			c.expect("554 5.5.1")
+			if r := c.reply(); r != "" {
+				t.Errorf("the connection went on: %q", r)
+			}
+		})
 	}
 }
 
@@ -93,7 +102,7 @@ func TestHandshakeFails(t *testing.T) {
 				}
 			}
 			fact := rec.WaitFor(t, "tls_negotiated", 1)[0].Event.(event.TLSNegotiated)
-			if fact.Failure == "" || fact.Version != "" {
+			if fact.Failure == "" || fact.Reason != "not_tls" || fact.Version != "" {
 				t.Errorf("fact = %+v", fact)
 			}
 			if sum := <-closed; sum.Cause != CauseProtocol || !sum.Failed {

@@ -160,8 +160,9 @@ func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *au
 		conn := smtpin.Connector{
 			Name: r.Name, Revision: revision, Listen: r.Listen, RemoteRanges: ranges, Banner: r.Banner, TLSMode: r.TLS.Mode, TLSRequired: r.TLS.Required,
 			AuthRequired: r.Auth.Required, Mechanisms: r.Auth.Mechanisms, AuthBeforeTLS: r.Auth.BeforeTLS,
-			Binding: auth.Binding(r.Auth.ChannelBinding),
-			Policy:  relayControl, Permissions: rights, BareNewline: r.BareNewline, Transcript: r.Transcript,
+			Binding:     auth.Binding(r.Auth.ChannelBinding),
+			ClientNames: r.TLS.ClientNames,
+			Policy:      relayControl, Permissions: rights, BareNewline: r.BareNewline, Transcript: r.Transcript,
 			Limits: smtpin.Limits{
 				Connections: orNone(l.Connections), ConnectionsPerSource: orNone(l.ConnectionsPerSource), MessagesPerMinute: orNone(l.MessagesPerMinute),
 				RateBy: l.RateBy, Recipients: l.Recipients, MessageSize: orNone(int64(l.MessageSize)), HeaderSize: orNone(int(l.HeaderSize)), Hops: l.Hops,
@@ -175,6 +176,7 @@ func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *au
 		if r.TLS.Mode != "off" {
 			conn.TLS, err = certs.Server(tlsconf.ServerOptions{
 				Certificate: r.TLS.Certificate, MinVersion: r.TLS.MinVersion, ClientCertificate: r.TLS.ClientCertificate, ClientCAFile: r.TLS.ClientCAFile,
+				ClientNames: r.TLS.ClientNames,
 			})
 			if err != nil {
 				return nil, fmt.Errorf("receive connector %s: %w", r.Name, err)

@@ -139,6 +139,8 @@ func checkReceiveTLS(c *Config, r *ReceiveConnector, p *collector, path string) 
 	if t.ClientCertificate != "none" && t.Mode == "off" {
 		p.errorf(path+".client_certificate", "set mode to starttls or implicit", "there is no TLS to show one in")
 	}
+	checkLegacyTLS(r, p, path)
+	checkClientNames(t, p, path)
 }
 
 func checkAuth(c *Config, r *ReceiveConnector, p *collector, path string) {

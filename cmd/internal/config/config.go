@@ -69,12 +69,13 @@ type ReceiveConnector struct {
 
 // ReceiveTLS is how a receive connector speaks TLS.
 type ReceiveTLS struct {
-	Mode              string `yaml:"mode" enum:"off,starttls,implicit" doc:"none, on request, or from the first octet (port 465)" default:"starttls when there is a certificate, else off"`
-	Required          bool   `yaml:"required" doc:"no login and no mail without TLS"`
-	Certificate       string `yaml:"certificate" doc:"name of the certificate; clients that ask for another name get the certificate that has it" default:"\"default\", or the only one"`
-	MinVersion        string `yaml:"min_version" enum:"1.0,1.1,1.2,1.3" doc:"oldest TLS version"`
-	ClientCertificate string `yaml:"client_certificate" enum:"none,request,require" doc:"whether clients show a certificate"`
-	ClientCAFile      string `yaml:"client_ca_file" file:"true" doc:"PEM file of the authorities that client certificates are from"`
+	Mode              string   `yaml:"mode" enum:"off,starttls,implicit" doc:"none, on request, or from the first octet (port 465)" default:"starttls when there is a certificate, else off"`
+	Required          bool     `yaml:"required" doc:"no login and no mail without TLS"`
+	Certificate       string   `yaml:"certificate" doc:"name of the certificate; clients that ask for another name get the certificate that has it" default:"\"default\", or the only one"`
+	MinVersion        string   `yaml:"min_version" enum:"1.0,1.1,1.2,1.3" doc:"oldest TLS version; 1.0 and 1.1, and the ciphers of their time, for usage: device alone"`
+	ClientCertificate string   `yaml:"client_certificate" enum:"none,request,require" doc:"whether clients show a certificate: no; if they like, and whose it is gets recorded; or only those get in that have one from client_ca_file"`
+	ClientCAFile      string   `yaml:"client_ca_file" file:"true" doc:"PEM file of the authorities that client certificates are from"`
+	ClientNames       []string `yaml:"client_names" doc:"names of which a client's certificate must have one, such as \"mail.partner.example\", or \"*.partner.example\" for its sub-domains. With client_certificate: request the record says whether it has" default:"any name"`
 }
 
 // Auth is how clients of a receive connector log in.
