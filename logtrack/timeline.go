@@ -237,6 +237,8 @@ func describe(r *event.Record) (summary, level string) {
 		summary = fmt.Sprintf("%s session opened with %s", ev.Direction, or(hostOf(ev.RemoteName, ev.RemoteIP), ev.ClientIP.String()))
 	case event.SessionClosed:
 		summary = fmt.Sprintf("%s session closed (%s) after %s and %s", ev.Direction, ev.Cause, span(ev.Duration), count(ev.Messages, "message"))
+	case event.TranscriptKept:
+		summary = fmt.Sprintf("%s conversation of %s kept: %s", ev.Direction, count(ev.Lines, "line"), ev.Reason)
 	case event.SessionRefused:
 		return fmt.Sprintf("Connection of %s refused: %s", ev.ClientIP, ev.Reason), levelWarning
 	case event.CommandAnswered:

@@ -347,7 +347,7 @@ func TestJudge(t *testing.T) {
 
 func TestSettlement(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newFakeQueue(t)
+		q, facts := newFakeQueue(t), &sink{}
 		_, stop := start(t, q, Connector{Attempter: attempter(func(_ context.Context, hop route.Hop, m smtpout.Message) smtpout.Result {
 			if hop != internet || len(m.Envelope.Recipients) != 3 || m.Size != int64(len(content)+len("Received: by us\r\n")) || string(m.Trace) != "Received: by us\r\n" {
 				t.Errorf("attempt of %+v for %v", m, hop)
@@ -356,9 +356,9 @@ func TestSettlement(t *testing.T) {
 			r.Outcomes[1], r.Outcomes[2] = greylisted, refused
 			r.Session, r.Provider, r.Reused, r.TLSVersion = "s1", "other", true, "1.3"
 			r.Stages.Data = time.Second
-			r.Transcript = []event.Line{{Text: "EHLO"}}
+			r.Transcript, r.Kept.Reason, r.Kept.Lines = []event.Line{{Text: "EHLO"}}, "failed", 1
 			return r
-		})}, nil)
+		})}, func(o *Options) { o.Emitter = event.NewEmitter("n", facts) })
 		q.add(internet, nil, "a@example.com", "b@example.com", "c@example.com")
 		synctest.Wait()
 		_ = stop()
@@ -366,8 +366,14 @@ func TestSettlement(t *testing.T) {
 		a := s.Attempt
 		if a.Disposition != mail.Bounced || a.Code != 550 || a.Class != mail.ClassInvalidRecipient || a.ClassRule == "" || a.Attempt != 1 ||
 			a.OutSession != "s1" || a.Provider != "other" || !a.Reused || a.TLSVersion != "1.3" || a.TData != event.Secs(time.Second) ||
-			a.RemoteName != "mx.example.com" || a.ConnectorOut != "internet" || a.Queue != "example.com" || len(a.Transcript) != 1 {
+			a.RemoteName != "mx.example.com" || a.ConnectorOut != "internet" || a.Queue != "example.com" {
 			t.Errorf("attempt %+v", a)
+		}
+		if len(facts.recs) != 1 || facts.recs[0].Message == "" || facts.recs[0].Session != "s1" {
+			t.Fatalf("facts %+v", facts.recs)
+		}
+		if kept, ok := facts.recs[0].Event.(event.TranscriptKept); !ok || kept.Attempt != 1 || kept.Reason != "failed" || kept.RemoteName != "mx.example.com" || len(kept.Transcript) != 1 {
+			t.Errorf("conversation %+v", kept)
 		}
 		if got := s.Next.Sub(s.at); got != time.Minute || !a.NextAttempt.Equal(s.Next) {
 			t.Errorf("next attempt in %v (%v), want a minute", got, a.NextAttempt)

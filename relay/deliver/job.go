@@ -61,6 +61,7 @@ func (j *job) attempt(ctx, attempts context.Context) {
 	}
 	res := j.connector.Attempter.Attempt(attempts, hop, j.message())
 	j.now = time.Now()
+	j.talked(&res)
 	outcomes := j.outcomes(&res)
 	if res.Closed || (attempts.Err() != nil || j.damaged.Load()) && undecided(outcomes) {
 		// A reload has just replaced the connector, we broke it off, or the queue
@@ -240,7 +241,7 @@ const maxReply = 512
 
 // finished is the fact of the attempt, without what the queue fills in.
 func (j *job) finished(res *smtpout.Result, worst *mail.Outcome) event.AttemptFinished {
-	ev := event.AttemptFinished{
+	return event.AttemptFinished{
 		Hop: event.Hop{
 			ConnectorOut: j.view.Hop.Connector, Queue: j.view.Hop.Name, Provider: res.Provider,
 			RemoteName: res.RemoteName, RemoteIP: res.Remote.Addr(), RemotePort: res.Remote.Port(),
@@ -259,10 +260,6 @@ func (j *job) finished(res *smtpout.Result, worst *mail.Outcome) event.AttemptFi
 		Attempt:     j.view.Attempt,
 		Stages:      event.StagesOf(res.Stages),
 	}
-	if worst.Disposition != mail.Relayed {
-		ev.Transcript = res.Transcript
-	}
-	return ev
 }
 
 // wait settles the lease without an attempt: its recipients go on waiting, for why.

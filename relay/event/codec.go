@@ -23,6 +23,7 @@ var table = []struct {
 }{
 	{SessionOpened{}, Session},
 	{SessionClosed{}, Session},
+	{TranscriptKept{}, Protocol},
 	{SessionRefused{}, Session},
 	{CommandAnswered{}, Protocol},
 	{TLSNegotiated{}, Protocol},

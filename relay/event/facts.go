@@ -40,13 +40,30 @@ type SessionClosed struct {
 	BytesIn    int64      `json:"bytes_in"`
 	BytesOut   int64      `json:"bytes_out"`
 	Duration   Seconds    `json:"duration"`
-	Transcript []Line     `json:"transcript,omitzero"` // kept for sessions that failed or were slow; secrets are masked
 }
 
-// Line is one line of a session's transcript.
+// TranscriptKept says what both sides of a session, or of an attempt, said. It
+// is stated at the end of those that failed, were slow, or are kept by rule.
+type TranscriptKept struct {
+	Direction  string     `json:"direction"`
+	Connector  string     `json:"connector"`
+	ClientIP   netip.Addr `json:"client_ip,omitzero"`
+	RemoteName string     `json:"remote_name,omitzero"`
+	RemoteIP   netip.Addr `json:"remote_ip,omitzero"`
+	AuthUser   string     `json:"auth_user,omitzero"`
+	Attempt    int        `json:"attempt,omitzero"` // outbound
+	Reason     string     `json:"reason"`           // failed, uncertain, slow, client_ip, user, sender, all, sampled
+	Began      time.Time  `json:"began"`
+	Lines      int        `json:"lines"`        // that were said
+	Cut        int        `json:"cut,omitzero"` // how many of them are left out
+	Transcript []Line     `json:"transcript"`   // secrets are masked, content is a number of octets
+}
+
+// Line is one line of a transcript.
 type Line struct {
-	At    Seconds `json:"at"`   // since the session was opened
-	From  string  `json:"from"` // "client" or "server"
+	Seq   int     `json:"seq,omitzero"`
+	At    Seconds `json:"at"`   // since the transcript began
+	From  string  `json:"from"` // "client", "server", or "note": what the relay knows about it
 	Text  string  `json:"text"` // without its line end; secrets masked, control characters escaped
 	Bytes int64   `json:"bytes,omitzero"`
 }
@@ -256,7 +273,6 @@ type AttemptFinished struct {
 	TSched      Seconds          `json:"t_sched"` // due to claimed by a worker: our lag
 	Stages
 	NextAttempt time.Time `json:"next_attempt,omitzero"`
-	Transcript  []Line    `json:"transcript,omitzero"` // kept for attempts that failed
 }
 
 // Stages are the durations of an attempt.
@@ -426,6 +442,7 @@ type Remarked struct {
 
 func (SessionOpened) fact()       {}
 func (SessionClosed) fact()       {}
+func (TranscriptKept) fact()      {}
 func (SessionRefused) fact()      {}
 func (CommandAnswered) fact()     {}
 func (TLSNegotiated) fact()       {}

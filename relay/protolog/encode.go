@@ -168,6 +168,9 @@ func (ls transcript) MarshalLogArray(enc zapcore.ArrayEncoder) error {
 
 // MarshalLogObject writes the line as its JSON form has it.
 func (l *line) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	if l.Seq != 0 {
+		enc.AddInt("seq", l.Seq)
+	}
 	enc.AddFloat64("at", float64(time.Duration(l.At).Microseconds())/1e6)
 	enc.AddString("from", l.From)
 	enc.AddString("text", l.Text)

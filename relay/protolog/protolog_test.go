@@ -511,7 +511,7 @@ func TestNoSecrets(t *testing.T) {
 	l := open(t, &out, zapcore.DebugLevel, JSON)
 	lines := []event.Line{{From: "client", Text: "AUTH PLAIN ***", Bytes: int64(len(canary))}}
 	for _, ev := range []event.Event{
-		event.AuthFailed{User: "u", Mechanism: "PLAIN", Reason: "credentials"}, event.SessionClosed{Cause: "quit", Transcript: lines},
+		event.AuthFailed{User: "u", Mechanism: "PLAIN", Reason: "credentials"}, event.TranscriptKept{Reason: "failed", Transcript: lines},
 	} {
 		r := event.NewEmitter("").Stamp(ev)
 		l.Write(&r)

@@ -36,7 +36,7 @@ func FuzzSession(f *testing.F) {
 			Connectors: []Connector{open(plainAuth, func(c *Connector) {
 				c.Listen = nil
 				c.Limits.ProtocolErrors, c.Limits.MessageSize, c.Limits.HeaderSize = 30, 4096, 2048
-				c.Transcript = "all"
+				c.Transcript.Mode = "all"
 			})},
 		})
 		if err != nil {
@@ -100,7 +100,7 @@ func FuzzSession(f *testing.F) {
 		// A credential that is where it belongs, or where nothing belongs, is not kept.
 		secret := []byte("AGFubgByaWdodA==")
 		hidden := bytes.Count(in, secret) == bytes.Count(in, append([]byte("\nAUTH PLAIN "), secret...))+bytes.Count(in, append([]byte("\n"), secret...))
-		for _, l := range closed[0].Transcript {
+		for _, l := range conversation(rec) {
 			if hidden && strings.Contains(l.Text, string(secret)) || strings.ContainsAny(l.Text, "\r\n\x00\x1b") {
 				t.Errorf("transcript line %q", l.Text)
 			}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/netip"
 	"slices"
-	"strconv"
 	"time"
 
 	"waybill/relay/auth"
@@ -16,6 +15,7 @@ import (
 	"waybill/relay/mail"
 	"waybill/relay/policy"
 	"waybill/relay/throttle"
+	"waybill/relay/transcript"
 	"waybill/relay/wire"
 )
 
@@ -44,6 +44,7 @@ type Options struct {
 	DrainTimeout time.Duration     // how long transactions in hand may take at the end; zero means 25s
 	Ready        func() error      // nil, or asked before each transaction: an error answers 452 4.3.1
 	Lockout      *throttle.Lockout // holds off who guesses passwords; nil: with its defaults
+	Tap          *transcript.Tap   // nil, or where conversations can be watched
 }
 
 // A Connector is one receive connector: where it listens, for whom, and what
@@ -74,7 +75,7 @@ type Connector struct {
 	BareNewlineChunks string // in BDAT: "normalise" (when empty), since senders that use it may send bare newlines, or "reject"
 
 	Limits     Limits
-	Transcript string // which sessions' conversations are kept: "off", "failures" (when empty), "all", or failures and a share, such as "0.01"
+	Transcript transcript.Rule // which sessions' conversations are kept
 }
 
 // Limits bound what a client may use. Zero means the default that the comment
@@ -135,8 +136,7 @@ func (l Limits) withDefaults() Limits {
 type connector struct {
 	Connector
 	bare, bareChunks wire.Newline
-	keep             float64 // share of orderly sessions whose transcript is kept
-	script           bool    // transcripts are made
+	keep             *transcript.Chooser
 	mechanisms       []auth.Mechanism
 	rateBy           throttle.By
 	*counters        // from Server.take
@@ -150,7 +150,7 @@ func newConnector(c Connector) (*connector, error) {
 		return fmt.Errorf("receive connector %s: %w", c.Name, fmt.Errorf(format, v...))
 	}
 	c.Limits = c.Limits.withDefaults()
-	out := &connector{Connector: c, script: true}
+	out := &connector{Connector: c}
 	switch c.TLSMode {
 	case "", "off":
 		if c.TLSRequired {
@@ -171,16 +171,8 @@ func newConnector(c Connector) (*connector, error) {
 	if out.bareChunks, err = newline(c.BareNewlineChunks, wire.Normalise); err != nil {
 		return nil, bad("%w", err)
 	}
-	switch c.Transcript {
-	case "off":
-		out.script = false
-	case "", "failures":
-	case "all":
-		out.keep = 1
-	default:
-		if out.keep, err = strconv.ParseFloat(c.Transcript, 64); err != nil || out.keep < 0 || out.keep > 1 {
-			return nil, bad("transcript %q: off, failures, all, or a share such as 0.01", c.Transcript)
-		}
+	if out.keep, err = transcript.NewChooser(c.Transcript); err != nil {
+		return nil, bad("%w", err)
 	}
 	if c.AuthRequired && c.Auth == nil {
 		return nil, bad("authentication is required, and there are no users")

@@ -3,7 +3,6 @@ package smtpin
 import (
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"runtime/debug"
@@ -15,6 +14,7 @@ import (
 	"waybill/relay/mail"
 	"waybill/relay/policy"
 	"waybill/relay/throttle"
+	"waybill/relay/transcript"
 	"waybill/relay/wire"
 
 	"github.com/emersion/go-smtp"
@@ -41,6 +41,9 @@ type session struct {
 	tx       *transaction
 	messages int
 	begun    bool // SessionOpened is stated
+
+	script *transcript.Log
+	sender bool // one of its senders is named by the transcript's rule
 }
 
 func (s *Server) newSession(c *connector, raw net.Conn, remote, local netip.AddrPort) *session {
@@ -54,12 +57,15 @@ func (s *Server) newSession(c *connector, raw net.Conn, remote, local netip.Addr
 	if c.Permissions.BypassSize {
 		announced = 0
 	}
+	ses.script = transcript.New(now, c.keep.Keeps(), s.opts.Tap, transcript.Party{
+		Session: ses.id, Direction: event.Inbound, Connector: c.Name, ClientIP: remote.Addr(),
+	})
 	ses.conn = &conn{ses: ses, Conn: wire.New(raw, wire.Options{
 		Hostname: c.hostname(s.opts), Banner: c.Banner, Connector: c.Name, Client: remote.Addr(),
 		TLS: c.TLS, Implicit: c.TLSMode == "implicit", ClientNames: c.ClientNames, MaxSize: announced,
 		BareNewline: c.bare, BareNewlineChunks: c.bareChunks,
 		CommandTimeout: c.Limits.CommandTimeout, SessionTimeout: c.Limits.SessionTimeout,
-		ProtocolErrors: c.Limits.ProtocolErrors, Tarpit: c.Limits.Tarpit, NoTranscript: !c.script,
+		ProtocolErrors: c.Limits.ProtocolErrors, Tarpit: c.Limits.Tarpit, Transcript: ses.script,
 		Emitter: ses.emit,
 		Hooks: wire.Hooks{
 			Secured: ses.opened, Mechanisms: ses.mechanisms, Begin: ses.begin, Refused: ses.refusedByWire, AuthEnded: ses.authEnded,
@@ -89,14 +95,28 @@ func (s *session) closed(sum wire.Summary) {
 		s.emit.Emit(event.SessionRefused{Connector: s.c.Name, ClientIP: s.remote.Addr(), Reason: reason})
 		return
 	}
-	fact := event.SessionClosed{
+	s.keep(sum)
+	s.emit.Emit(event.SessionClosed{
 		Direction: event.Inbound, Connector: s.c.Name, ClientIP: s.remote.Addr(), AuthUser: s.user, Cause: sum.Cause,
 		Commands: sum.Commands, Messages: s.messages, BytesIn: sum.BytesIn, BytesOut: sum.BytesOut, Duration: event.Secs(sum.Duration),
+	})
+}
+
+// keep states what was said, if it is to be kept.
+func (s *session) keep(sum wire.Summary) {
+	s.script.Note(time.Now(), "(session closed: "+sum.Cause+")")
+	reason := s.c.keep.Why(transcript.Session{Failed: sum.Failed, Slow: sum.Slow, ClientIP: s.remote.Addr(), User: s.user, Sender: s.sender})
+	if reason == "" {
+		return
 	}
-	if s.c.script && (sum.Failed || sum.Slow || s.c.keep >= 1 || s.c.keep > 0 && rand.Float64() < s.c.keep) { //nolint:gosec // sampling
-		fact.Transcript = s.conn.Transcript()
+	lines, said, cut := s.script.Lines()
+	if len(lines) == 0 {
+		return
 	}
-	s.emit.Emit(fact)
+	s.emit.Emit(event.TranscriptKept{
+		Direction: event.Inbound, Connector: s.c.Name, ClientIP: s.remote.Addr(), AuthUser: s.user, Reason: reason,
+		Began: s.script.Began().UTC().Truncate(time.Microsecond), Lines: said, Cut: cut, Transcript: lines,
+	})
 }
 
 // peer is the client as relay control sees it.
@@ -110,6 +130,7 @@ func (s *session) peer() policy.Peer {
 func (s *session) Mail(string, *smtp.MailOptions) (err error) {
 	defer s.guard("MAIL", &err)
 	env, at := s.conn.Envelope()
+	s.sender = s.sender || s.c.keep.Sender(event.Sender(env.Sender))
 	if e := s.mayMail(env); e != nil {
 		s.emit.Emit(event.SenderRefused{Refusal: s.refusal(e, env)})
 		return answer(e)

@@ -148,7 +148,7 @@ func TestAuthentication(t *testing.T) {
 			c.begin()
 			c.talk(test.talk...)
 			_ = c.c.Close()
-			closed := await[event.SessionClosed](t, r.rec, 1)[0]
+			await[event.SessionClosed](t, r.rec, 1)
 			var got []string
 			for _, f := range facts[event.AuthFailed](r.rec) {
 				got = append(got, fmt.Sprintf("%s %d", f.Reason, f.Code))
@@ -156,7 +156,7 @@ func TestAuthentication(t *testing.T) {
 			if strings.Join(got, ",") != test.want {
 				t.Errorf("stated %s, want %s", strings.Join(got, ","), test.want)
 			}
-			for _, l := range closed.Transcript {
+			for _, l := range conversation(r.rec) {
 				for _, secret := range []string{annRight, annWrong, nobody, "QUJD"} {
 					if strings.Contains(l.Text, secret) {
 						t.Errorf("transcript has %q", l.Text)
@@ -352,7 +352,7 @@ func TestRefusals(t *testing.T) {
 			c.begin()
 			c.talk(test.talk...)
 			_ = c.c.Close()
-			closed := await[event.SessionClosed](t, r.rec, 1)[0]
+			await[event.SessionClosed](t, r.rec, 1)
 			var got []string
 			state := func(kind, whom string, f event.Refusal) {
 				s := fmt.Sprintf("%s %s %d %s", kind, whom, f.Code, f.Reason)
@@ -376,7 +376,7 @@ func TestRefusals(t *testing.T) {
 			if s := strings.Join(got, ","); s != test.want {
 				t.Errorf("stated %q\nwant   %q", s, test.want)
 			}
-			if closed.Transcript == nil {
+			if conversation(r.rec) == nil {
 				t.Error("no transcript of a session that was refused something")
 			}
 			a.mu.Lock()
@@ -481,7 +481,7 @@ func TestPanics(t *testing.T) {
 				t.Errorf("the session went on: %q", rest)
 			}
 			closed := await[event.SessionClosed](t, r.rec, 1)[0]
-			if closed.Cause != "panic" || closed.Transcript == nil {
+			if closed.Cause != "panic" || conversation(r.rec) == nil {
 				t.Errorf("closed = %+v", closed)
 			}
 			if f := facts[event.Panicked](r.rec); len(f) != 1 || f[0].Value != `boom \x1b[31m` || !strings.Contains(f[0].Stack, "session_test.go") {
@@ -681,34 +681,6 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-func TestTranscriptChoice(t *testing.T) {
-	for _, test := range []struct {
-		name, mode string
-		fail       bool
-		want       bool
-	}{
-		{"failures, good", "failures", false, false},
-		{"failures, bad", "failures", true, true},
-		{"all", "all", false, true},
-		{"off", "off", true, false},
-		{"none of the good", "0", false, false},
-		{"each of the good", "1.0", false, true},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			r := start(t, Options{Connectors: []Connector{open(func(c *Connector) { c.Transcript = test.mode })}})
-			c := r.dial(t)
-			c.begin()
-			if test.fail {
-				c.talk("WHAT=>500")
-			}
-			c.talk("QUIT=>221")
-			if got := await[event.SessionClosed](t, r.rec, 1)[0].Transcript != nil; got != test.want {
-				t.Errorf("transcript %t, want %t", got, test.want)
-			}
-		})
-	}
-}
-
 func TestNewRefusesNonsense(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -722,7 +694,7 @@ func TestNewRefusesNonsense(t *testing.T) {
 		{"users", func(c *Connector) { c.AuthRequired = true }, "there are no users"},
 		{"mechanism", func(c *Connector) { c.Mechanisms = []string{"MAGIC"} }, "unknown mechanism"},
 		{"newline", func(c *Connector) { c.BareNewline = "keep" }, "bare_newline"},
-		{"transcript", func(c *Connector) { c.Transcript = "2" }, "transcript"},
+		{"transcript", func(c *Connector) { c.Transcript.Mode = "2" }, "transcript"},
 		{"rate", func(c *Connector) { c.Limits.RateBy = "moon" }, "rate_by"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -402,7 +402,7 @@ func TestMessage(t *testing.T) {
 	}
 
 	closed := await[event.SessionClosed](t, r.rec, 1)[0]
-	if closed.Cause != "quit" || closed.Messages != 1 || closed.Commands != 6 || closed.BytesIn == 0 || closed.BytesOut == 0 || closed.Transcript != nil {
+	if closed.Cause != "quit" || closed.Messages != 1 || closed.Commands != 6 || closed.BytesIn == 0 || closed.BytesOut == 0 || conversation(r.rec) != nil {
 		t.Errorf("closed = %+v", closed)
 	}
 	if o := facts[event.SessionOpened](r.rec); len(o) != 1 || o[0].Connector != "test" || o[0].ClientPort == 0 || o[0].LocalPort == 0 {

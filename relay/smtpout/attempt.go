@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,7 +28,7 @@ type attempt struct {
 	ctx context.Context // an attempt lives no longer than the call that has it
 	hop route.Hop
 	m   *Message
-	log *transcript
+	log *script
 
 	outcomes []mail.Outcome
 	pending  []int // recipients without a final outcome
@@ -197,6 +198,10 @@ func (w *walk) reuse(s *session) bool {
 // speak runs transactions on s until nothing is left that it would take now.
 func (a *attempt) speak(s *session) *failure {
 	s.a, s.r.log = a, a.log
+	a.log.speaksTo(s.id, s.at)
+	if s.transactions > 0 {
+		a.log.note("session reused, after " + strconv.Itoa(s.transactions) + " transactions")
+	}
 	a.use(s)
 	stop := context.AfterFunc(a.ctx, s.kill)
 	var f *failure
@@ -363,7 +368,7 @@ func (a *attempt) addresses(h host, smart bool) ([]netip.Addr, *failure) {
 
 // result makes the outcome of every recipient that has none, and the Result.
 func (a *attempt) result() Result {
-	via, relayed := a.via, true
+	via := a.via
 	for i := range a.outcomes {
 		if a.outcomes[i].Disposition == 0 {
 			if a.failed == nil {
@@ -375,7 +380,6 @@ func (a *attempt) result() Result {
 			a.outcomes[i] = a.failed.outcome(a.m.Envelope.Recipients[i].Address)
 			via = a.failedAt
 		}
-		relayed = relayed && a.outcomes[i].Disposition == mail.Relayed
 	}
 	r := Result{
 		Outcomes: a.outcomes, Stages: a.stages, Session: via.session, RemoteName: via.at.name, Remote: via.at.addr, Local: via.local,
@@ -387,9 +391,7 @@ func (a *attempt) result() Result {
 	if r.TLSVerify == "" {
 		r.TLSVerify = "none"
 	}
-	if !relayed {
-		r.Transcript = a.log.export()
-	}
+	a.keep(&r)
 	return r
 }
 

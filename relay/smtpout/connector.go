@@ -17,6 +17,7 @@ import (
 
 	"waybill/relay/mail"
 	"waybill/relay/route"
+	"waybill/relay/transcript"
 )
 
 // Connector hands messages to the next hops of one send connector. It is safe
@@ -25,6 +26,7 @@ type Connector struct {
 	opts    Options
 	tls     *tls.Config
 	self    map[netip.AddrPort]bool
+	keep    *transcript.Chooser
 	sources atomic.Uint32 // which source address is next
 
 	mu      sync.Mutex
@@ -69,6 +71,10 @@ func New(opts Options) (*Connector, error) {
 	default:
 		bad("unknown auth mechanism %q", opts.Auth.Mechanism)
 	}
+	keep, err := transcript.NewChooser(opts.Transcript)
+	if err != nil {
+		errs = append(errs, err)
+	}
 	needsDNS := len(opts.SmartHosts) == 0
 	for _, h := range opts.SmartHosts {
 		if _, err := netip.ParseAddr(h.Host); err != nil {
@@ -106,7 +112,7 @@ func New(opts Options) (*Connector, error) {
 		cfg.ClientSessionCache = tls.NewLRUClientSessionCache(256)
 	}
 	return &Connector{
-		opts: opts, tls: cfg, self: ownAddresses(opts.Self),
+		opts: opts, tls: cfg, self: ownAddresses(opts.Self), keep: keep,
 		idle: map[string][]*session{}, perHop: map[string]int{}, changed: make(chan struct{}),
 		dead: map[netip.AddrPort]time.Time{},
 	}, nil
@@ -232,7 +238,7 @@ func (c *Connector) dial(ctx context.Context, to netip.AddrPort) (net.Conn, erro
 // connection and returns.
 func (c *Connector) Attempt(ctx context.Context, hop route.Hop, m Message) Result {
 	a := &attempt{
-		c: c, ctx: ctx, hop: hop, m: &m, log: newTranscript(),
+		c: c, ctx: ctx, hop: hop, m: &m, log: c.newScript(&m),
 		outcomes: make([]mail.Outcome, len(m.Envelope.Recipients)), pending: make([]int, len(m.Envelope.Recipients)),
 	}
 	for i := range a.pending {
@@ -243,7 +249,5 @@ func (c *Connector) Attempt(ctx context.Context, hop route.Hop, m Message) Resul
 		a.run()
 	}
 	a.body.close()
-	r := a.result()
-	a.log.free()
-	return r
+	return a.result()
 }

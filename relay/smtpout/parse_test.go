@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"waybill/relay/mail"
+	"waybill/relay/transcript"
 )
 
 func parse(in io.Reader) (mail.Reply, error) {
@@ -86,7 +87,7 @@ func FuzzReadReply(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r := bytes.NewReader(in)
-		p := replyReader{r: bufio.NewReaderSize(r, 4<<10), log: &transcript{start: time.Now()}}
+		p := replyReader{r: bufio.NewReaderSize(r, 4<<10), log: &script{log: transcript.New(time.Now(), true, nil, transcript.Party{})}}
 		err := p.read()
 		if len(p.text) > maxReplyOctets+maxReplyLine {
 			t.Errorf("holds %d octets", len(p.text))
@@ -105,7 +106,8 @@ func FuzzReadReply(f *testing.F) {
 			t.Errorf("%d lines", strings.Count(got.Text, "\n")+1)
 		}
 		parseExtensions(p.text)
-		for _, l := range p.log.export() {
+		said, _, _ := p.log.log.Lines()
+		for _, l := range said {
 			if strings.ContainsFunc(l.Text, isControl) || !utf8.ValidString(l.Text) {
 				t.Errorf("line %q", l.Text)
 			}

@@ -28,7 +28,7 @@ type replyReader struct {
 	r    *bufio.Reader
 	code int
 	text []byte // lines apart by '\n', without codes; as it came
-	log  *transcript
+	log  *script
 }
 
 // read reads one reply (RFC 5321 section 4.2). A bare LF ends a line too, and

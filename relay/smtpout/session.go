@@ -118,6 +118,7 @@ func (s *session) until(d time.Duration) time.Time {
 // open connects to at and brings the session to where MAIL may follow.
 func (a *attempt) open(at target, level TLSLevel) (*session, *failure) {
 	c := a.c
+	a.log.speaksTo("", at)
 	a.log.note("connect " + at.String())
 	start := time.Now()
 	tcp, err := c.dial(a.ctx, at.addr)
@@ -134,6 +135,7 @@ func (a *attempt) open(at target, level TLSLevel) (*session, *failure) {
 		c: c, id: mail.NewID(time.Now()), at: at, tcp: tcp, conn: tcp, opened: time.Now(), hop: a.hop.Name, tlsVerify: "none", a: a,
 	}
 	s.emit = c.opts.Emitter.Source(event.SourceSMTPOut).Session(s.id)
+	a.log.speaksTo(s.id, at)
 	s.r = replyReader{r: bufio.NewReaderSize(s, 4<<10), log: a.log}
 	s.w = bufio.NewWriterSize(s, 16<<10)
 	if l, ok := tcp.LocalAddr().(*net.TCPAddr); ok {

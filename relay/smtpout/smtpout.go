@@ -26,6 +26,7 @@ import (
 	"waybill/relay/event"
 	"waybill/relay/mail"
 	"waybill/relay/route"
+	"waybill/relay/transcript"
 )
 
 // TLSLevel is how much a send connector wants of TLS.
@@ -57,6 +58,8 @@ type Options struct {
 	Emitter       event.Emitter
 	Self          []netip.AddrPort // our own listeners; an unspecified address stands for all of this machine's
 	AllowLoopback bool             // next hops on loopback and our own addresses may come from the DNS
+	Transcript    transcript.Rule  // which attempts' conversations are kept
+	Tap           *transcript.Tap  // nil, or where conversations can be watched
 	AllowPrivate  bool             // next hops in private networks may come from the DNS; AllowLoopback implies it
 }
 
@@ -106,7 +109,16 @@ type Result struct {
 	TLSVerify  string       // none, unverified, pkix, pkix_name
 	DSN        bool         // the next hop takes DSN parameters (RFC 3461)
 	Closed     bool         // the connector was closed before the attempt began: nothing was tried
-	Transcript []event.Line // filled when any outcome is not Relayed
+	Transcript []event.Line // what was said, if it is to be kept
+	Kept       Kept         // about Transcript
+}
+
+// Kept says why a conversation is kept, and how much of it.
+type Kept struct {
+	Reason string // a word of [transcript.Reasons]
+	Began  time.Time
+	Lines  int // that were said
+	Cut    int // how many of them are left out
 }
 
 // Attempter makes attempts; [Connector] is the real one.

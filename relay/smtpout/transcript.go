@@ -1,21 +1,16 @@
 package smtpout
 
 import (
-	"strconv"
-	"strings"
-	"sync"
 	"time"
 
 	"waybill/relay/event"
+	"waybill/relay/mail"
+	"waybill/relay/transcript"
 )
 
-// Bounds of a transcript. Failures are near its end, so it keeps a head and
-// lets the rest go round.
-const (
-	maxLines     = 160
-	headLines    = 40
-	maxLineBytes = 512
-)
+// slowAttempt is from when on the conversation of an attempt that went well is
+// kept, because somebody will ask; chosen by taste.
+const slowAttempt = 30 * time.Second
 
 type speaker uint8
 
@@ -24,92 +19,55 @@ const (
 	fromServer
 )
 
-func (f speaker) String() string { return [...]string{"client", "server"}[f] }
-
-// transcript is the conversation of one attempt. It costs no allocation until
-// somebody wants to read it.
-type transcript struct {
-	start time.Time
-	lines []line
-	next  int // where the next line goes when full: from headLines to maxLines
-	lost  int
+// script is the conversation of one attempt. A nil script keeps nothing.
+type script struct {
+	log *transcript.Log
+	who transcript.Party
 }
 
-type line struct {
-	at    time.Duration
-	from  speaker
-	bytes int64
-	text  []byte
+// newScript begins the conversation of an attempt.
+func (c *Connector) newScript(m *Message) *script {
+	s := &script{who: transcript.Party{Direction: event.Outbound, Connector: c.opts.Name, Message: m.ID}}
+	s.log = transcript.New(time.Now(), c.keep.Keeps(), c.opts.Tap, s.who)
+	return s
 }
 
-var transcripts = sync.Pool{New: func() any { return new(transcript) }}
-
-func newTranscript() *transcript {
-	t := transcripts.Get().(*transcript)
-	t.start, t.lines, t.next, t.lost = time.Now(), t.lines[:0], headLines, 0
-	return t
+// speaksTo says which session the conversation is in from now on.
+func (s *script) speaksTo(session string, at target) {
+	s.who.Session, s.who.RemoteName, s.who.RemoteIP = session, at.name, at.addr.Addr()
+	s.log.Identify(s.who)
 }
 
-func (t *transcript) free() { transcripts.Put(t) }
-
-// add keeps one line. Secrets must not come here. A nil transcript keeps none.
-func (t *transcript) add(from speaker, text []byte, bytes int64) {
-	if t == nil {
-		return
-	}
-	var l *line
-	switch {
-	case len(t.lines) < min(cap(t.lines), maxLines):
-		t.lines = t.lines[:len(t.lines)+1]
-		l = &t.lines[len(t.lines)-1]
-	case len(t.lines) < maxLines:
-		t.lines = append(t.lines, line{})
-		l = &t.lines[len(t.lines)-1]
+// add keeps one line; octets is the size of a content.
+func (s *script) add(from speaker, text []byte, octets int64) {
+	switch now := time.Now(); {
+	case s == nil:
+	case octets > 0:
+		s.log.Content(now, octets)
+	case from == fromServer:
+		s.log.Server(now, text)
 	default:
-		l = &t.lines[t.next]
-		t.lost++
-		if t.next++; t.next == maxLines {
-			t.next = headLines
-		}
+		s.log.Client(now, text)
 	}
-	l.at, l.from, l.bytes = time.Since(t.start), from, bytes
-	l.text = append(l.text[:0], text[:min(len(text), maxLineBytes)]...)
 }
 
-func (t *transcript) note(text string) { t.add(fromClient, []byte("("+text+")"), 0) }
-
-// export gives the lines in order, fit for records.
-func (t *transcript) export() []event.Line {
-	out := make([]event.Line, 0, len(t.lines)+1)
-	put := func(lines []line) {
-		for _, l := range lines {
-			out = append(out, event.Line{At: event.Secs(l.at), From: l.from.String(), Text: escape(l.text), Bytes: l.bytes})
-		}
+func (s *script) note(text string) {
+	if s != nil {
+		s.log.Note(time.Now(), "("+text+")")
 	}
-	if t.lost == 0 {
-		put(t.lines)
-		return out
-	}
-	put(t.lines[:headLines])
-	out = append(out, event.Line{At: out[len(out)-1].At, From: fromClient.String(), Text: "(" + strconv.Itoa(t.lost) + " lines left out)"})
-	put(t.lines[t.next:])
-	put(t.lines[headLines:t.next])
-	return out
 }
 
-// escape writes control characters as Go does, so that a reader sees them.
-func escape(b []byte) string {
-	s := strings.ToValidUTF8(string(b), "\uFFFD")
-	if strings.IndexFunc(s, isControl) < 0 {
-		return s
+// keep puts the conversation into r if it is to be kept.
+func (a *attempt) keep(r *Result) {
+	about := transcript.Session{
+		Slow: r.Stages.Sum() >= slowAttempt, User: a.c.opts.Auth.Username, Sender: a.c.keep.Sender(event.Sender(a.m.Envelope.Sender)),
 	}
-	var out strings.Builder
-	for _, r := range s {
-		if isControl(r) {
-			out.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
-		} else {
-			out.WriteRune(r)
-		}
+	for i := range r.Outcomes {
+		about.Failed = about.Failed || r.Outcomes[i].Disposition != mail.Relayed
+		about.Uncertain = about.Uncertain || r.Outcomes[i].Uncertain
 	}
-	return out.String()
+	if reason := a.c.keep.Why(about); reason != "" {
+		r.Kept.Reason, r.Kept.Began = reason, a.log.log.Began().UTC().Truncate(time.Microsecond)
+		r.Transcript, r.Kept.Lines, r.Kept.Cut = a.log.log.Lines()
+	}
 }

@@ -240,7 +240,7 @@ func (b *Body) nextChunk() ([]byte, error) {
 // the next chunk begins.
 func (b *Body) nextCommand() error {
 	c := b.c
-	c.script.content(time.Now(), b.network)
+	c.script.Content(time.Now(), b.network)
 	c.nowAt = time.Now()
 	c.answer(250, "2.0.0", "chunk received")
 	for {
@@ -262,7 +262,7 @@ func (b *Body) nextCommand() error {
 		case bdat:
 			c.now = v
 			c.commands++
-			c.script.add(c.nowAt, true, line)
+			c.script.Client(c.nowAt, line)
 			n, last, ok := parseChunk(args)
 			if !ok {
 				c.bye(CauseProtocol, 501, "5.5.4", "malformed chunk size")
@@ -286,7 +286,7 @@ func (b *Body) nextCommand() error {
 			}
 			c.now = v
 			c.commands++
-			c.script.add(c.nowAt, true, []byte(v.String()+" (in a content)"))
+			c.script.Client(c.nowAt, []byte(v.String()+" (in a content)"))
 			c.offend(503, "5.5.1", "bad sequence of commands") // RFC 3030 section 2
 		}
 		if c.cause != "" {
@@ -377,7 +377,7 @@ func (c *Conn) endBody() error {
 		c.give(safeEnd)
 		return nil
 	}
-	c.script.content(time.Now(), b.network)
+	c.script.Content(time.Now(), b.network)
 	if b.mode == modeData {
 		c.now = dot
 	} else {
@@ -425,7 +425,7 @@ func (c *Conn) chunk(args []byte) {
 	// The octets follow whatever we think of the command (RFC 3030 section 2).
 	b.end()
 	b.open = false
-	c.script.content(time.Now(), b.network)
+	c.script.Content(time.Now(), b.network)
 	if b.broken {
 		if c.cause == CauseTimeout {
 			c.answer(421, "4.4.2", "timeout, closing connection")

@@ -11,6 +11,7 @@ import (
 
 	"waybill/relay/event"
 	"waybill/relay/mail"
+	"waybill/relay/transcript"
 )
 
 // verb is a command that this package knows.
@@ -236,10 +237,10 @@ func (c *Conn) lineError(err error) {
 	case errors.Is(err, errBinary) && c.auth.active:
 		c.abandon(501, "5.5.2", "malformed response", "malformed")
 	case errors.Is(err, errLongLine):
-		c.script.add(c.nowAt, true, []byte("(line too long)"))
+		c.script.Client(c.nowAt, []byte("(line too long)"))
 		c.offend(500, "5.5.2", "line too long")
 	case errors.Is(err, errBinary):
-		c.script.add(c.nowAt, true, []byte("(control characters)"))
+		c.script.Client(c.nowAt, []byte("(control characters)"))
 		if c.commands == 0 { // as of a TLS client on a plaintext port
 			c.bye(CauseProtocol, 554, "5.5.1", "this is SMTP")
 			return
@@ -271,7 +272,7 @@ func (c *Conn) dispatch(line []byte) {
 	v := verbOf(word)
 	c.now = v
 	if v != authenticate {
-		c.script.add(c.nowAt, true, c.shown(v, line))
+		c.script.Client(c.nowAt, c.shown(v, line))
 	}
 	c.commands++
 	switch v {
@@ -494,7 +495,7 @@ func (c *Conn) authenticate(args []byte) {
 	word, initial, has := bytes.Cut(bytes.TrimRight(args, " "), space)
 	initial = bytes.TrimLeft(initial, " ")
 	c.auth.mechanism = Mechanism(string(word))
-	c.script.add(c.nowAt, true, []byte("AUTH "+c.auth.mechanism+" ***"))
+	c.script.Client(c.nowAt, []byte("AUTH "+c.auth.mechanism+" ***"))
 	switch {
 	case !c.greeted || c.tx:
 		c.offend(503, "5.5.1", "bad sequence of commands")
@@ -518,22 +519,8 @@ func (c *Conn) authenticate(args []byte) {
 	}
 }
 
-// mechanisms are the SASL mechanisms that records name.
-var mechanisms = []string{
-	"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS",
-	"XOAUTH2", "OAUTHBEARER", "GSSAPI", "GSS-SPNEGO", "NTLM", "EXTERNAL", "ANONYMOUS",
-}
-
-// Mechanism is word as records may hold it: the name of a SASL mechanism, or
-// "other", since clients have been seen to send the credential in its place.
-func Mechanism(word string) string {
-	for _, m := range mechanisms {
-		if strings.EqualFold(m, word) {
-			return m
-		}
-	}
-	return "other"
-}
+// Mechanism is word as records may hold it; see [transcript.Mechanism].
+func Mechanism(word string) string { return transcript.Mechanism(word) }
 
 // saslName checks a mechanism's name (RFC 4422 section 3.1).
 func saslName(b []byte) bool {
@@ -562,11 +549,11 @@ func isBase64(b []byte) bool {
 func (c *Conn) response(line []byte) {
 	c.now = authenticate
 	if string(line) == "*" {
-		c.script.add(c.nowAt, true, line)
+		c.script.Client(c.nowAt, line)
 		c.abandon(501, "5.7.0", "authentication cancelled", "cancelled")
 		return
 	}
-	c.script.add(c.nowAt, true, []byte("***"))
+	c.script.Client(c.nowAt, []byte("***"))
 	if len(line) > 0 && !isBase64(line) {
 		c.abandon(501, "5.5.2", "malformed response", "malformed")
 		return

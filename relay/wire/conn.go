@@ -14,6 +14,7 @@ import (
 
 	"waybill/relay/event"
 	"waybill/relay/mail"
+	"waybill/relay/transcript"
 )
 
 // Options configure a Conn.
@@ -36,10 +37,10 @@ type Options struct {
 	MinRate        int64         // octets per second that a content must come at, on average; zero means 1024
 	ProtocolErrors int           // end the session after so many; zero means 5
 	Tarpit         time.Duration // delay of each 5xx reply while nobody is authenticated; zero means none
-	NoTranscript   bool
 
-	Emitter event.Emitter // with the session in its context
-	Hooks   Hooks
+	Transcript *transcript.Log // what both sides say is written here; nil: nowhere
+	Emitter    event.Emitter   // with the session in its context
+	Hooks      Hooks
 }
 
 // Hooks are what the session does when this package learns something. All but
@@ -121,7 +122,7 @@ type Conn struct {
 	pend   []byte // what go-smtp gets next
 	reply  []byte // what go-smtp says
 	wrbuf  [256]byte
-	script transcript
+	script *transcript.Log
 
 	started  time.Time
 	greeted  bool // HELO or EHLO came, after STARTTLS again
@@ -173,7 +174,7 @@ func New(raw net.Conn, opts Options) *Conn {
 	}
 	now := time.Now()
 	c := &Conn{opts: opts, raw: raw, cur: raw, started: now, nowAt: now, gone: make(chan struct{})}
-	c.script = transcript{off: opts.NoTranscript, start: now}
+	c.script = opts.Transcript
 	c.body.c = c
 	return c
 }
@@ -286,9 +287,6 @@ func (c *Conn) Recipient() mail.Recipient { return c.rcpt }
 // Transaction reports whether MAIL was accepted and its transaction is open.
 func (c *Conn) Transaction() bool { return c.tx }
 
-// Transcript is what both sides said so far; nil when none is kept.
-func (c *Conn) Transcript() []event.Line { return c.script.snapshot() }
-
 // HangUp ends the session after the reply that is being made.
 func (c *Conn) HangUp(cause string) { c.setCause(cause) }
 
@@ -351,7 +349,7 @@ func (c *Conn) panicked(v any) {
 	c.body.open = false
 	c.reply, c.now, c.swallow = c.reply[:0], none, false
 	c.out = append(c.out, "421 4.3.0 internal error\r\n"...)
-	c.script.add(time.Now(), false, []byte("421 4.3.0 internal error"))
+	c.script.Server(time.Now(), []byte("421 4.3.0 internal error"))
 	_ = c.flush()
 	if c.opts.Hooks.Panicked != nil {
 		defer func() { _ = recover() }() // the hook itself may be what is broken

@@ -73,13 +73,13 @@ func (c *Conn) replyLine(r mail.Reply, text []byte, more bool) {
 		}
 		c.out = append(c.out, b)
 	}
-	c.script.add(time.Now(), false, c.out[at:])
+	c.script.Server(time.Now(), c.out[at:])
 	c.out = append(c.out, '\r', '\n')
 }
 
 // put sends one line as it is, outside any command.
 func (c *Conn) put(line string) {
-	c.script.add(time.Now(), false, []byte(line))
+	c.script.Server(time.Now(), []byte(line))
 	c.out = append(c.out, line...)
 	c.out = append(c.out, '\r', '\n')
 }
@@ -143,7 +143,7 @@ func (c *Conn) settle() {
 		c.out = append(c.out, "334 "...)
 		c.out = append(c.out, r.Text...)
 		c.out = append(c.out, '\r', '\n')
-		c.script.add(time.Now(), false, []byte("334 ***"))
+		c.script.Server(time.Now(), []byte("334 ***"))
 		return
 	case v == ehlo && r.Code == 250:
 		c.answered(250, "")
