@@ -31,7 +31,12 @@ func story(t *testing.T) (*Store, mail.QueueID, mail.QueueID) {
 	}
 	bob, carol := event.Recipient{Address: "Bob@bücher.example"}, event.Recipient{Address: "carol@bücher.example"}
 	write(0, "S1", id, event.MessageQueued{Info: info, Recipients: []event.Recipient{bob, carol}, TReceive: event.Secs(300 * time.Millisecond), TAccept: event.Secs(5 * time.Millisecond)})
-	write(time.Second, "S1", "", event.SessionClosed{Direction: event.Inbound, Connector: "submission", ClientIP: info.ClientIP, Cause: "quit", Duration: event.Secs(time.Second), Transcript: []event.Line{{From: "server", Text: "220 hello"}, {From: "client", Text: "EHLO a"}}})
+	write(time.Second, "S1", "", event.SessionClosed{Direction: event.Inbound, Connector: "submission", ClientIP: info.ClientIP, Cause: "quit", Duration: event.Secs(time.Second)})
+	write(time.Second, "S1", "", event.TranscriptKept{
+		Direction: event.Inbound, Connector: "submission", ClientIP: info.ClientIP, Reason: "slow", Began: t0, Lines: 2,
+		Transcript: []event.Line{{Seq: 1, From: "server", Text: "220 hello"}, {Seq: 2, From: "client", Text: "EHLO a"}},
+	})
+	write(time.Second, "S9", "", event.TranscriptKept{Direction: event.Inbound, Connector: "submission", ClientIP: info.ClientIP, Reason: "failed", Began: t0, Lines: 1, Transcript: []event.Line{{Seq: 1, From: "server", Text: "220 another"}}})
 	with := func(r event.Recipient, d mail.Disposition, code int, class mail.Class) event.Recipient {
 		r.Disposition, r.Code, r.Class = d, code, class
 		return r
@@ -41,7 +46,11 @@ func story(t *testing.T) (*Store, mail.QueueID, mail.QueueID) {
 		Info: info, Hop: hop, Answer: grey, Disposition: mail.Deferred, OutSession: "S2", Attempt: 1,
 		Recipients: []event.Recipient{with(bob, mail.Deferred, 451, mail.ClassGreylist), with(carol, mail.Deferred, 451, mail.ClassGreylist)},
 		TSched:     event.Secs(100 * time.Millisecond), Stages: event.Stages{TDNS: event.Secs(50 * time.Millisecond), TConnect: event.Secs(150 * time.Millisecond)},
-		NextAttempt: t0.Add(62 * time.Second), Transcript: []event.Line{{From: "server", Text: "451 4.7.1 greylisted"}},
+		NextAttempt: t0.Add(62 * time.Second),
+	})
+	write(2*time.Second, "S2", id, event.TranscriptKept{
+		Direction: event.Outbound, Connector: "internet", RemoteName: hop.RemoteName, RemoteIP: hop.RemoteIP, Attempt: 1, Reason: "failed", Began: t0.Add(time.Second), Lines: 9, Cut: 8,
+		Transcript: []event.Line{{Seq: 9, From: "server", Text: "451 4.7.1 greylisted", Bytes: 20}},
 	})
 	write(5*time.Minute, "", id, event.RecipientLate{Info: info, Recipient: "Bob@bücher.example", Target: event.Secs(5 * time.Minute)})
 	no := event.Answer{Code: 550, Enhanced: "5.1.1", Reply: "no such user", Verb: "RCPT", Class: mail.ClassInvalidRecipient}
@@ -104,8 +113,18 @@ func TestStory(t *testing.T) {
 				t.Errorf("related of the report: %v", back.Related)
 			}
 			tr := must1[*trackapi.Transcript](t)(s.Transcript(t.Context(), string(id)))
-			if len(tr.Conversations) != 2 || tr.Conversations[0].Direction != "inbound" || tr.Conversations[0].Peer != "192.0.2.9" || len(tr.Conversations[0].Lines) != 2 || tr.Conversations[1].Session != "S2" {
+			if len(tr.Conversations) != 2 || tr.Conversations[0].Direction != "inbound" || tr.Conversations[0].Peer != "192.0.2.9" || len(tr.Conversations[0].Lines) != 2 || tr.Conversations[0].Lines[1].Text != "EHLO a" || tr.Conversations[0].Reason != "slow" {
+				t.Fatalf("transcript %+v", tr)
+			}
+			if c := tr.Conversations[1]; c.Session != "S2" || c.QueueID != string(id) || c.Attempt != 1 || c.Disposition != "deferred" || c.Peer != "mx1.example.net" || c.Said != 9 || c.Cut != 8 ||
+				c.Lines[0] != (trackapi.TranscriptLine{Seq: 9, From: "server", Text: "451 4.7.1 greylisted", Bytes: 20}) {
 				t.Errorf("transcript %+v", tr)
+			}
+			if tr := must1[*trackapi.Transcript](t)(s.SessionTranscript(t.Context(), "S9")); len(tr.Conversations) != 1 || tr.Conversations[0].Lines[0].Text != "220 another" {
+				t.Errorf("transcript of the session %+v", tr)
+			}
+			if _, err := s.SessionTranscript(t.Context(), "S10"); !errors.Is(err, ErrNoSession) {
+				t.Errorf("transcript of no session: %v", err)
 			}
 			if tr := must1[*trackapi.Transcript](t)(s.Transcript(t.Context(), string(dsn))); tr.Note == "" || len(tr.Conversations) != 0 {
 				t.Errorf("transcript of the report %+v", tr)

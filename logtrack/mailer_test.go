@@ -127,7 +127,6 @@ func (m *mailer) next() []event.Record {
 			ev.Disposition = mail.Deferred
 			ev.Answer = event.Answer{Code: 451, Enhanced: "4.7.1", Reply: deferReplies[m.rng.IntN(len(deferReplies))], Verb: "RCPT", Class: mail.ClassGreylist, ClassRule: "greylist"}
 			ev.NextAttempt = now.Add(5 * time.Minute)
-			ev.Transcript = []event.Line{{At: m.secs(0.1), From: "server", Text: "220 " + mx + " ESMTP"}, {At: m.secs(0.2), From: "client", Text: "EHLO relay.example"}}
 		case x >= 96 || x == 0:
 			ev.Disposition = mail.Bounced
 			ev.Answer = event.Answer{Code: 550, Enhanced: "5.1.1", Reply: bounceReplies[m.rng.IntN(len(bounceReplies))], Verb: "RCPT", Class: mail.ClassInvalidRecipient, ClassRule: "unknown_user"}

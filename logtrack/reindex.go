@@ -34,13 +34,15 @@ const maxLine = 64 << 20
 // retention counts from when a thing happened.
 func (s *Store) Reindex(ctx context.Context, lines io.Reader) (Reindexed, error) {
 	var done Reindexed
-	x := &importer{s: s, days: map[string]*memBlock{}}
-	limit := time.Now().Add(-s.opts.Retention)
+	facts := &importer{s: s, days: map[string]*memBlock{}}
+	talks := &importer{s: s.talks, days: map[string]*memBlock{}}
+	sealAll := func() error { return errors.Join(facts.sealAll(), talks.sealAll()) }
+	now := time.Now()
 	sc := bufio.NewScanner(lines)
 	sc.Buffer(make([]byte, 0, 64<<10), maxLine)
 	for sc.Scan() {
 		if err := ctx.Err(); err != nil {
-			return done, errors.Join(err, x.sealAll())
+			return done, errors.Join(err, sealAll())
 		}
 		done.Lines++
 		var r event.Record
@@ -52,7 +54,11 @@ func (s *Store) Reindex(ctx context.Context, lines io.Reader) (Reindexed, error)
 			continue
 		}
 		r.Time = r.Time.UTC()
-		if r.Time.Before(limit) {
+		x := facts
+		if s.home(&r) == s.talks {
+			x = talks
+		}
+		if r.Time.Before(now.Add(-x.s.opts.Retention)) {
 			done.Old++
 			continue
 		}
@@ -66,7 +72,7 @@ func (s *Store) Reindex(ctx context.Context, lines io.Reader) (Reindexed, error)
 			done.Known++
 		}
 	}
-	return done, errors.Join(sc.Err(), x.sealAll())
+	return done, errors.Join(sc.Err(), sealAll())
 }
 
 // importer builds blocks of past facts, one for each day at a time.
@@ -188,7 +194,7 @@ func (p *partition) busyReading() bool {
 }
 
 // Export writes the facts from from on and before to as log lines, in the order
-// of time: what [Store.Reindex] reads.
+// of time, and then the conversations: what [Store.Reindex] reads.
 func (s *Store) Export(ctx context.Context, w io.Writer, from, to time.Time) (int, error) {
 	n := 0
 	out := bufio.NewWriterSize(w, 1<<20)
@@ -214,7 +220,11 @@ func (s *Store) Export(ctx context.Context, w io.Writer, from, to time.Time) (in
 			if page.Cut != "" {
 				err = errors.New(page.Cut)
 			}
-			return n, errors.Join(err, out.Flush())
+			if err = errors.Join(err, out.Flush()); err != nil || s.talks == nil {
+				return n, err
+			}
+			talks, err := s.talks.Export(ctx, w, from, to)
+			return n + talks, err
 		}
 		q.Cursor = page.Cursor
 	}

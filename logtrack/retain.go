@@ -32,6 +32,9 @@ func (s *Store) Run(ctx context.Context) error {
 
 // maintain does what Run does, once.
 func (s *Store) maintain(now time.Time) {
+	if s.talks != nil {
+		s.talks.maintain(now)
+	}
 	s.mu.Lock()
 	if m := s.open; m != nil && (now.Sub(m.since) > blockAge || m.since.UTC().YearDay() != now.UTC().YearDay()) {
 		s.rotate()

@@ -41,11 +41,15 @@ const (
 type Options struct {
 	Dir          string        // of the store alone; created when missing
 	Retention    time.Duration // how long facts are kept; zero means 30 days
-	MaxBytes     int64         // on disk; the oldest facts go first; zero means 20 GiB
+	MaxBytes     int64         // on disk; the oldest facts go first; zero means 20 GiB. An eighth of it is for conversations
 	CacheBytes   int64         // decoded columns kept in memory; zero means 64 MiB
 	QueryTimeout time.Duration // after which a query answers with what it has; zero means 10s
 	Logger       *zap.Logger   // nil: none
 	Observe      func(kind string, took time.Duration)
+
+	TranscriptRetention time.Duration // how long conversations are kept; zero means 7 days, and Retention is the most
+
+	talks bool // this is the store of conversations of another
 }
 
 // Store is the tracking store of one node.
@@ -82,6 +86,7 @@ type Store struct {
 
 	cache *viewCache
 	tails tails
+	talks *Store // of conversations; nil in that store itself
 
 	duplicates, protocolDrops, failureDrops, closedDrops, panics atomic.Int64
 	journalErrors, sealErrors, readErrors                        atomic.Int64
@@ -170,6 +175,9 @@ func Open(opts Options) (*Store, error) {
 		return nil, err
 	}
 	if err := s.recover(); err != nil {
+		return nil, errors.Join(err, s.closePartitions())
+	}
+	if err := s.openTalks(); err != nil {
 		return nil, errors.Join(err, s.closePartitions())
 	}
 	s.openSeq = s.nextSeq
@@ -410,7 +418,7 @@ func (s *Store) Write(r *event.Record) {
 		return
 	}
 	p := plans[reflect.TypeOf(r.Event)]
-	if p == nil {
+	if p == nil || s.takesTalk(r) {
 		return
 	}
 	scratch := framePool.Get().(*[]byte)
@@ -839,6 +847,10 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	close(s.stop)
 	s.tails.close()
+	var talks error
+	if s.talks != nil {
+		talks = s.talks.Close()
+	}
 	s.workers.Wait()
 	s.flush(true) // only what could not be sealed
 	s.mu.Lock()
@@ -850,7 +862,7 @@ func (s *Store) Close() error {
 		}
 	}
 	s.mu.Unlock()
-	err := s.closePartitions()
+	err := errors.Join(s.closePartitions(), talks)
 	if left > 0 {
 		err = errors.Join(err, fmt.Errorf("%d blocks stay in the journal: %w", left, sealErr))
 	}
@@ -898,6 +910,9 @@ func (s *Store) Stats() Stats {
 		WriteErrors: map[string]int64{"journal": s.journalErrors.Load(), "seal": s.sealErrors.Load(), "read": s.readErrors.Load()},
 	}
 	st.Tails, st.TailsDropped = s.tails.stats()
+	if s.talks != nil {
+		st.addTalks(s.talks.Stats())
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	oldest := int64(0)
@@ -923,7 +938,7 @@ func (s *Store) Stats() Stats {
 	if oldest != 0 {
 		st.Oldest = time.UnixMicro(oldest).UTC()
 	}
-	st.Waiting = len(s.sealing)
+	st.Waiting += len(s.sealing)
 	if !s.oldestDue.IsZero() {
 		st.IndexLag = time.Since(s.oldestDue)
 	}

@@ -196,6 +196,10 @@ func trackShowCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show QUEUE-ID",
 		Short: "One message: its timeline, stages, and the next hops' words",
+		Long: `Shows one message: where it came from, each fact about it with the time since
+its acceptance, how long each stage took, and the messages that belong to it.
+With --transcript it shows what was said: in the session that handed the message
+in, and in the attempts to hand it on. An ID of a session may stand there too.`,
 		Example: `  waybill track show 01J9ZC3K5V8Q2M7RXT4W6Y0ABC
   waybill track show 01J9ZC3K5V8Q2M7RXT4W6Y0ABC --transcript`,
 		Args: cobra.ExactArgs(1),
@@ -205,12 +209,12 @@ func trackShowCmd(e *env) *cobra.Command {
 				return err
 			}
 			if transcript {
-				tr, err := c.Transcript(cmd.Context(), args[0])
+				tr, err := transcriptOf(cmd.Context(), c, args[0])
 				if err != nil {
 					return err
 				}
 				if e.format != "table" {
-					return render(e, tr, tr.Conversations, newTable())
+					return render(e, tr, tr.Conversations, transcriptTable(tr))
 				}
 				return e.drawTranscript(tr)
 			}
@@ -228,7 +232,7 @@ func trackShowCmd(e *env) *cobra.Command {
 			return e.drawTimeline(tl)
 		},
 	}
-	cmd.Flags().BoolVar(&transcript, "transcript", false, "the SMTP conversations that carried it")
+	cmd.Flags().BoolVar(&transcript, "transcript", false, "the SMTP conversations that carried it, or the one of a session")
 	return cmd
 }
 
@@ -287,11 +291,19 @@ func (e *env) drawTimeline(tl *trackapi.Timeline) error {
 			fmt.Fprintf(&b, "%10s %s   %s\n", "", e.paint("dim", rail), bar)
 		}
 	}
-	for _, r := range tl.Related {
-		fmt.Fprintf(&b, "\nrelated: %s (%s)\n", r.QueueID, r.Kind)
+	for i, r := range tl.Related {
+		if i == 0 {
+			b.WriteByte('\n')
+		}
+		fmt.Fprintf(&b, "related: %s (%s)%s\n", r.QueueID, r.Kind, e.paint("dim", "  "+relation[r.Kind]))
 	}
 	_, err := io.WriteString(e.out, b.String())
 	return err
+}
+
+// relation says what a related message is.
+var relation = map[string]string{
+	"dsn": "the report about it", "parent": "what it was made from", "split": "made from it", "resend": "it, sent again", "same_message_id": "has the same Message-ID",
 }
 
 func levelStyle(level string) string {
@@ -309,33 +321,19 @@ func (e *env) stageBar(stages []trackapi.Stage) string {
 	return strings.Join(parts, e.paint("dim", " · "))
 }
 
-func (e *env) drawTranscript(tr *trackapi.Transcript) error {
-	var b strings.Builder
-	for _, c := range tr.Conversations {
-		fmt.Fprintf(&b, "%s %s  %s  session %s\n", e.paint("bold", c.Direction), clean(c.Peer), c.Time.Local().Format("2006-01-02 15:04:05.000"), c.Session)
-		for _, l := range c.Lines {
-			arrow, style := "C:", "cyan"
-			if l.From == "server" {
-				arrow, style = "S:", ""
-			}
-			fmt.Fprintf(&b, "%s %s %s\n", e.paint("dim", fmt.Sprintf("%9.3f", l.At)), e.paint(style, arrow), clean(l.Text))
-		}
-		b.WriteByte('\n')
-	}
-	if tr.Note != "" {
-		fmt.Fprintln(&b, tr.Note)
-	}
-	_, err := io.WriteString(e.out, b.String())
-	return err
-}
-
 func trackTailCmd(e *env) *cobra.Command {
 	var q trackapi.Query
 	var from, to string
+	var protocol bool
+	var conversations trackapi.ProtocolFilter
 	cmd := &cobra.Command{
 		Use:   "tail [FILTER...]",
-		Short: "Watch facts as they happen",
+		Short: "Watch facts, or conversations, as they happen",
+		Long: `Shows facts as they happen, until interrupted. With --protocol it shows what
+clients, next hops and the relay say to each other, line by line and without
+secrets; that needs the operator role.`,
 		Example: `  waybill track tail
+  waybill track tail --protocol --client 10.0.0.5
   waybill track tail --event message_queued,recipient_bounced
   waybill track tail recipient:*@example.com -o jsonl | jq .reply`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -346,11 +344,18 @@ func trackTailCmd(e *env) *cobra.Command {
 			if e.format == "csv" {
 				return usagef("facts have no columns: use -o jsonl")
 			}
+			if !protocol && (conversations.Direction != "" || conversations.Session != "") {
+				return usagef("--direction and --session go with --protocol")
+			}
 			c.HTTP.Timeout = 0 // it goes on until interrupted
 			q.Q = strings.Join(args, " ")
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 			defer stop()
-			err = c.Tail(ctx, q, func(raw json.RawMessage) error { return e.tailLine(raw) })
+			if protocol {
+				err = e.watch(ctx, cmd, c, &q, conversations)
+			} else {
+				err = c.Tail(ctx, q, func(raw json.RawMessage) error { return e.tailLine(raw) })
+			}
 			if ctx.Err() != nil {
 				return nil //nolint:nilerr // interrupted, as a tail ends
 			}
@@ -358,6 +363,7 @@ func trackTailCmd(e *env) *cobra.Command {
 		},
 	}
 	queryFlags(cmd, &q, &from, &to)
+	protocolFlags(cmd, &protocol, &conversations)
 	for _, name := range []string{"from", "to", "min-latency"} {
 		_ = cmd.Flags().MarkHidden(name) // a tail is about now
 	}

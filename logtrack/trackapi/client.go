@@ -41,6 +41,11 @@ func (c *Client) Transcript(ctx context.Context, queueID string) (*Transcript, e
 	return get[Transcript](ctx, c, "/api/v1/messages/"+url.PathEscape(queueID)+"/transcript", nil)
 }
 
+// SessionTranscript is what was said in one session.
+func (c *Client) SessionTranscript(ctx context.Context, session string) (*Transcript, error) {
+	return get[Transcript](ctx, c, "/api/v1/sessions/"+url.PathEscape(session)+"/transcript", nil)
+}
+
 // Events searches facts.
 func (c *Client) Events(ctx context.Context, q Query) (*Events, error) {
 	return get[Events](ctx, c, "/api/v1/events", q.Values())
@@ -120,7 +125,47 @@ var ErrTailEnded = errors.New("live stream ended")
 // Tail calls each with every fact that matches q, as it happens, until ctx is
 // done, each returns an error, or the daemon ends the stream.
 func (c *Client) Tail(ctx context.Context, q Query, each func(record json.RawMessage) error) error {
-	res, err := c.do(ctx, http.MethodGet, "/api/v1/tail", q.Values(), nil)
+	return c.stream(ctx, "/api/v1/tail", q.Values(), each)
+}
+
+// ProtocolFilter selects conversations to watch. Zero fields select all.
+type ProtocolFilter struct {
+	ClientIP   string // address or CIDR of the client
+	Connector  string
+	Direction  string // inbound, outbound
+	RemoteHost string // name or address of the next hop
+	Session    string
+}
+
+// Values writes f as the parameters of a request.
+func (f ProtocolFilter) Values() url.Values {
+	v := url.Values{}
+	for name, s := range map[string]string{
+		"client_ip": f.ClientIP, "connector": f.Connector, "direction": f.Direction, "remote_host": f.RemoteHost, "session_id": f.Session,
+	} {
+		if s != "" {
+			v.Set(name, s)
+		}
+	}
+	return v
+}
+
+// TailProtocol calls each with every line of the conversations that f selects,
+// while they happen, until ctx is done, each returns an error, or the daemon
+// ends the stream.
+func (c *Client) TailProtocol(ctx context.Context, f ProtocolFilter, each func(ProtocolLine) error) error {
+	return c.stream(ctx, "/api/v1/protocol/tail", f.Values(), func(raw json.RawMessage) error {
+		var l ProtocolLine
+		if err := json.Unmarshal(raw, &l); err != nil {
+			return fmt.Errorf("answer of /api/v1/protocol/tail: %w", err)
+		}
+		return each(l)
+	})
+}
+
+// stream reads Server-Sent Events.
+func (c *Client) stream(ctx context.Context, path string, v url.Values, each func(json.RawMessage) error) error {
+	res, err := c.do(ctx, http.MethodGet, path, v, nil)
 	if err != nil {
 		return err
 	}

@@ -137,21 +137,47 @@ type Timeline struct {
 
 // TranscriptLine is one line of an SMTP conversation.
 type TranscriptLine struct {
-	At   float64 `json:"at"`   // seconds since the session was opened
-	From string  `json:"from"` // client or server
-	Text string  `json:"text"`
+	Seq   int     `json:"seq,omitempty"` // counts from 1; where lines are left out, so are their numbers
+	At    float64 `json:"at"`            // seconds since the conversation began
+	From  string  `json:"from"`          // client, server, or note: what the relay knows about it
+	Text  string  `json:"text"`
+	Bytes int64   `json:"bytes,omitempty"` // octets on the wire, of a content for example
 }
 
-// Conversation is one SMTP session that carried a message.
+// Conversation is one SMTP session that handed a message in, or the part of one
+// that was an attempt to hand it on.
 type Conversation struct {
-	Session   string           `json:"session_id"`
-	Direction string           `json:"direction"` // inbound, outbound
-	Peer      string           `json:"peer"`
-	Time      time.Time        `json:"time"`
-	Lines     []TranscriptLine `json:"lines"`
+	Session     string           `json:"session_id"`
+	QueueID     string           `json:"queue_id,omitempty"` // outbound
+	Direction   string           `json:"direction"`          // inbound, outbound
+	Connector   string           `json:"connector,omitempty"`
+	Peer        string           `json:"peer"`
+	AuthUser    string           `json:"auth_user,omitempty"`
+	Time        time.Time        `json:"time"`
+	Reason      string           `json:"reason,omitempty"`      // why it was kept: failed, uncertain, slow, client_ip, user, sender, all, sampled
+	Attempt     int              `json:"attempt,omitempty"`     // outbound
+	Disposition string           `json:"disposition,omitempty"` // outbound: of the attempt's worst recipient
+	Said        int              `json:"said"`                  // how many lines there were
+	Cut         int              `json:"cut,omitempty"`         // how many of them are left out
+	Lines       []TranscriptLine `json:"lines"`
 }
 
-// Transcript answers GET /api/v1/messages/{queue_id}/transcript.
+// ProtocolLine is one line of a conversation while it happens, as GET
+// /api/v1/protocol/tail sends it.
+type ProtocolLine struct {
+	Time       time.Time `json:"ts"`
+	Session    string    `json:"session_id,omitempty"` // empty before there is one
+	QueueID    string    `json:"queue_id,omitempty"`   // outbound
+	Direction  string    `json:"direction"`            // inbound, outbound
+	Connector  string    `json:"connector"`
+	ClientIP   string    `json:"client_ip,omitempty"`   // inbound
+	RemoteName string    `json:"remote_name,omitempty"` // outbound
+	RemoteIP   string    `json:"remote_ip,omitempty"`   // outbound
+	TranscriptLine
+}
+
+// Transcript answers GET /api/v1/messages/{queue_id}/transcript and GET
+// /api/v1/sessions/{session_id}/transcript.
 type Transcript struct {
 	Conversations []Conversation `json:"conversations"`
 	Note          string         `json:"note,omitempty"` // why there is none

@@ -12,6 +12,7 @@
 package trackhttp
 
 import (
+	"cmp"
 	"context"
 	_ "embed" // openapi.yaml
 	"encoding/json"
@@ -33,6 +34,7 @@ type Store interface {
 	Messages(ctx context.Context, q trackapi.Query) (*trackapi.Messages, error)
 	Message(ctx context.Context, queueID string) (*trackapi.Timeline, error)
 	Transcript(ctx context.Context, queueID string) (*trackapi.Transcript, error)
+	SessionTranscript(ctx context.Context, session string) (*trackapi.Transcript, error)
 	Events(ctx context.Context, q trackapi.Query) (*trackapi.Events, error)
 	Aggregate(ctx context.Context, q trackapi.AggregateQuery) (*trackapi.Aggregate, error)
 	Values(ctx context.Context, q trackapi.ValuesQuery) (*trackapi.Values, error)
@@ -90,8 +92,9 @@ func (h *handler) routes() map[string]http.HandlerFunc {
 			}
 			return s.Messages(r.Context(), q)
 		}),
-		"/api/v1/messages/{queue_id}":            h.one(func(r *http.Request, id string) (any, error) { return s.Message(r.Context(), id) }),
-		"/api/v1/messages/{queue_id}/transcript": h.one(func(r *http.Request, id string) (any, error) { return s.Transcript(r.Context(), id) }),
+		"/api/v1/messages/{queue_id}":              h.one(func(r *http.Request, id string) (any, error) { return s.Message(r.Context(), id) }),
+		"/api/v1/messages/{queue_id}/transcript":   h.one(func(r *http.Request, id string) (any, error) { return s.Transcript(r.Context(), id) }),
+		"/api/v1/sessions/{session_id}/transcript": h.one(func(r *http.Request, id string) (any, error) { return s.SessionTranscript(r.Context(), id) }),
 		"/api/v1/events": h.query(func(r *http.Request) (any, error) {
 			q, p := trackapi.ParseQuery(r.URL.Query())
 			if p != nil {
@@ -170,7 +173,7 @@ func (h *handler) one(ask func(r *http.Request, id string) (any, error)) http.Ha
 		for name := range r.URL.Query() {
 			return nil, trackapi.BadParameter(name, "this path takes no parameters", "leave it out")
 		}
-		return ask(r, r.PathValue("queue_id"))
+		return ask(r, cmp.Or(r.PathValue("queue_id"), r.PathValue("session_id")))
 	})
 }
 
@@ -189,6 +192,11 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		p = &trackapi.Problem{
 			Type: "urn:waybill:problem:not_found", Title: "No such message", Status: http.StatusNotFound, Field: "queue_id",
 			Hint: "the store keeps facts for its retention only; search by recipient or sender",
+		}
+	case errors.Is(err, logtrack.ErrNoSession):
+		p = &trackapi.Problem{
+			Type: "urn:waybill:problem:not_found", Title: "No conversation of that session", Status: http.StatusNotFound, Field: "session_id",
+			Hint: "those of failed and slow sessions are kept, and what the connectors' transcript keys name; a session that is still open has none yet",
 		}
 	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
 		return // nobody reads the answer

@@ -261,7 +261,7 @@ func TestOpenAPI(t *testing.T) {
 	if err := yaml.Unmarshal(b, &doc); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range append(Paths(), "/api/v1/queues", "/api/v1/queue/messages", "/api/v1/queue/actions", "/api/v1/queue/messages/{queue_id}/content", "/api/v1/status") {
+	for _, path := range append(Paths(), "/api/v1/queues", "/api/v1/queue/messages", "/api/v1/queue/actions", "/api/v1/queue/messages/{queue_id}/content", "/api/v1/status", "/api/v1/protocol/tail") {
 		if doc.Paths[path] == nil {
 			t.Errorf("path %s is not described", path)
 		}
@@ -275,6 +275,7 @@ func TestOpenAPI(t *testing.T) {
 		trackapi.Messages{},
 		trackapi.Timeline{},
 		trackapi.Transcript{},
+		trackapi.ProtocolLine{},
 		trackapi.Events{},
 		trackapi.Aggregate{},
 		trackapi.Values{},

@@ -28,6 +28,7 @@ import (
 	"waybill/logtrack/trackhttp"
 	"waybill/relay/event"
 	"waybill/relay/queue"
+	"waybill/relay/transcript"
 )
 
 // Options configure the Handler.
@@ -40,6 +41,7 @@ type Options struct {
 	Reload   func() error
 	Status   func() trackapi.Status
 	Emitter  event.Emitter
+	Tap      *transcript.Tap // where conversations can be watched
 	// Authenticate tells who holds a bearer token. Nil: there are no tokens,
 	// and callers on loopback have every role.
 	Authenticate func(token string) (config.Token, bool)
@@ -78,6 +80,7 @@ func New(opts Options) *Handler {
 	guard("GET /api/v1/queues", config.RoleViewer, h.queues)
 	guard("GET /api/v1/queue/messages", config.RoleViewer, h.queueMessages)
 	guard("GET /api/v1/queue/messages/{queue_id}/content", config.RoleAdmin, h.content)
+	guard("GET /api/v1/protocol/tail", config.RoleOperator, h.watch)
 	guard("POST /api/v1/queue/actions", config.RoleOperator, h.act)
 	if opts.Tracking != nil {
 		guard("GET /api/v1/", config.RoleViewer, opts.Tracking.ServeHTTP)

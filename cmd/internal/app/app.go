@@ -39,6 +39,7 @@ import (
 	"waybill/relay/route"
 	"waybill/relay/smtpin"
 	"waybill/relay/throttle"
+	"waybill/relay/transcript"
 )
 
 // Version is set by the linker.
@@ -67,6 +68,7 @@ type App struct {
 	metrics *metrics.Reader
 	gather  http.Handler // the exposition
 	queue   *queue.Queue
+	tap     transcript.Tap // where conversations can be watched
 	routes  *routes
 	deliver *deliver.Scheduler
 	smtpin  *smtpin.Server
@@ -124,7 +126,7 @@ func New(opts Options) (_ *App, err error) {
 		return nil, err
 	}
 	a.onStop(resolver.Close)
-	a.routes = &routes{resolver: resolver, emit: a.emit}
+	a.routes = &routes{resolver: resolver, emit: a.emit, tap: &a.tap}
 	if err := a.routes.load(cfg); err != nil {
 		return nil, err
 	}
@@ -204,7 +206,7 @@ func (a *App) openReception(cfg *config.Config) error {
 	a.lockout = throttle.NewLockout(lockoutLimits(cfg))
 	a.smtpin, err = smtpin.New(smtpin.Options{
 		Hostname: cfg.Hostname, Connectors: a.reception.Load().connectors, Acceptor: acceptor{a.queue, subjects}, Emitter: a.emit.Source(event.SourceSMTPIn),
-		DrainTimeout: a.opts.DrainTime, Ready: a.queue.Ready, Lockout: a.lockout,
+		DrainTimeout: a.opts.DrainTime, Ready: a.queue.Ready, Lockout: a.lockout, Tap: &a.tap,
 	})
 	if err != nil {
 		return err
@@ -247,7 +249,7 @@ func (a *App) openHTTP(cfg *config.Config) (err error) {
 	a.tokens.Store(tokens)
 	opts := admin.Options{
 		Queue: a.queue, Metrics: a.gather, Ready: a.Ready, Acted: a.deliver.ProbeNow, Reload: a.Reload, Status: a.Status, Emitter: a.emit.Source(event.SourceAdmin),
-		Hosts: []string{cfg.Hostname},
+		Hosts: []string{cfg.Hostname}, Tap: &a.tap,
 	}
 	if a.track != nil {
 		opts.Tracking = trackhttp.New(trackhttp.Options{Store: a.track})
@@ -363,6 +365,7 @@ func (a *App) serveHTTP(ctx context.Context) error {
 		return fmt.Errorf("http: %w", err)
 	case <-ctx.Done():
 	}
+	a.tap.Close() // those who watch would not end by themselves
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	if srv.Shutdown(end) != nil { // a tail that does not end by itself

@@ -43,7 +43,8 @@ func logOptions(c *config.Config) protolog.Options {
 func trackOptions(c *config.Config, log *zap.Logger, observe func(string, time.Duration)) logtrack.Options {
 	return logtrack.Options{
 		Dir: filepath.Join(c.DataDir, "track"), Retention: time.Duration(c.Tracking.Retention), MaxBytes: int64(c.Tracking.MaxSize),
-		Logger: log, Observe: observe,
+		TranscriptRetention: time.Duration(c.Tracking.TranscriptRetention),
+		Logger:              log, Observe: observe,
 	}
 }
 
@@ -156,13 +157,17 @@ func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *au
 		if err != nil {
 			return nil, fmt.Errorf("receive connector %s: %w", r.Name, err)
 		}
+		talk, err := r.Transcript.Rule()
+		if err != nil {
+			return nil, fmt.Errorf("receive connector %s: %w", r.Name, err)
+		}
 		l := r.Limits
 		conn := smtpin.Connector{
 			Name: r.Name, Revision: revision, Listen: r.Listen, RemoteRanges: ranges, Banner: r.Banner, TLSMode: r.TLS.Mode, TLSRequired: r.TLS.Required,
 			AuthRequired: r.Auth.Required, Mechanisms: r.Auth.Mechanisms, AuthBeforeTLS: r.Auth.BeforeTLS,
 			Binding:     auth.Binding(r.Auth.ChannelBinding),
 			ClientNames: r.TLS.ClientNames,
-			Policy:      relayControl, Permissions: rights, BareNewline: r.BareNewline, Transcript: r.Transcript,
+			Policy:      relayControl, Permissions: rights, BareNewline: r.BareNewline, Transcript: talk,
 			Limits: smtpin.Limits{
 				Connections: orNone(l.Connections), ConnectionsPerSource: orNone(l.ConnectionsPerSource), MessagesPerMinute: orNone(l.MessagesPerMinute),
 				RateBy: l.RateBy, Recipients: l.Recipients, MessageSize: orNone(int64(l.MessageSize)), HeaderSize: orNone(int(l.HeaderSize)), Hops: l.Hops,
@@ -281,6 +286,7 @@ func (r *routes) sendConnector(c *config.Config, s config.SendConnector, own []n
 	opts := smtpout.Options{
 		Name: s.Name, Hostname: c.Hostname, SmartHosts: hosts, Resolver: r.resolver, TLS: smtpout.TLSLevel(s.TLS.Level), TLSConfig: tlsConfig,
 		ImplicitTLS: s.TLS.Implicit, Emitter: r.emit.Source(event.SourceSMTPOut), Self: own,
+		Transcript: s.Transcript.Rule(), Tap: r.tap,
 		Limits: smtpout.Limits{
 			Connections: s.Limits.Connections, ConnectionsPerDestination: s.Limits.ConnectionsPerDestination,
 			MessagesPerConnection: s.Limits.MessagesPerConnection, IdleTimeout: time.Duration(s.Limits.IdleTimeout),

@@ -10,6 +10,7 @@ import (
 	"waybill/relay/event"
 	"waybill/relay/route"
 	"waybill/relay/smtpout"
+	"waybill/relay/transcript"
 )
 
 // routes are the routing table and the send connectors in use. A reload swaps
@@ -17,6 +18,7 @@ import (
 type routes struct {
 	resolver *dns.Resolver
 	emit     event.Emitter
+	tap      *transcript.Tap
 	now      atomic.Pointer[routing]
 }
 

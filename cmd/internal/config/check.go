@@ -47,6 +47,11 @@ func check(c *Config, p *collector) {
 	if c.Tracking.Retention < Day/24 {
 		p.errorf("tracking.retention", "", "shorter than an hour")
 	}
+	if t := &c.Tracking; t.TranscriptRetention < Day/24 && t.TranscriptRetention != t.Retention {
+		p.errorf("tracking.transcript_retention", "", "shorter than an hour")
+	} else if t.TranscriptRetention > t.Retention {
+		p.errorf("tracking.transcript_retention", "", "%v is longer than tracking.retention, %v: a conversation is found by its message", t.TranscriptRetention, t.Retention)
+	}
 	for path, size := range map[string]Size{"tracking.max_size": c.Tracking.MaxSize, "queue.disk_free_min": c.Queue.DiskFreeMin} {
 		if size < MiB {
 			p.errorf(path, "", "%v is less than 1MiB", size)
@@ -108,9 +113,7 @@ func checkReceive(c *Config, p *collector) {
 			p.errorf(path+".remote_ranges", `such as ["192.0.2.0/24"]`, "no remote ranges: the connector is for nobody")
 		}
 		checkLimits(r, p, path+".limits")
-		if share, err := strconv.ParseFloat(r.Transcript, 64); !slices.Contains([]string{"off", "failures", "all"}, r.Transcript) && (err != nil || !(share >= 0 && share <= 1)) {
-			p.errorf(path+".transcript", "", "%q is none of off, failures, all, or a share from 0 to 1", clip(r.Transcript))
-		}
+		checkTranscript(&r.Transcript, p, path+".transcript")
 		if slices.ContainsFunc([]rune(r.Banner), func(c rune) bool { return c > '~' }) || len(r.Banner) > 200 {
 			p.errorf(path+".banner", "", "want at most 200 printable ASCII characters")
 		}
@@ -374,6 +377,8 @@ func checkSend(c *Config, p *collector) {
 		checkSendTLS(c, s, p, path)
 		checkSendAuth(s, p, path+".auth")
 		checkRetry(s.Retry, p, path+".retry")
+		checkMode(s.Transcript.Mode, p, path+".transcript")
+		checkSenders(s.Transcript.Also.Sender, p, path+".transcript")
 		for j, a := range s.SourceAddresses {
 			if ip, err := netip.ParseAddr(a); err != nil || ip.Zone() != "" {
 				p.errorf(fmt.Sprintf("%s.source_addresses[%d]", path, j), "", "%q is not an IP address", clip(a))

@@ -64,7 +64,7 @@ type ReceiveConnector struct {
 	Permissions       []string   `yaml:"permissions" enum:"submit,relay,any_sender,bypass_filters,bypass_size,keep_headers" doc:"what clients may do: hand in mail for accepted domains; for any domain; as any sender; past the filters; past the size limit; with header fields that are removed otherwise"`
 	BareNewline       string     `yaml:"bare_newline" enum:"reject,normalise" doc:"what becomes of a message with a CR or LF that is not part of a CRLF: refused, or repaired for devices that know no better"`
 	Limits            Limits     `yaml:"limits" doc:"what one client, or all, may use"`
-	Transcript        string     `yaml:"transcript" type:"off, failures, all, or a share" doc:"which sessions' conversations are kept: none, those that failed or were slow, all, or those that failed and a share of the others, such as 0.01"`
+	Transcript        Transcript `yaml:"transcript" doc:"what both sides said"`
 }
 
 // ReceiveTLS is how a receive connector speaks TLS.
@@ -119,16 +119,17 @@ type Recipients struct {
 
 // SendConnector is a way out for some domains.
 type SendConnector struct {
-	Name            string      `yaml:"name" required:"true" doc:"name in logs and metrics"`
-	Disabled        bool        `yaml:"disabled" doc:"takes it out of routing; its mail goes to the next best connector"`
-	AddressSpaces   []Space     `yaml:"address_spaces" required:"true" doc:"which recipients it is for"`
-	Route           string      `yaml:"route" enum:"mx,smart_hosts" doc:"by the MX records of the recipient's domain, or through smart hosts" default:"smart_hosts when there are any, else mx"`
-	SmartHosts      []SmartHost `yaml:"smart_hosts" doc:"hosts to send through: \"host\", \"host:port\" or {host: …, cost: …}"`
-	Auth            SendAuth    `yaml:"auth" doc:"logging in at the smart hosts"`
-	TLS             SendTLS     `yaml:"tls" doc:"encryption"`
-	SourceAddresses []string    `yaml:"source_addresses" doc:"our addresses to send from, in turn" default:"the system's choice"`
-	Limits          SendLimits  `yaml:"limits" doc:"what the connector may use"`
-	Retry           Retry       `yaml:"retry" doc:"what happens to mail that cannot be delivered at once"`
+	Name            string         `yaml:"name" required:"true" doc:"name in logs and metrics"`
+	Disabled        bool           `yaml:"disabled" doc:"takes it out of routing; its mail goes to the next best connector"`
+	AddressSpaces   []Space        `yaml:"address_spaces" required:"true" doc:"which recipients it is for"`
+	Route           string         `yaml:"route" enum:"mx,smart_hosts" doc:"by the MX records of the recipient's domain, or through smart hosts" default:"smart_hosts when there are any, else mx"`
+	SmartHosts      []SmartHost    `yaml:"smart_hosts" doc:"hosts to send through: \"host\", \"host:port\" or {host: …, cost: …}"`
+	Auth            SendAuth       `yaml:"auth" doc:"logging in at the smart hosts"`
+	TLS             SendTLS        `yaml:"tls" doc:"encryption"`
+	SourceAddresses []string       `yaml:"source_addresses" doc:"our addresses to send from, in turn" default:"the system's choice"`
+	Limits          SendLimits     `yaml:"limits" doc:"what the connector may use"`
+	Retry           Retry          `yaml:"retry" doc:"what happens to mail that cannot be delivered at once"`
+	Transcript      SendTranscript `yaml:"transcript" doc:"what both sides said"`
 }
 
 // Space is an address space.
@@ -186,11 +187,12 @@ type Queue struct {
 
 // Tracking is the message-tracking store.
 type Tracking struct {
-	Engine    string   `yaml:"engine" enum:"badger,off" doc:"how it is stored, or off"`
-	Retention Duration `yaml:"retention" doc:"how long messages can be found"`
-	MaxSize   Size     `yaml:"max_size" doc:"disk space; the oldest goes first"`
-	Subject   string   `yaml:"subject" enum:"off,hash,plain" doc:"whether subjects are recorded"`
-	Addresses string   `yaml:"addresses" enum:"plain" doc:"how addresses are recorded; hashes are planned"`
+	Engine              string   `yaml:"engine" enum:"badger,off" doc:"how it is stored, or off"`
+	Retention           Duration `yaml:"retention" doc:"how long messages can be found"`
+	TranscriptRetention Duration `yaml:"transcript_retention" doc:"how long the conversations that were kept can be read" default:"7d, or retention when that is less"`
+	MaxSize             Size     `yaml:"max_size" doc:"disk space; the oldest goes first. An eighth of it is for conversations"`
+	Subject             string   `yaml:"subject" enum:"off,hash,plain" doc:"whether subjects are recorded"`
+	Addresses           string   `yaml:"addresses" enum:"plain" doc:"how addresses are recorded; hashes are planned"`
 }
 
 // HTTP is the HTTP side.
@@ -294,6 +296,9 @@ func (c *Config) complete() {
 				t.Mode = "starttls"
 			}
 		}
+	}
+	if c.Tracking.TranscriptRetention == 0 {
+		c.Tracking.TranscriptRetention = min(7*Day, c.Tracking.Retention)
 	}
 	for i := range c.Send {
 		s := &c.Send[i]

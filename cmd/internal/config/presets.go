@@ -33,7 +33,7 @@ func NewReceiveConnector(usage string) ReceiveConnector {
 			Connections: 5000, ConnectionsPerSource: 20, RateBy: "source", Recipients: 200, MessageSize: 36 * MiB, HeaderSize: 256 * KiB,
 			Hops: 30, ProtocolErrors: 5, AuthFailures: 3, Tarpit: 5 * second, CommandTimeout: 5 * minute, SessionTimeout: 10 * minute,
 		},
-		Transcript: "failures",
+		Transcript: Transcript{Mode: "failures"},
 	}
 	switch usage {
 	case "internet": // mail exchanger: from anybody, for our domains
@@ -81,6 +81,7 @@ func NewSendConnector() SendConnector {
 			Schedule: []Duration{minute, minute, minute, minute, 5 * minute, 5 * minute, 5 * minute, 5 * minute, 5 * minute, 5 * minute, 10 * minute},
 			Lifetime: 2 * Day, DelayDSN: 240 * minute,
 		},
+		Transcript: SendTranscript{Mode: "failures"},
 	}
 }
 

@@ -283,10 +283,7 @@ func transcript(ctx context.Context, d *Datasource, t *trackapi.Timeline) (data.
 	var lines []logLine
 	for _, c := range answer.Conversations {
 		for i, l := range c.Lines {
-			who := "C: "
-			if l.From == "server" {
-				who = "S: "
-			}
+			who := map[string]string{"client": "C: ", "server": "S: "}[l.From] // a note is nobody's
 			lines = append(lines, logLine{
 				at:       c.Time.Add(time.Duration(l.At * float64(time.Second))),
 				body:     who + l.Text,
