@@ -265,7 +265,7 @@ func TestTap(t *testing.T) {
 	for range watchRoom + 2 {        // nobody reads: the reader is ended, the session goes on
 		l.Server(start, []byte("250 ok"))
 	}
-	for range all.C { //nolint:revive // until it is closed
+	for range all.C {
 	}
 	if !errors.Is(all.Err(), ErrSlow) {
 		t.Errorf("slow reader: %v", all.Err())
