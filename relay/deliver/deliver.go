@@ -200,7 +200,7 @@ func (s *Scheduler) handle(ctx, attempts context.Context, l Lease) {
 	j.connector, known = s.opts.Connectors(v.Hop.Connector)
 	j.expires = v.Message.ExpiresAt
 	if lifetime := j.connector.Retry.Lifetime; lifetime > 0 {
-		j.expires = earlier(j.expires, v.Message.AcceptedAt.Add(lifetime))
+		j.expires = earlier(j.expires, v.Message.Begins().Add(lifetime))
 	}
 	switch {
 	case v.Hop == route.Oversize:

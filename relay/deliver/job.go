@@ -309,7 +309,7 @@ const ruleExpired = "expired"
 // expired is the end of a recipient whose lifetime has passed (RFC 3463 status
 // x.4.7). The class stays that of the last failure: it says why nothing came of it.
 func (j *job) expired(last mail.Outcome) mail.Outcome {
-	text := "delivery time expired after " + shortDuration(j.now.Sub(j.view.Message.AcceptedAt))
+	text := "delivery time expired after " + shortDuration(j.now.Sub(j.view.Message.Begins()))
 	if last.Reply != (mail.Reply{}) {
 		text += "; last: " + clip(last.Reply.String(), maxReply-len(text)-len("; last: "))
 	}

@@ -40,7 +40,7 @@ func (r Reporter) Reports(m *queue.Message, index []int, outcomes []mail.Outcome
 // delayDue reports whether a sender is to be told that the lease's recipients are late.
 func (j *job) delayDue() bool {
 	after := j.connector.Retry.delayDSN()
-	if after < 0 || j.view.Hop.Connector == "" || j.now.Sub(j.view.Message.AcceptedAt) < after {
+	if after < 0 || j.view.Hop.Connector == "" || j.now.Sub(j.view.Message.Begins()) < after {
 		return false
 	}
 	for _, i := range j.view.Index {

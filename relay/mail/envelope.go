@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -77,6 +78,21 @@ type Envelope struct {
 	Ret        string      `json:"ret,omitzero"`   // RFC 3461 section 4.3: "FULL", "HDRS" or ""
 	EnvID      string      `json:"envid,omitzero"` // RFC 3461 section 4.4, xtext decoded
 	Auth       string      `json:"auth,omitzero"`  // RFC 4954 section 5: the submitter, xtext decoded; recorded, not trusted
+
+	RequireTLS bool      `json:"require_tls,omitzero"` // RFC 8689: over verified TLS to hosts that promise the same, or not at all
+	Priority   int8      `json:"mt_priority,omitzero"` // RFC 6710: -9 to 9
+	Release    time.Time `json:"release,omitzero"`     // RFC 4865: not to be sent before; zero: at once
+}
+
+// Queueing is the priority that e asks for, as the queue knows it.
+func (e *Envelope) Queueing() Priority {
+	switch {
+	case e.Priority > 0:
+		return PriorityHigh
+	case e.Priority < 0:
+		return PriorityLow
+	}
+	return PriorityNormal
 }
 
 // ErrUnknownParameter is wrapped by [ParseMail] and [ParseRcpt] when a
@@ -140,6 +156,29 @@ func ParseMail(args string) (Envelope, error) {
 				return errBadValue
 			}
 			e.Auth = s
+		case "REQUIRETLS": // RFC 8689 section 2
+			if has {
+				return errBadValue
+			}
+			e.RequireTLS = true
+		case "MT-PRIORITY": // RFC 6710 section 4
+			n, err := strconv.Atoi(val)
+			if err != nil || n < -9 || n > 9 || val[0] == '+' || len(val) > 2 {
+				return errBadValue
+			}
+			e.Priority = int8(n) //nolint:gosec // one digit
+		case "HOLDFOR": // RFC 4865 section 5: seconds, at most nine digits
+			n, err := strconv.ParseUint(val, 10, 32)
+			if err != nil || len(val) > 9 || n == 0 || !e.Release.IsZero() {
+				return errBadValue
+			}
+			e.Release = time.Now().Add(time.Duration(n) * time.Second) //nolint:gosec // below 2^30
+		case "HOLDUNTIL":
+			at, err := time.Parse(time.RFC3339, strings.ToUpper(val))
+			if err != nil || !e.Release.IsZero() || len(val) > 40 {
+				return errBadValue
+			}
+			e.Release = at
 		default:
 			return ErrUnknownParameter
 		}

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseMail(t *testing.T) {
@@ -182,4 +183,34 @@ func FuzzParseMail(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestParseMailExtensions(t *testing.T) {
+	for _, test := range []struct {
+		args string
+		want Envelope
+		prio Priority
+	}{
+		{"FROM:<> REQUIRETLS", Envelope{RequireTLS: true}, PriorityNormal},
+		{"FROM:<> MT-PRIORITY=9", Envelope{Priority: 9}, PriorityHigh},
+		{"FROM:<> mt-priority=-4", Envelope{Priority: -4}, PriorityLow},
+		{"FROM:<> MT-PRIORITY=0", Envelope{}, PriorityNormal},
+		{"FROM:<> HOLDUNTIL=2030-01-02T03:04:05Z", Envelope{Release: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)}, PriorityNormal},
+	} {
+		got, err := ParseMail(test.args)
+		if err != nil || !reflect.DeepEqual(got, test.want) || got.Queueing() != test.prio {
+			t.Errorf("ParseMail(%q) = %+v, %v, want %+v", test.args, got, err, test.want)
+		}
+	}
+	if e, err := ParseMail("FROM:<> HOLDFOR=60"); err != nil || time.Until(e.Release) > time.Minute || time.Until(e.Release) < 50*time.Second {
+		t.Errorf("HOLDFOR: %+v, %v", e, err)
+	}
+	for _, args := range []string{
+		"REQUIRETLS=1", "MT-PRIORITY=10", "MT-PRIORITY=", "MT-PRIORITY=1.5", "MT-PRIORITY=+3", "MT-PRIORITY=009", "HOLDFOR=-1", "HOLDFOR=1234567890",
+		"HOLDFOR=5 HOLDUNTIL=2030-01-02T03:04:05Z", "HOLDUNTIL=2030-01-02", "REQUIRETLS REQUIRETLS",
+	} {
+		if _, err := ParseMail("FROM:<> " + args); !errors.Is(err, ErrParameter) {
+			t.Errorf("ParseMail(%q): %v, want %v", args, err, ErrParameter)
+		}
+	}
 }

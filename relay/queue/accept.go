@@ -260,10 +260,17 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 		},
 		loc: location{seg.seq, off},
 	}
+	due := at
+	if r := d.Envelope.Release.UTC().Truncate(time.Microsecond); r.After(at) { // RFC 4865: its life begins when it may leave
+		m.Envelope.Release = r
+		due, m.ExpiresAt, m.excused = r, r.Add(q.opts.Lifetime), true
+	} else {
+		m.Envelope.Release = time.Time{}
+	}
 	routing := q.routing.Load()
 	decisions := q.decide(&m.Message)
 	for i := range m.States {
-		m.States[i] = State{Disposition: mail.Queued, Hop: decisions[i].Hop, Due: at, since: at}
+		m.States[i] = State{Disposition: mail.Queued, Hop: decisions[i].Hop, Due: due, since: at}
 	}
 	key := messageKey(string(d.ID))
 	value := encodeRecord(make([]byte, 0, 512+len(d.Trace)+96*len(m.States)), m)

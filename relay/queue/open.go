@@ -406,7 +406,7 @@ func (q *Queue) restore(id ident, m *stored, seg *segment, now int64) *loadedEnt
 	l := &loadedEntry{e: e, waits: waits(m)}
 	for i := range l.waits {
 		// A due time beyond the lifetime comes from a clock that was wrong.
-		if w := &l.waits[i]; w.hop != route.Unroutable && w.due > now+q.opts.Lifetime.Microseconds() {
+		if w := &l.waits[i]; w.hop != route.Unroutable && w.due > max(now+q.opts.Lifetime.Microseconds(), m.Envelope.Release.UnixMicro()) {
 			w.due = now
 		}
 	}

@@ -65,6 +65,15 @@ type Message struct {
 	States     []State   // parallel to Envelope.Recipients
 }
 
+// Begins is when the message's life began: when it was accepted, or when it was
+// to be released (RFC 4865).
+func (m *Message) Begins() time.Time {
+	if m.Envelope.Release.After(m.AcceptedAt) {
+		return m.Envelope.Release
+	}
+	return m.AcceptedAt
+}
+
 // State is the state of one recipient of a queued message.
 type State struct {
 	Disposition mail.Disposition // Queued, Deferred, Held, or final

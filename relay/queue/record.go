@@ -15,7 +15,8 @@ import (
 
 // The record of one message, the value of its key. DESIGN.md draws it.
 const (
-	recordVersion = 1
+	recordVersion = 2
+	recordFirst   = 1 // the oldest version that is still read
 	recordLive    = 1
 	recordDone    = 2
 	// maxRecord bounds one record, so that it stays below Badger's value
@@ -123,6 +124,9 @@ func encodeRecord(b []byte, m *stored) []byte {
 	e.str(v.Ret)
 	e.str(v.EnvID)
 	e.str(v.Auth)
+	e.flags(v.RequireTLS)
+	e.int(int64(v.Priority))
+	e.time(v.Release)
 
 	o := &m.Origin
 	for _, s := range []string{o.Session, o.Connector, o.ClientName, o.Helo, o.User, o.Mechanism, o.Protocol, o.TLSVersion, o.TLSCipher} {
@@ -279,8 +283,8 @@ func decodeRecord(b []byte) (*stored, error) {
 	if len(b) < 6 {
 		return nil, fmt.Errorf("%w: %d octets", errRecord, len(b))
 	}
-	if b[0] != recordVersion {
-		return nil, fmt.Errorf("%w: version %d, this program reads version %d", errRecord, b[0], recordVersion)
+	if b[0] < recordFirst || b[0] > recordVersion {
+		return nil, fmt.Errorf("%w: version %d, this program reads versions %d to %d", errRecord, b[0], recordFirst, recordVersion)
 	}
 	body, sum := b[:len(b)-4], binary.LittleEndian.Uint32(b[len(b)-4:])
 	if crc32.Checksum(body, castagnoli) != sum {
@@ -290,7 +294,7 @@ func decodeRecord(b []byte) (*stored, error) {
 	m := &stored{}
 	switch body[1] {
 	case recordLive:
-		d.live(m)
+		d.live(m, b[0])
 	case recordDone:
 		m.done = true
 		m.ID = mail.QueueID(d.str())
@@ -307,7 +311,7 @@ func decodeRecord(b []byte) (*stored, error) {
 	return m, nil
 }
 
-func (d *decoder) live(m *stored) {
+func (d *decoder) live(m *stored, version byte) {
 	m.ID = mail.QueueID(d.str())
 	m.loc.seq, m.loc.off = d.uint(), d.int()
 	m.Size = d.int()
@@ -328,6 +332,15 @@ func (d *decoder) live(m *stored) {
 	v.Size = d.int()
 	v.Body = mail.Body(d.small(3)) //nolint:gosec // below 3
 	v.Ret, v.EnvID, v.Auth = d.str(), d.str(), d.str()
+	if version > 1 {
+		d.flags(&v.RequireTLS)
+		if p := d.int(); p < -9 || p > 9 {
+			d.fail()
+		} else {
+			v.Priority = int8(p)
+		}
+		v.Release = d.time()
+	}
 
 	o := &m.Origin
 	for _, s := range []*string{&o.Session, &o.Connector, &o.ClientName, &o.Helo, &o.User, &o.Mechanism, &o.Protocol, &o.TLSVersion, &o.TLSCipher} {

@@ -25,6 +25,7 @@ func fullRecord() *stored {
 				ID: "01J9ZQ3N8R7V5T2W4X6Y8Z0A1B", UID: "uid", Parent: "01J9ZQ3N8R7V5T2W4X6Y8Z0A1C", Priority: mail.PriorityLow,
 				Envelope: mail.Envelope{
 					Sender: mail.Address{Local: "a b", Domain: "example.org"}, Size: 7, Body: mail.Body8BitMIME, UTF8: true, Ret: "HDRS", EnvID: "e", Auth: "u",
+					RequireTLS: true, Priority: -4, Release: at.Add(time.Minute),
 					Recipients: []mail.Recipient{
 						{Address: mail.Address{Local: "x", Domain: "example.com"}, Notify: mail.NotifyFailure | mail.NotifyDelay, ORcpt: "rfc822;x@example.com"},
 						{Address: mail.Address{Local: "y", Domain: "bücher.example"}},
@@ -66,6 +67,24 @@ func TestRecordRoundTrip(t *testing.T) {
 	got, err = decodeRecord(encodeDone(nil, want.ID, want.loc))
 	if err != nil || !got.done || got.ID != want.ID || got.loc != want.loc {
 		t.Errorf("done = %+v, %v", got, err)
+	}
+}
+
+// TestFirstRecordVersion reads what the first version wrote: three fields fewer.
+func TestFirstRecordVersion(t *testing.T) {
+	want := fullRecord()
+	v := &want.Envelope
+	v.RequireTLS, v.Priority, v.Release = false, 0, time.Time{}
+	b := encodeRecord(nil, want)
+	auth := bytes.Index(b, []byte("\x01e\x01u")) + 4 // the three are empty, and one octet each
+	b = append(b[:auth:auth], b[auth+3:len(b)-4]...)
+	b[0] = 1
+	got, err := decodeRecord(binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got, compareStored); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
 	}
 }
 

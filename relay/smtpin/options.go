@@ -71,6 +71,10 @@ type Connector struct {
 	Policy      *policy.Control
 	Permissions policy.Permissions
 
+	With, Without []string // SMTP extensions to announce beside the usual ones, and of those not to announce; see wire.ExtensionNames
+	Lenient       bool     // take what old devices write: paths without angle brackets
+	NoVerify      bool     // VRFY is refused, and not only left unanswered
+
 	BareNewline       string // in DATA: "reject" (when empty) or "normalise"
 	BareNewlineChunks string // in BDAT: "normalise" (when empty), since senders that use it may send bare newlines, or "reject"
 
@@ -136,6 +140,7 @@ func (l Limits) withDefaults() Limits {
 type connector struct {
 	Connector
 	bare, bareChunks wire.Newline
+	extensions       wire.Extensions
 	keep             *transcript.Chooser
 	mechanisms       []auth.Mechanism
 	rateBy           throttle.By
@@ -169,6 +174,9 @@ func newConnector(c Connector) (*connector, error) {
 		return nil, bad("%w", err)
 	}
 	if out.bareChunks, err = newline(c.BareNewlineChunks, wire.Normalise); err != nil {
+		return nil, bad("%w", err)
+	}
+	if out.extensions, err = wire.NewExtensions(c.With, c.Without); err != nil {
 		return nil, bad("%w", err)
 	}
 	if out.keep, err = transcript.NewChooser(c.Transcript); err != nil {

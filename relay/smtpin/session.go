@@ -63,6 +63,7 @@ func (s *Server) newSession(c *connector, raw net.Conn, remote, local netip.Addr
 	ses.conn = &conn{ses: ses, Conn: wire.New(raw, wire.Options{
 		Hostname: c.hostname(s.opts), Banner: c.Banner, Connector: c.Name, Client: remote.Addr(),
 		TLS: c.TLS, Implicit: c.TLSMode == "implicit", ClientNames: c.ClientNames, MaxSize: announced,
+		MaxRecipients: c.Limits.Recipients, Extensions: c.extensions, Lenient: c.Lenient, NoVerify: c.NoVerify,
 		BareNewline: c.bare, BareNewlineChunks: c.bareChunks,
 		CommandTimeout: c.Limits.CommandTimeout, SessionTimeout: c.Limits.SessionTimeout,
 		ProtocolErrors: c.Limits.ProtocolErrors, Tarpit: c.Limits.Tarpit, Transcript: ses.script,
@@ -135,6 +136,7 @@ func (s *session) Mail(string, *smtp.MailOptions) (err error) {
 		s.emit.Emit(event.SenderRefused{Refusal: s.refusal(e, env)})
 		return answer(e)
 	}
+	s.trust(&env)
 	s.tx = &transaction{s: s, env: env, at: at}
 	return nil
 }

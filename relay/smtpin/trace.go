@@ -2,6 +2,7 @@ package smtpin
 
 import (
 	"crypto/tls"
+	"strconv"
 	"time"
 
 	"waybill/relay/mail"
@@ -34,6 +35,10 @@ func trace(hostname string, o mail.Origin, id mail.QueueID, env mail.Envelope, a
 	b = append(b, o.Protocol...)
 	b = append(b, " id "...)
 	b = append(b, id...)
+	if env.Priority != 0 { // RFC 6710 section 7
+		b = append(b, " PRIORITY "...)
+		b = strconv.AppendInt(b, int64(env.Priority), 10)
+	}
 	b = append(b, "\r\n"...)
 	if len(env.Recipients) == 1 {
 		b = append(b, "\tfor "...)

@@ -61,7 +61,7 @@ func (tx *transaction) receive(body *wire.Body) (mail.QueueID, *mail.ReplyError)
 	id := mail.QueueID(mail.NewID(ended))
 	o := tx.origin(ended)
 	draft := mail.Draft{
-		ID: id, UID: mail.NewUID(ended), Envelope: tx.env, Origin: o, Header: tx.head.header(),
+		ID: id, UID: mail.NewUID(ended), Envelope: tx.env, Origin: o, Header: tx.head.header(), Priority: tx.env.Queueing(),
 		Trace: trace(s.c.hostname(s.srv.opts), o, id, tx.env, ended),
 	}
 	in := tx.in
@@ -135,4 +135,14 @@ func (tx *transaction) abort() {
 		tx.in = nil
 		in.Abort()
 	}
+}
+
+// trust lowers what an envelope asks for to what its sender may have: strangers
+// do not overtake others (RFC 6710 section 5.2).
+func (s *session) trust(env *mail.Envelope) {
+	if env.Priority <= 0 || s.user != "" || s.c.Permissions.Relay {
+		return
+	}
+	env.Priority = 0
+	s.conn.Answer(mail.Reply{Code: 250, Enhanced: "2.3.6", Text: "sender ok, with priority 0"})
 }

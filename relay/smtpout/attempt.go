@@ -134,8 +134,8 @@ func (w *walk) try(at target) (s *session, done bool) {
 	}
 	w.tries++
 	a.via = leg{at: at}
-	s, f := a.open(at, a.c.opts.TLS)
-	if f != nil && f.plain {
+	s, f := a.open(at, a.level())
+	if f != nil && f.plain && !a.m.Envelope.RequireTLS {
 		s, f = a.open(at, TLSNone)
 	}
 	if f != nil {
@@ -169,6 +169,10 @@ func (w *walk) reuse(s *session) bool {
 	a := w.a
 	if !s.quiet() {
 		s.finish("closed", false)
+		return false
+	}
+	if a.m.Envelope.RequireTLS && s.guarded(a.hop.Name) != nil { // a fresh one may be better
+		s.finish("quit", true)
 		return false
 	}
 	f := a.speak(s)
@@ -209,7 +213,7 @@ func (a *attempt) speak(s *session) *failure {
 		a.again = false
 		f = a.transact(s)
 		s.deadline = time.Time{}
-		if f != nil || !a.again || s.cause != "" || s.transactions >= a.c.opts.Limits.MessagesPerConnection {
+		if f != nil || !a.again || s.cause != "" || s.spent() {
 			break
 		}
 	}

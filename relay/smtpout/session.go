@@ -48,9 +48,11 @@ func (t Timeouts) withDefaults() Timeouts {
 
 // extensions are what a next hop offers (RFC 5321 section 2.2).
 type extensions struct {
-	pipelining, eightBit, binary, chunking, utf8, dsn, startTLS, size bool
+	pipelining, eightBit, binary, chunking, utf8, dsn, startTLS, size, requireTLS, priority bool
 
 	maxSize int64 // 0: no limit told
+	maxRcpt int   // recipients of a message (RFC 9422); 0: no limit told
+	maxMail int   // messages of a session; 0: no limit told
 	auth    []string
 }
 
@@ -255,6 +257,12 @@ func parseExtensions(text []byte) extensions {
 			e.utf8 = true
 		case "DSN":
 			e.dsn = true
+		case "REQUIRETLS":
+			e.requireTLS = true
+		case "MT-PRIORITY":
+			e.priority = true
+		case "LIMITS":
+			e.limits(params)
 		case "STARTTLS":
 			e.startTLS = true
 		case "SIZE":
@@ -271,6 +279,24 @@ func parseExtensions(text []byte) extensions {
 		}
 	}
 	return e
+}
+
+// limits reads the limits that a next hop tells (RFC 9422 section 3). What is
+// malformed or unknown counts as not there.
+func (e *extensions) limits(params string) {
+	for word := range strings.FieldsSeq(params) {
+		name, value, _ := strings.Cut(word, "=")
+		n, err := strconv.ParseUint(value, 10, 20)
+		if err != nil || n == 0 || len(value) > 6 {
+			continue
+		}
+		switch strings.ToUpper(name) {
+		case "RCPTMAX":
+			e.maxRcpt = int(n) //nolint:gosec // below 2^20
+		case "MAILMAX":
+			e.maxMail = int(n) //nolint:gosec // below 2^20
+		}
+	}
 }
 
 // startTLS upgrades the session where the level wants it (RFC 3207).

@@ -104,6 +104,11 @@ func (t *transaction) prepare() (string, *failure) {
 		f.hopeless = true
 		return f
 	}
+	if env.RequireTLS {
+		if f := s.guarded(a.hop.Name); f != nil {
+			return "", f
+		}
+	}
 	if ext.maxSize > 0 && a.m.Size > ext.maxSize { // RFC 1870 section 6.1
 		refuse(a.pending, 552, "5.3.4", mail.ClassSize, "message of %d octets is larger than %s takes (%d)", a.m.Size, s.at.name, ext.maxSize)
 		return "", nil
@@ -178,6 +183,12 @@ func (t *transaction) prepare() (string, *failure) {
 	if utf8 {
 		b.WriteString(" SMTPUTF8")
 	}
+	if env.RequireTLS {
+		b.WriteString(" REQUIRETLS")
+	}
+	if ext.priority && env.Priority != 0 { // RFC 6710 section 4.3
+		b.WriteString(" MT-PRIORITY=" + strconv.Itoa(int(env.Priority)))
+	}
 	if ext.dsn { // RFC 3461 section 4
 		if env.Ret != "" && safe(env.Ret) {
 			b.WriteString(" RET=" + env.Ret)
@@ -196,7 +207,7 @@ func safe(s string) bool { return !strings.ContainsAny(s, "\r\n\x00") }
 // DATA: all at once to those that offer PIPELINING, one by one to others.
 func (t *transaction) envelope(params string) {
 	a, s := t.a, t.s
-	todo := append([]int(nil), a.pending...)
+	todo := t.share(append([]int(nil), a.pending...))
 	if s.dirty {
 		s.dirty = false
 		if !t.send("RSET", "", 0) {

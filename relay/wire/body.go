@@ -61,6 +61,9 @@ func (b *Body) start(mode bodyMode) {
 	*b = Body{c: c, open: true, mode: mode, policy: c.opts.BareNewline, began: time.Now()}
 	if mode == modeChunk {
 		b.policy = c.opts.BareNewlineChunks
+		if c.env.Body == mail.BodyBinaryMIME {
+			b.policy = keep
+		}
 	}
 }
 
@@ -202,6 +205,11 @@ func (b *Body) nextChunk() ([]byte, error) {
 		p := in.bytes()
 		if int64(len(p)) > b.left {
 			p = p[:b.left]
+		}
+		if b.policy == keep {
+			in.advance(len(p))
+			b.left -= int64(len(p))
+			return p, nil
 		}
 		if b.cr { // what follows it decides
 			b.cr = false
@@ -411,6 +419,8 @@ func (c *Conn) chunk(args []byte) {
 	b.left, b.last = n, last
 	var refusal *mail.ReplyError
 	switch {
+	case !c.opts.Extensions.has(chunking):
+		refusal = mail.Refuse(502, "5.5.1", "protocol", "BDAT is not offered")
 	case !c.tx:
 		refusal = mail.Refuse(503, "5.5.1", "protocol", "bad sequence of commands")
 	case c.rcpts == 0:

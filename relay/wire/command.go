@@ -308,7 +308,14 @@ func (c *Conn) dispatch(line []byte) {
 	case help:
 		c.answer(214, "2.0.0", "EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT AUTH STARTTLS VRFY; see RFC 5321")
 	case vrfy:
-		c.answer(252, "2.5.0", "send mail, and see") // RFC 5321 section 3.5.3
+		switch { // RFC 5321 section 3.5.3: nobody learns here who exists
+		case len(bytes.TrimSpace(args)) == 0:
+			c.offend(501, "5.5.4", "whom?")
+		case c.opts.NoVerify:
+			c.answer(502, "5.5.1", "not here")
+		default:
+			c.answer(252, "2.5.0", "send mail, and see")
+		}
 	case expn:
 		c.answer(502, "5.5.1", "not here")
 	default:
@@ -383,12 +390,13 @@ func (c *Conn) mail(args []byte) {
 		c.refuse(args, mail.Refuse(503, "5.5.1", "protocol", "bad sequence of commands"))
 		return
 	}
-	env, err := mail.ParseMail(string(args))
-	if err == nil && env.Body == mail.BodyBinaryMIME { // not announced
-		err = mail.ErrUnknownParameter
-	}
+	env, err := mail.ParseMail(c.path(args))
 	if err != nil {
 		c.refuse(args, syntax(err, "5.1.7"))
+		return
+	}
+	if e := c.mayMail(&env); e != nil {
+		c.refuse(args, e)
 		return
 	}
 	c.env, c.mailAt = env, c.nowAt
@@ -400,13 +408,41 @@ func (c *Conn) recipient(args []byte) {
 		c.refuse(args, mail.Refuse(503, "5.5.1", "protocol", "bad sequence of commands"))
 		return
 	}
-	rcpt, err := mail.ParseRcpt(string(args), c.env.UTF8)
+	rcpt, err := mail.ParseRcpt(c.path(args), c.env.UTF8)
 	if err != nil {
 		c.refuse(args, syntax(err, "5.1.3"))
 		return
 	}
+	if e := c.mayRcpt(&rcpt); e != nil {
+		c.refuse(args, e)
+		return
+	}
 	c.rcpt = rcpt
 	c.give(safeRcpt)
+}
+
+// path is the argument of MAIL or RCPT as it is parsed. Where old devices are
+// served, a mailbox without angle brackets, such as "FROM: a@example.com", gets
+// them; a quoted local part does not, since nobody that old writes one.
+func (c *Conn) path(args []byte) string {
+	s := string(args)
+	if !c.opts.Lenient {
+		return s
+	}
+	keyword, rest, ok := strings.Cut(s, ":")
+	if !ok {
+		return s
+	}
+	keyword = strings.TrimRight(keyword, " \t") // "MAIL FROM : <a@example.com>"
+	rest = strings.TrimLeft(rest, " \t")
+	if rest == "" || rest[0] == '<' || strings.ContainsAny(rest, "<>\"") {
+		return keyword + ":" + rest
+	}
+	mailbox, params, more := strings.Cut(rest, " ")
+	if more {
+		params = " " + params
+	}
+	return keyword + ":<" + mailbox + ">" + params
 }
 
 // syntax is the reply to what package mail could not parse (RFC 5321 section
@@ -443,6 +479,8 @@ func (c *Conn) data(args []byte) {
 		c.offend(501, "5.5.4", "DATA takes no argument")
 	case !c.tx:
 		c.offend(503, "5.5.1", "bad sequence of commands")
+	case c.env.Body == mail.BodyBinaryMIME:
+		c.offend(503, "5.5.1", "binary content comes by BDAT") // RFC 3030 section 3
 	case c.rcpts == 0:
 		c.answer(554, "5.5.1", "no valid recipients") // RFC 5321 section 3.3
 	default:

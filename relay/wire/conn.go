@@ -28,9 +28,13 @@ type Options struct {
 	Implicit    bool        // TLS from the first octet (RFC 8314 section 3.3)
 	ClientNames []string    // names that clients' certificates are looked at for, see [tlsconf.VerifyClient]
 
+	Extensions        Extensions
 	MaxSize           int64   // announced as SIZE; 0 announces no limit
+	MaxRecipients     int     // announced as LIMITS RCPTMAX; 0 announces no limit
 	BareNewline       Newline // in DATA
 	BareNewlineChunks Newline // in BDAT
+	Lenient           bool    // take paths without angle brackets, as old devices write them
+	NoVerify          bool    // VRFY is answered 502, and not 252 (RFC 5321 section 3.5.3)
 
 	CommandTimeout time.Duration // for a whole command line, and between blocks of a content; zero means 5m
 	SessionTimeout time.Duration // ends the session between transactions; zero means no limit
@@ -286,6 +290,10 @@ func (c *Conn) Recipient() mail.Recipient { return c.rcpt }
 
 // Transaction reports whether MAIL was accepted and its transaction is open.
 func (c *Conn) Transaction() bool { return c.tx }
+
+// Answer makes r the reply to the command that is being handled, in place of the
+// usual words for its success.
+func (c *Conn) Answer(r mail.Reply) { c.override = r }
 
 // HangUp ends the session after the reply that is being made.
 func (c *Conn) HangUp(cause string) { c.setCause(cause) }

@@ -12,6 +12,7 @@ type Newline uint8
 const (
 	Reject    Newline = iota // refuse the message: 550 5.6.0
 	Normalise                // make CRLF of a bare LF, a space of a bare CR and of NUL
+	keep                     // leave binary content (RFC 3030) as it is; chosen here, by the envelope
 )
 
 // dots decodes the content of DATA: it takes the stuffed dots out and finds the

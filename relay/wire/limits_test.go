@@ -284,7 +284,7 @@ func TestRepliesAreBatched(t *testing.T) {
 	}
 	read()
 	_, _ = io.WriteString(near, "EHLO me\r\nMAIL FROM:<>\r\nRCPT TO:<b@example.com>\r\nRCPT TO:<c@example.com>\r\n")
-	if got := strings.Count(read(), "\r\n"); got != 8+3 {
+	if got := strings.Count(read(), "\r\n"); got != 9+3 {
 		t.Errorf("%d lines in the first write", got)
 	}
 	_ = near.Close()

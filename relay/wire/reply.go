@@ -59,7 +59,7 @@ func (c *Conn) replyLine(r mail.Reply, text []byte, more bool) {
 	} else {
 		c.out = append(c.out, ' ')
 	}
-	if r.Enhanced != "" {
+	if r.Enhanced != "" && c.opts.Extensions.has(enhancedCodes) {
 		c.out = append(c.out, r.Enhanced...)
 		c.out = append(c.out, ' ')
 	}
@@ -232,26 +232,22 @@ func (c *Conn) refused() {
 
 // capabilities answers EHLO (RFC 5321 section 4.1.1.1).
 func (c *Conn) capabilities() {
-	c.put("250-" + c.opts.Hostname)
-	c.put("250-PIPELINING")
-	size := "250-SIZE"
-	if c.opts.MaxSize > 0 {
-		size += " " + strconv.FormatInt(c.opts.MaxSize, 10)
-	}
-	c.put(size)
-	c.put("250-8BITMIME")
-	c.put("250-SMTPUTF8")
-	c.put("250-CHUNKING")
-	c.put("250-DSN")
+	lines := append([]string{c.opts.Hostname}, c.announced()...)
 	if c.tls == nil && c.opts.TLS != nil && !c.authed {
-		c.put("250-STARTTLS")
+		lines = append(lines, "STARTTLS")
 	}
 	if c.opts.Hooks.Mechanisms != nil && !c.authed {
 		if m := c.opts.Hooks.Mechanisms(); len(m) > 0 {
-			c.put("250-AUTH " + strings.Join(m, " "))
+			lines = append(lines, "AUTH "+strings.Join(m, " "))
 		}
 	}
-	c.put("250 ENHANCEDSTATUSCODES")
+	for i, l := range lines {
+		if i < len(lines)-1 {
+			c.put("250-" + l)
+		} else {
+			c.put("250 " + l)
+		}
+	}
 }
 
 // parseReply reads go-smtp's reply: lines of one code, of which the last has an

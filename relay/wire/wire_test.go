@@ -293,7 +293,7 @@ func TestConversation(t *testing.T) {
 		"NOOP what ever\r\n=>250 2.0.0",
 		"MAIL FROM:<a@example.com>\r\n=>503 5.5.1",
 		"EHLO\r\n=>501 5.5.4",
-		"EHLO me.example.com\r\n=>250-mx.example.com|250-PIPELINING|250-SIZE|250-8BITMIME|250-SMTPUTF8|250-CHUNKING|250-DSN|250 ENHANCEDSTATUSCODES",
+		"EHLO me.example.com\r\n=>250-mx.example.com|250-PIPELINING|250-SIZE|250-8BITMIME|250-SMTPUTF8|250-CHUNKING|250-DSN|250-MT-PRIORITY|250 ENHANCEDSTATUSCODES",
 		"HELP\r\n=>214 2.0.0",
 		"VRFY postmaster\r\n=>252 2.5.0",
 		"EXPN list\r\n=>502 5.5.1",
