@@ -166,13 +166,13 @@ func ParseMail(args string) (Envelope, error) {
 			if err != nil || n < -9 || n > 9 || val[0] == '+' || len(val) > 2 {
 				return errBadValue
 			}
-			e.Priority = int8(n) //nolint:gosec // one digit
+			e.Priority = int8(n)
 		case "HOLDFOR": // RFC 4865 section 5: seconds, at most nine digits
 			n, err := strconv.ParseUint(val, 10, 32)
 			if err != nil || len(val) > 9 || n == 0 || !e.Release.IsZero() {
 				return errBadValue
 			}
-			e.Release = time.Now().Add(time.Duration(n) * time.Second) //nolint:gosec // below 2^30
+			e.Release = time.Now().Add(time.Duration(n) * time.Second)
 		case "HOLDUNTIL":
 			at, err := time.Parse(time.RFC3339, strings.ToUpper(val))
 			if err != nil || !e.Release.IsZero() || len(val) > 40 {

@@ -36,7 +36,9 @@ func TestRequireTLS(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := relaytest.NewSmartHost(t, test.host...)
-			c := named(t, func(o *Options) { o.TLS, o.TLSConfig = test.level, &tls.Config{RootCAs: test.roots, MinVersion: tls.VersionTLS12} }, h)
+			c := named(t, func(o *Options) {
+				o.TLS, o.TLSConfig = test.level, &tls.Config{RootCAs: test.roots, MinVersion: tls.VersionTLS12}
+			}, h)
 			m := message("x\r\n", "a@y.example")
 			m.Envelope.RequireTLS = true
 			r := c.Attempt(t.Context(), outHop, m)
@@ -85,7 +87,9 @@ func TestRequireTLSByMX(t *testing.T) {
 		{"of the domain's name", "y.example", "relayed 250 2.0.0"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c, res := byMX(t, func(o *Options) { o.TLS, o.TLSConfig = TLSOpportunistic, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12} }, h.Port())
+			c, res := byMX(t, func(o *Options) {
+				o.TLS, o.TLSConfig = TLSOpportunistic, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+			}, h.Port())
 			res.SetMX("y.example", test.host)
 			res.SetAddrs(test.host, "127.0.0.1")
 			m := message("x\r\n", "a@y.example")

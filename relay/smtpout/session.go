@@ -292,9 +292,9 @@ func (e *extensions) limits(params string) {
 		}
 		switch strings.ToUpper(name) {
 		case "RCPTMAX":
-			e.maxRcpt = int(n) //nolint:gosec // below 2^20
+			e.maxRcpt = int(n)
 		case "MAILMAX":
-			e.maxMail = int(n) //nolint:gosec // below 2^20
+			e.maxMail = int(n)
 		}
 	}
 }

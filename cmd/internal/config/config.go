@@ -63,6 +63,7 @@ type ReceiveConnector struct {
 	Auth              Auth       `yaml:"auth" doc:"logging in (RFC 4954)"`
 	Permissions       []string   `yaml:"permissions" enum:"submit,relay,any_sender,bypass_filters,bypass_size,keep_headers" doc:"what clients may do: hand in mail for accepted domains; for any domain; as any sender; past the filters; past the size limit; with header fields that are removed otherwise"`
 	BareNewline       string     `yaml:"bare_newline" enum:"reject,normalise" doc:"what becomes of a message with a CR or LF that is not part of a CRLF: refused, or repaired for devices that know no better"`
+	Protocol          Protocol   `yaml:"protocol" doc:"what is announced and taken of SMTP"`
 	Limits            Limits     `yaml:"limits" doc:"what one client, or all, may use"`
 	Transcript        Transcript `yaml:"transcript" doc:"what both sides said"`
 }
@@ -102,6 +103,14 @@ type Limits struct {
 	Tarpit               Duration `yaml:"tarpit" doc:"delay of refusals to clients that have not logged in; 0s is none"`
 	CommandTimeout       Duration `yaml:"command_timeout" doc:"wait for the next command; RFC 5321 section 4.5.3.2.7 asks for 5 minutes"`
 	SessionTimeout       Duration `yaml:"session_timeout" doc:"wait for progress of a session as a whole"`
+}
+
+// Protocol is what a receive connector announces and takes of SMTP.
+type Protocol struct {
+	Disable      []string `yaml:"disable" enum:"PIPELINING,SIZE,8BITMIME,SMTPUTF8,CHUNKING,DSN,REQUIRETLS,MT-PRIORITY,LIMITS,ENHANCEDSTATUSCODES" doc:"extensions that are neither announced nor taken"`
+	Enable       []string `yaml:"enable" enum:"BINARYMIME,FUTURERELEASE" doc:"extensions that are announced only here: binary content (RFC 3030), which is bounced where the next hop does not take it; and mail that asks to be held, up to 7 days (RFC 4865)"`
+	VRFY         string   `yaml:"vrfy" enum:"noncommittal,refuse" doc:"whether VRFY is answered 252, which tells nothing, or 502"`
+	LenientPaths bool     `yaml:"lenient_paths" doc:"takes what old devices write: MAIL FROM and RCPT TO without angle brackets"`
 }
 
 // AcceptedDomain is a domain that mail is taken for from strangers.

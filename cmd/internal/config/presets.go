@@ -29,6 +29,7 @@ func NewReceiveConnector(usage string) ReceiveConnector {
 		TLS:          ReceiveTLS{MinVersion: "1.2", ClientCertificate: "none"},
 		Auth:         Auth{ChannelBinding: "allow"},
 		BareNewline:  "reject",
+		Protocol:     Protocol{VRFY: "noncommittal"},
 		Limits: Limits{
 			Connections: 5000, ConnectionsPerSource: 20, RateBy: "source", Recipients: 200, MessageSize: 36 * MiB, HeaderSize: 256 * KiB,
 			Hops: 30, ProtocolErrors: 5, AuthFailures: 3, Tarpit: 5 * second, CommandTimeout: 5 * minute, SessionTimeout: 10 * minute,
@@ -58,6 +59,7 @@ func NewReceiveConnector(usage string) ReceiveConnector {
 	case "device": // printers and old programs, by their addresses
 		c.TLS.MinVersion = "1.0"
 		c.BareNewline = "normalise"
+		c.Protocol.LenientPaths = true
 		c.Permissions = []string{"submit", "relay"}
 		c.Limits.Tarpit = 0
 	default:
