@@ -26,6 +26,7 @@ type Levels struct {
 	Disks        []Disk // beside the queue's own
 	Certificates []Certificate
 	Stores       []Store
+	Stage        int // of back-pressure, 0 to 4; with Queue
 }
 
 // Connections are the open sessions of one connector.
@@ -114,7 +115,7 @@ type levels struct {
 	all []level
 
 	queueMessages, queueBytes, queueOldest, dueLag, older, destinations, accepting  level
-	outboxRecords, outboxAge, segmentBytes, segmentFiles, lifetime, pressure        level
+	outboxRecords, outboxAge, segmentBytes, segmentFiles, lifetime, pressure, stage level
 	diskFree, diskSize, connections, connectionsLimit                               level
 	indexLag, oldestEvent, storeBytes, eventsDropped, writeErrors, lines, logBuffer level
 	certificate, lsmBytes, valueBytes, reloadOK, reloadAt, buildInfo                level
@@ -147,6 +148,7 @@ func (c *levels) define(d *definer, opts Options) {
 	def(&c.segmentFiles, g, "queue_segment_files", "Files that hold contents.")
 	def(&c.lifetime, g, "config_message_lifetime_seconds", "How long a message may wait before it expires.")
 	def(&c.pressure, g, "backpressure_level", "0 normal, 1 slowing down, 2 refusing.", words("resource", event.Resources()))
+	def(&c.stage, g, "backpressure_stage", "What the relay does about it: 0 nothing, 1 slow, 2 refuses strangers, 3 refuses all, 4 turns connections away.")
 	def(&c.diskFree, g, "spool_disk_free_bytes", "Free space of the volume.", Label{Name: "volume", Note: "queue, tracking, log"})
 	def(&c.diskSize, g, "spool_disk_size_bytes", "Size of the volume.", Label{Name: "volume", Note: "queue, tracking, log"})
 
@@ -192,6 +194,7 @@ func (c *levels) Collect(ch chan<- prometheus.Metric) {
 	l := (*read)()
 	if l.Queue != nil {
 		c.collectQueue(ch, l.Queue, l.Hops)
+		c.stage.send(ch, float64(l.Stage))
 	}
 	if l.Lifetime > 0 {
 		c.lifetime.send(ch, l.Lifetime.Seconds())

@@ -27,15 +27,22 @@ func statusCmd(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t := newTable("HOST", "VERSION", "UP", "READY", "EVENTS", "STORE", "OLDEST", "INDEX LAG")
+			t := newTable("HOST", "VERSION", "UP", "READY", "PRESSURE", "EVENTS", "STORE", "OLDEST", "INDEX LAG")
 			ready := "yes"
 			if !s.Ready {
 				ready = "no: " + s.Why
 			}
-			t.flex, t.spare = []int{0, 3}, []int{7, 6, 1}
-			t.add(s.Hostname, s.Version, e.seconds(time.Since(s.Started).Seconds()), ready, fmt.Sprint(s.Events), e.size(s.StoreSize), e.clock(s.Oldest), e.seconds(s.IndexLag))
+			t.flex, t.spare = []int{0, 3, 4}, []int{8, 7, 1}
+			t.add(s.Hostname, s.Version, e.seconds(time.Since(s.Started).Seconds()), ready, pressureText(s.Pressure), fmt.Sprint(s.Events), e.size(s.StoreSize), e.clock(s.Oldest), e.seconds(s.IndexLag))
 			if err := render(e, s, []*trackapi.Status{s}, t); err != nil {
 				return err
+			}
+			if e.format == "table" {
+				for _, r := range s.Pressure.Resources {
+					if r.Level > 0 {
+						e.note(fmt.Sprintf("%s is %s (%s) since %s: %s", r.Resource, levelWord(r.Level), r.Detail, clock(r.Since), stageText[r.Stage]))
+					}
+				}
 			}
 			if !s.Ready {
 				return &exitError{code: exitNo}
@@ -43,6 +50,30 @@ func statusCmd(e *env) *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// stageText is what the relay does about back-pressure, for people.
+var stageText = map[string]string{
+	"open": "nothing is held back", "slow": "acknowledgements are slow", "strangers": "strangers are refused",
+	"all": "all mail is refused", "shut": "connections are turned away",
+}
+
+func levelWord(level int) string {
+	if level > 1 {
+		return "high"
+	}
+	return "medium"
+}
+
+// pressureText names the stage, and the resources that are short.
+func pressureText(p trackapi.Pressure) string {
+	text := p.Stage
+	for _, r := range p.Resources {
+		if r.Level > 0 {
+			text += " " + r.Resource
+		}
+	}
+	return text
 }
 
 // healthcheckCmd is for container images that have no other program in them.

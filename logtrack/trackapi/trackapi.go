@@ -338,6 +338,7 @@ type Status struct {
 	Events    int64     `json:"events"`
 	IndexLag  float64   `json:"index_lag_seconds"`
 	StoreSize int64     `json:"store_bytes"`
+	Pressure  Pressure  `json:"pressure"`
 }
 
 // Problem is an error answer (RFC 9457).

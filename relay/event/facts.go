@@ -331,16 +331,17 @@ type ThrottleEngaged struct {
 	Connector string     `json:"connector"`
 	ClientIP  netip.Addr `json:"client_ip,omitzero"`
 	AuthUser  string     `json:"auth_user,omitzero"`
-	Scope     string     `json:"throttle_scope"` // total, source, user, sender, destination
-	Limit     string     `json:"throttle_limit"` // the configuration key
+	Scope     string     `json:"throttle_scope"` // total, source, network, user, sender, destination
+	Limit     string     `json:"throttle_limit"` // the configuration key, or the name of the rule
 	Action    string     `json:"action"`         // tarpit, defer, reject, close
 }
 
-// PressureChanged says that the back-pressure level of a resource changed.
+// PressureChanged says that the back-pressure level of a resource changed, or what the relay does about it.
 type PressureChanged struct {
 	Resource string `json:"resource"` // a [Resources] word
 	Level    int    `json:"pressure"` // 0 normal, 1 medium, 2 high
 	Was      int    `json:"was"`
+	Stage    string `json:"pressure_stage,omitzero"` // what the relay does about it: open, slow, strangers, all, shut; empty when the resource's owner states its level
 	Detail   string `json:"detail,omitzero"`
 }
 

@@ -162,8 +162,9 @@ func (q *Queue) commitLoop() {
 		if group == nil {
 			return
 		}
-		start := time.Now()
+		q.latency.begin(time.Now())
 		row, err := q.commitGroup(group)
+		q.latency.end(time.Now())
 		if err != nil {
 			q.fail(err)
 			for _, c := range group {
@@ -172,7 +173,6 @@ func (q *Queue) commitLoop() {
 			continue
 		}
 		now := time.Now()
-		q.latency.add(now.Sub(start))
 		q.mu.Lock()
 		for _, c := range group {
 			if c.apply != nil {

@@ -147,3 +147,7 @@ func (q *Queue) Levels() Levels {
 	}
 	return l
 }
+
+// CommitLatency is how long commits take at present. It is for one caller who
+// looks again and again: see latency.
+func (q *Queue) CommitLatency() time.Duration { return q.latency.look(time.Now()) }

@@ -618,12 +618,38 @@ func clip(s string, n int) string {
 	return strings.ToValidUTF8(s[:n], "")
 }
 
-// latency is a moving average of how long commits take.
-type latency struct{ ns atomic.Int64 }
-
-func (l *latency) add(d time.Duration) {
-	was := l.ns.Load()
-	l.ns.Store(was + (int64(d)-was)/8)
+// latency is a moving average of how long commits take. Nobody commits while
+// nothing is accepted, so it halves with every look that finds no new commit; a
+// commit that has begun and not ended counts for as long as it takes already.
+type latency struct {
+	mu    sync.Mutex
+	mean  time.Duration
+	began time.Time // of the commit under way; zero when there is none
+	fresh bool      // a commit ended since the last look
 }
 
-func (l *latency) get() time.Duration { return time.Duration(l.ns.Load()) }
+func (l *latency) begin(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.began = now
+}
+
+func (l *latency) end(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mean += (now.Sub(l.began) - l.mean) / 8
+	l.began, l.fresh = time.Time{}, true
+}
+
+func (l *latency) look(now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.fresh && l.began.IsZero() {
+		l.mean /= 2
+	}
+	l.fresh = false
+	if !l.began.IsZero() {
+		return max(l.mean, now.Sub(l.began))
+	}
+	return l.mean
+}

@@ -3,7 +3,6 @@ package queue
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -87,42 +86,14 @@ func (q *Queue) repeat(ctx context.Context, every time.Duration, also <-chan str
 	}
 }
 
-// watch looks at the disk and at the other resources.
+// watch looks at the disk, and forgets hops that nothing is for.
 func (q *Queue) watch(context.Context) error {
 	q.guard.check()
 	now := time.Now()
 	q.mu.Lock()
-	n := q.sched.messages
 	q.sched.reap(now, reapAfter)
 	q.sched.advance(now.UnixMicro())
 	q.mu.Unlock()
-	if most := q.opts.MaxMessages; most > 0 {
-		level := 0
-		switch {
-		case n >= most:
-			level = 2
-		case n >= most/10*9:
-			level = 1
-		}
-		q.setPressure(event.PressureChanged{Resource: "queue_length", Level: level, Detail: fmt.Sprintf("%d messages", n)})
-	}
-	facts, age := q.outbox.level(now)
-	level := 0
-	switch { // numbers by taste: a tracking store that works confirms within seconds
-	case facts > 1_000_000 || age > 10*time.Minute:
-		level = 2
-	case facts > 10*outboxMany || age > time.Minute:
-		level = 1
-	}
-	q.setPressure(event.PressureChanged{Resource: "outbox", Level: level, Detail: fmt.Sprintf("%d facts not confirmed", facts)})
-	level = 0
-	switch took := q.latency.get(); {
-	case took > 2*time.Second:
-		level = 2
-	case took > 250*time.Millisecond:
-		level = 1
-	}
-	q.setPressure(event.PressureChanged{Resource: "disk_latency", Level: level, Detail: q.latency.get().Round(time.Millisecond).String()})
 	return nil
 }
 

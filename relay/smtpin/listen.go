@@ -48,8 +48,8 @@ func (e entrances) find(local, client netip.Addr, ok func(*connector) bool) *con
 // counters are what a connector counts. They belong to its name: a reload that
 // changes limits does not forget who has used how much.
 type counters struct {
-	conns throttle.Connections
-	rate  throttle.Messages
+	conns   throttle.Connections
+	evicted atomic.Int64 // when idle sessions were last ended for new ones, in Unix nanoseconds
 }
 
 // A socket is an address to listen on.
@@ -155,11 +155,15 @@ func (l *listener) close() {
 // accept takes connections until the listener is closed.
 func (s *Server) accept(l *listener) {
 	const shortest, longest = 5 * time.Millisecond, time.Second
-	wait := shortest
+	wait, stuck := shortest, false
 	for {
 		raw, err := l.ln.Accept()
 		if err == nil {
 			wait = shortest
+			if stuck {
+				stuck = false
+				s.emit.Emit(event.Remarked{Remark: "connections are accepted again"})
+			}
 			s.admit(*l.now.Load(), raw)
 			continue
 		}
@@ -167,7 +171,8 @@ func (s *Server) accept(l *listener) {
 			return
 		}
 		// Out of file descriptors, or a connection that went before we took it.
-		if wait == longest {
+		if wait == longest && !stuck {
+			stuck = true
 			s.emit.Emit(event.Remarked{Remark: "connections cannot be accepted", Detail: wire.Printable(err.Error(), 300)})
 		}
 		t := time.NewTimer(wait)
@@ -312,7 +317,6 @@ func (c *Change) Commit() {
 // take gives connectors their counters: those of the connector that had the name
 // before, under the limits of now.
 func (s *Server) take(list []*connector) {
-	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	names := map[string]bool{}
@@ -324,7 +328,6 @@ func (s *Server) take(list []*connector) {
 			s.counters[c.Name] = c.counters
 		}
 		c.conns.Limit(c.Limits.Connections, c.Limits.ConnectionsPerSource)
-		c.rate.Limit(now, c.Limits.MessagesPerMinute, c.rateBy)
 	}
 	for name, old := range s.counters {
 		if !names[name] && old.conns.Open() == 0 {
@@ -332,6 +335,7 @@ func (s *Server) take(list []*connector) {
 		}
 	}
 	s.connectors = list
+	s.fixThrottles(list)
 }
 
 // Addrs are the addresses that each connector listens on, after Listen.

@@ -14,6 +14,7 @@ import (
 	"waybill/relay/event"
 	"waybill/relay/mail"
 	"waybill/relay/policy"
+	"waybill/relay/pressure"
 	"waybill/relay/throttle"
 	"waybill/relay/transcript"
 	"waybill/relay/wire"
@@ -45,6 +46,9 @@ type Options struct {
 	Ready        func() error      // nil, or asked before each transaction: an error answers 452 4.3.1
 	Lockout      *throttle.Lockout // holds off who guesses passwords; nil: with its defaults
 	Tap          *transcript.Tap   // nil, or where conversations can be watched
+	Throttles    *throttle.Set     // rules beside the connectors' own limits; nil: none
+	Pressure     *pressure.Monitor // nil: there is always enough of everything
+	MaxSessions  int               // of all connectors together: what file descriptors allow; zero: no limit
 }
 
 // A Connector is one receive connector: where it listens, for whom, and what
@@ -143,7 +147,6 @@ type connector struct {
 	extensions       wire.Extensions
 	keep             *transcript.Chooser
 	mechanisms       []auth.Mechanism
-	rateBy           throttle.By
 	*counters        // from Server.take
 }
 
@@ -198,11 +201,7 @@ func newConnector(c Connector) (*connector, error) {
 		out.TLS = wire.NoteCertificate(out.TLS)
 	}
 	switch c.Limits.RateBy {
-	case "", "source":
-	case "user":
-		out.rateBy = throttle.ByUser
-	case "both":
-		out.rateBy = throttle.ByBoth
+	case "", "source", "user", "both":
 	default:
 		return nil, bad("rate_by %q: source, user or both", c.Limits.RateBy)
 	}

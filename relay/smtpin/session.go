@@ -40,13 +40,15 @@ type session struct {
 
 	tx       *transaction
 	messages int
-	begun    bool // SessionOpened is stated
+	begun    bool   // SessionOpened is stated
+	leave    func() // gives back what the connection was let in with
+	slowed   bool   // that we are slow was stated
 
 	script *transcript.Log
 	sender bool // one of its senders is named by the transcript's rule
 }
 
-func (s *Server) newSession(c *connector, raw net.Conn, remote, local netip.AddrPort) *session {
+func (s *Server) newSession(c *connector, raw net.Conn, remote, local netip.AddrPort, delay time.Duration) *session {
 	now := time.Now()
 	ses := &session{srv: s, c: c, id: mail.NewID(now), remote: remote, local: local}
 	ses.emit = s.emit.Session(ses.id)
@@ -66,10 +68,10 @@ func (s *Server) newSession(c *connector, raw net.Conn, remote, local netip.Addr
 		MaxRecipients: c.Limits.Recipients, Extensions: c.extensions, Lenient: c.Lenient, NoVerify: c.NoVerify,
 		BareNewline: c.bare, BareNewlineChunks: c.bareChunks,
 		CommandTimeout: c.Limits.CommandTimeout, SessionTimeout: c.Limits.SessionTimeout,
-		ProtocolErrors: c.Limits.ProtocolErrors, Tarpit: c.Limits.Tarpit, Transcript: ses.script,
+		ProtocolErrors: c.Limits.ProtocolErrors, Tarpit: c.Limits.Tarpit, Delay: delay, Transcript: ses.script,
 		Emitter: ses.emit,
 		Hooks: wire.Hooks{
-			Secured: ses.opened, Mechanisms: ses.mechanisms, Begin: ses.begin, Refused: ses.refusedByWire, AuthEnded: ses.authEnded,
+			Secured: ses.opened, Command: ses.command, Mechanisms: ses.mechanisms, Begin: ses.begin, Refused: ses.refusedByWire, AuthEnded: ses.authEnded,
 			Throttled: ses.throttled, Early: ses.early, Panicked: ses.panicked, Closed: ses.closed,
 		},
 	})}
@@ -161,11 +163,10 @@ func (s *session) mayMail(env mail.Envelope) *mail.ReplyError {
 			return replyError(err, mail.Refuse(452, "4.3.1", "backpressure", "not enough resources, try again later"))
 		}
 	}
-	client := throttle.Client{Connector: s.c.Name, IP: s.remote.Addr(), User: s.user}
-	if !s.c.rate.Admit(time.Now(), client, s.emit) {
-		return mail.Refuse(450, "4.7.1", "throttle", "too many messages, try again later")
+	if e := s.pressed(); e != nil {
+		return e
 	}
-	return nil
+	return s.mayMore(env)
 }
 
 // Rcpt adds a recipient.
@@ -187,10 +188,12 @@ func (s *session) mayRcpt(rcpt mail.Recipient) *mail.ReplyError {
 	if n := s.c.Limits.Recipients; n > 0 && len(s.tx.env.Recipients) >= n {
 		return mail.Refuse(452, "4.5.3", "recipients", "too many recipients") // RFC 5321 section 4.5.3.1.10
 	}
-	if s.c.Policy == nil {
-		return nil
+	if s.c.Policy != nil {
+		if e := s.c.Policy.Recipient(s.peer(), s.tx.env, rcpt); e != nil {
+			return e
+		}
 	}
-	return s.c.Policy.Recipient(s.peer(), s.tx.env, rcpt)
+	return s.throttle(throttle.Recipients, 1, s.tx.env)
 }
 
 // begin is asked when DATA or the first BDAT comes.
@@ -212,6 +215,7 @@ func (s *session) Data(io.Reader) (err error) {
 	body := s.conn.Body()
 	tx := s.tx
 	id, e := tx.receive(body)
+	s.srv.throttles.Charge(time.Now(), throttle.Bytes, tx.size, s.client(tx.env))
 	if e == nil {
 		s.messages++
 		return &smtp.SMTPError{Code: 250, EnhancedCode: smtp.EnhancedCode{2, 0, 0}, Message: "queued as " + string(id)}

@@ -20,12 +20,13 @@ import (
 
 // Server receives mail for all receive connectors.
 type Server struct {
-	opts    Options
-	emit    event.Emitter
-	smtp    *smtp.Server
-	feed    *feed
-	lockout *throttle.Lockout
-	first   []*connector // of Options, until Listen
+	opts      Options
+	emit      event.Emitter
+	smtp      *smtp.Server
+	feed      *feed
+	lockout   *throttle.Lockout
+	throttles *throttle.Set
+	first     []*connector // of Options, until Listen
 
 	// life ends when sessions must end at once. Sessions are called by go-smtp,
 	// which has no context to hand on: this is the one that they use.
@@ -61,6 +62,11 @@ func New(opts Options) (*Server, error) {
 	s := &Server{
 		opts: opts, emit: opts.Emitter.Source(event.SourceSMTPIn), feed: newFeed(), first: connectors,
 		counters: map[string]*counters{}, sessions: map[*session]struct{}{}, empty: make(chan struct{}), lockout: opts.Lockout,
+	}
+	if s.throttles = opts.Throttles; s.throttles == nil {
+		if s.throttles, err = throttle.NewSet(); err != nil {
+			return nil, err
+		}
 	}
 	if s.lockout == nil {
 		s.lockout = throttle.NewLockout(throttle.LockoutLimits{})
@@ -173,20 +179,16 @@ func (s *Server) admit(at entrances, raw net.Conn) {
 		s.turnAway(at[0].connector, raw, remote.Addr(), "denied", mail.Reply{Code: 554, Enhanced: "5.7.1", Text: "not for you"})
 		return
 	}
-	switch c.conns.Admit(remote.Addr()) {
-	case throttle.LimitTotal:
-		s.turnAway(c, raw, remote.Addr(), "limit_total", mail.Reply{Code: 421, Enhanced: "4.7.0", Text: "too many connections, try again later"})
+	leave, ok, delay := s.let(c, raw, remote.Addr())
+	if !ok {
 		return
-	case throttle.LimitSource:
-		s.turnAway(c, raw, remote.Addr(), "limit_source", mail.Reply{Code: 421, Enhanced: "4.7.0", Text: "too many connections from you"})
-		return
-	case throttle.Admitted:
 	}
-	ses := s.newSession(c, raw, remote, local)
+	ses := s.newSession(c, raw, remote, local, delay)
+	ses.leave = leave
 	s.mu.Lock()
 	if s.draining {
 		s.mu.Unlock()
-		c.conns.Release(remote.Addr())
+		leave()
 		s.turnAway(c, raw, remote.Addr(), "shutdown", mail.Reply{Code: 421, Enhanced: "4.3.2", Text: "service closing, try again later"})
 		return
 	}
@@ -221,7 +223,7 @@ func (s *Server) turnAway(c *connector, raw net.Conn, ip netip.Addr, reason stri
 
 // forget is called when a session is over.
 func (s *Server) forget(ses *session) {
-	ses.c.conns.Release(ses.remote.Addr())
+	ses.leave()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, ses)

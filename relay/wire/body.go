@@ -44,7 +44,9 @@ type Body struct {
 
 	octets  int64 // given out
 	began   time.Time
-	network int64 // octets received since began
+	network int64     // octets received since began
+	first   time.Time // when the content began: began is that of its present chunk
+	before  int64     // octets that the session had received then
 	scratch []byte
 	rest    []byte // for Read
 }
@@ -59,6 +61,7 @@ func (c *Conn) Body() *Body {
 func (b *Body) start(mode bodyMode) {
 	c := b.c
 	*b = Body{c: c, open: true, mode: mode, policy: c.opts.BareNewline, began: time.Now()}
+	b.first, b.before = b.began, c.in.total
 	if mode == modeChunk {
 		b.policy = c.opts.BareNewlineChunks
 		if c.env.Body == mail.BodyBinaryMIME {
@@ -255,7 +258,7 @@ func (b *Body) nextCommand() error {
 		if len(c.out) > maxOut && c.flush() != nil {
 			return b.fail(io.ErrUnexpectedEOF)
 		}
-		line, err := c.line(maxLine, time.Now().Add(c.opts.CommandTimeout), false)
+		line, err := c.line(maxLine, b.deadline(time.Now()), false)
 		c.nowAt = time.Now()
 		if err != nil {
 			c.lineError(err)
@@ -309,10 +312,8 @@ func (b *Body) nextCommand() error {
 // client that sends an octet a minute does not hold a session for ever.
 func (b *Body) fill() error {
 	c := b.c
-	now := time.Now()
-	deadline := now.Add(c.opts.CommandTimeout)
-	total := b.began.Add(c.opts.CommandTimeout + time.Duration(float64(b.network)/float64(c.opts.MinRate)*float64(time.Second)))
-	if total.Before(deadline) {
+	deadline := b.deadline(time.Now())
+	if total := b.began.Add(c.opts.CommandTimeout + c.atLeast(b.network)); total.Before(deadline) {
 		deadline = total
 	}
 	before := c.in.total
@@ -322,6 +323,28 @@ func (b *Body) fill() error {
 		return b.fail(err)
 	}
 	return nil
+}
+
+// chunksTimes is how many command timeouts a content in chunks may take beside
+// what its octets do, by taste: a client that sends small chunks waits for a
+// reply to each.
+const chunksTimes = 4
+
+// deadline is until when more must have come: the command timeout from now, and
+// not after the content as a whole must have ended, so that chunks of no size do
+// not hold a session for ever.
+func (b *Body) deadline(now time.Time) time.Time {
+	c := b.c
+	deadline := now.Add(c.opts.CommandTimeout)
+	if total := b.first.Add(chunksTimes*c.opts.CommandTimeout + c.atLeast(c.in.total-b.before)); total.Before(deadline) {
+		return total
+	}
+	return deadline
+}
+
+// atLeast is how long n octets take at the slowest rate.
+func (c *Conn) atLeast(n int64) time.Duration {
+	return time.Duration(float64(n) / float64(c.opts.MinRate) * float64(time.Second))
 }
 
 // fail ends the content, and with it the connection: nothing that would still

@@ -119,6 +119,7 @@ func (c *Conn) step() error {
 // open does the handshake of implicit TLS and replaces go-smtp's greeting.
 func (c *Conn) open() error {
 	c.greet = true
+	c.Pause(c.opts.Delay)
 	if c.opts.Implicit {
 		if err := c.handshake(); err != nil {
 			c.reply = c.reply[:0]
@@ -164,8 +165,12 @@ func (c *Conn) command() {
 	if c.auth.active {
 		limit = maxAuthLine
 	}
+	c.waitFor(now, !c.tx && !c.auth.active)
 	line, err := c.line(limit, deadline, !c.tx)
 	c.nowAt = time.Now()
+	if c.waitFor(time.Time{}, false) && errors.Is(err, errTimeout) {
+		err = errEvicted
+	}
 	switch {
 	case err == nil && c.auth.active:
 		c.response(line)
@@ -254,6 +259,9 @@ func (c *Conn) lineError(err error) {
 	case errors.Is(err, errDraining):
 		c.now = none
 		c.bye(CauseShutdown, 421, "4.3.2", "service closing, try again later")
+	case errors.Is(err, errEvicted):
+		c.now = none
+		c.bye(CauseLimit, 421, "4.7.0", "others are waiting, try again later")
 	case errors.Is(err, errTimeout):
 		c.now = none
 		cause := CauseIdle
@@ -275,6 +283,9 @@ func (c *Conn) dispatch(line []byte) {
 		c.script.Client(c.nowAt, c.shown(v, line))
 	}
 	c.commands++
+	if v != quit && c.mayNot(v) {
+		return
+	}
 	switch v {
 	case noop, rset, vrfy, expn, help, helo, ehlo:
 		if c.junk++; c.junk > maxJunk {

@@ -41,6 +41,7 @@ type Options struct {
 	MinRate        int64         // octets per second that a content must come at, on average; zero means 1024
 	ProtocolErrors int           // end the session after so many; zero means 5
 	Tarpit         time.Duration // delay of each 5xx reply while nobody is authenticated; zero means none
+	Delay          time.Duration // of the greeting; see [Conn.Pause]
 
 	Transcript *transcript.Log // what both sides say is written here; nil: nowhere
 	Emitter    event.Emitter   // with the session in its context
@@ -56,6 +57,10 @@ type Hooks struct {
 	Mechanisms func() []string
 	// Begin is asked when content is about to come; an error refuses DATA, or the first BDAT.
 	Begin func() *mail.ReplyError
+	// Command is asked about every command but QUIT. An error refuses it, but for
+	// DATA and BDAT, whose octets may be on their way already: those it refuses only
+	// together with the session, after [Conn.HangUp]. Nil lets all pass.
+	Command func(verb string) *mail.ReplyError
 	// Refused is told that MAIL or RCPT was refused here; arg is what the client gave.
 	Refused func(verb, arg string, e *mail.ReplyError)
 	// AuthEnded is told that an exchange ended without a verdict: "cancelled" or "malformed".
@@ -158,7 +163,10 @@ type Conn struct {
 	draining bool
 	idle     bool // waits for a command outside a transaction
 	killed   bool
-	gone     chan struct{} // closed by Kill and Drain's end, to wake a tarpit
+	waiting  time.Time     // since when for a command outside a transaction; zero when not
+	evicted  bool          // see EndIdle
+	gone     chan struct{} // closed by Kill, to wake a tarpit
+	leave    chan struct{} // closed by Drain and Kill, to wake a pause
 	once     sync.Once
 }
 
@@ -177,7 +185,7 @@ func New(raw net.Conn, opts Options) *Conn {
 		opts.Banner = "ESMTP Waybill"
 	}
 	now := time.Now()
-	c := &Conn{opts: opts, raw: raw, cur: raw, started: now, nowAt: now, gone: make(chan struct{})}
+	c := &Conn{opts: opts, raw: raw, cur: raw, started: now, nowAt: now, gone: make(chan struct{}), leave: make(chan struct{})}
 	c.script = opts.Transcript
 	c.body.c = c
 	return c
@@ -313,8 +321,9 @@ func (c *Conn) Drain() {
 		return
 	}
 	c.draining = true
+	close(c.leave)
 	if c.idle {
-		_ = c.raw.SetReadDeadline(time.Unix(1, 0))
+		_ = c.raw.SetReadDeadline(past)
 	}
 }
 
@@ -324,6 +333,9 @@ func (c *Conn) Kill() {
 	defer c.mu.Unlock()
 	if c.killed {
 		return
+	}
+	if !c.draining {
+		close(c.leave)
 	}
 	c.killed, c.draining = true, true
 	close(c.gone)
@@ -365,6 +377,9 @@ func (c *Conn) panicked(v any) {
 	}
 }
 
+// past is a deadline that has passed.
+var past = time.Unix(1, 0)
+
 var (
 	errDraining = errors.New("draining")
 	errTimeout  = errors.New("timed out")
@@ -384,6 +399,9 @@ func (c *Conn) fill(deadline time.Time, idle, large bool) error {
 	if c.draining && idle {
 		c.mu.Unlock()
 		return errDraining
+	}
+	if c.evicted {
+		deadline = past
 	}
 	c.idle = idle
 	_ = c.raw.SetReadDeadline(deadline) // fails only on a closed connection, as Read does

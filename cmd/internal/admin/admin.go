@@ -28,20 +28,22 @@ import (
 	"waybill/logtrack/trackhttp"
 	"waybill/relay/event"
 	"waybill/relay/queue"
+	"waybill/relay/throttle"
 	"waybill/relay/transcript"
 )
 
 // Options configure the Handler.
 type Options struct {
-	Queue    *queue.Queue
-	Tracking http.Handler // messages, events, aggregate, values, tail, openapi.yaml; nil when tracking is off
-	Metrics  http.Handler
-	Ready    func() error // nil when mail is taken
-	Acted    func()       // after a change of the queue that lets messages go; may be nil
-	Reload   func() error
-	Status   func() trackapi.Status
-	Emitter  event.Emitter
-	Tap      *transcript.Tap // where conversations can be watched
+	Queue     *queue.Queue
+	Throttles *throttle.Set // nil: there are none
+	Tracking  http.Handler  // messages, events, aggregate, values, tail, openapi.yaml; nil when tracking is off
+	Metrics   http.Handler
+	Ready     func() error // nil when mail is taken
+	Acted     func()       // after a change of the queue that lets messages go; may be nil
+	Reload    func() error
+	Status    func() trackapi.Status
+	Emitter   event.Emitter
+	Tap       *transcript.Tap // where conversations can be watched
 	// Authenticate tells who holds a bearer token. Nil: there are no tokens,
 	// and callers on loopback have every role.
 	Authenticate func(token string) (config.Token, bool)
@@ -82,6 +84,8 @@ func New(opts Options) *Handler {
 	guard("GET /api/v1/queue/messages/{queue_id}/content", config.RoleAdmin, h.content)
 	guard("GET /api/v1/protocol/tail", config.RoleOperator, h.watch)
 	guard("POST /api/v1/queue/actions", config.RoleOperator, h.act)
+	guard("GET /api/v1/throttles", config.RoleViewer, h.throttles)
+	guard("POST /api/v1/throttles/actions", config.RoleOperator, h.actOnThrottles)
 	if opts.Tracking != nil {
 		guard("GET /api/v1/", config.RoleViewer, opts.Tracking.ServeHTTP)
 	} else {
@@ -235,6 +239,7 @@ GET  /api/v1/status                    version, readiness, tracking store
 GET  /api/v1/messages?recipient=...    find messages
 GET  /api/v1/messages/{queue_id}       one message's timeline
 GET  /api/v1/queues                    what waits, for whom, since when
+GET  /api/v1/throttles                 who is stopped by which limit
 GET  /api/v1/openapi.yaml              everything
 GET  /debug/pprof/                     profiles (role admin)
 `)

@@ -34,6 +34,7 @@ import (
 	"waybill/relay/dns"
 	"waybill/relay/event"
 	"waybill/relay/mail"
+	"waybill/relay/pressure"
 	"waybill/relay/protolog"
 	"waybill/relay/queue"
 	"waybill/relay/route"
@@ -59,24 +60,26 @@ type Options struct {
 
 // App is a relay with everything around it.
 type App struct {
-	opts    Options
-	started time.Time
-	log     *protolog.Log
-	logger  *zap.Logger
-	emit    event.Emitter
-	track   *logtrack.Store // nil when tracking is off
-	metrics *metrics.Reader
-	gather  http.Handler // the exposition
-	queue   *queue.Queue
-	tap     transcript.Tap // where conversations can be watched
-	routes  *routes
-	deliver *deliver.Scheduler
-	smtpin  *smtpin.Server
-	lockout *throttle.Lockout
-	admin   *admin.Handler
-	http    net.Listener
-	volumes volumes
-	every   time.Duration // between two looks at what changes beside us
+	opts     Options
+	started  time.Time
+	log      *protolog.Log
+	logger   *zap.Logger
+	emit     event.Emitter
+	track    *logtrack.Store // nil when tracking is off
+	metrics  *metrics.Reader
+	gather   http.Handler // the exposition
+	queue    *queue.Queue
+	tap      transcript.Tap // where conversations can be watched
+	routes   *routes
+	deliver  *deliver.Scheduler
+	smtpin   *smtpin.Server
+	lockout  *throttle.Lockout
+	limits   *throttle.Set
+	pressure *pressure.Monitor
+	admin    *admin.Handler
+	http     net.Listener
+	volumes  volumes
+	every    time.Duration // between two looks at what changes beside us
 
 	reloadMu  sync.Mutex
 	config    atomic.Pointer[config.Config]
@@ -137,6 +140,10 @@ func New(opts Options) (_ *App, err error) {
 	a.deliver = deliver.New(deliver.Options{
 		Queue: deliver.FromQueue(a.queue), Connectors: a.routes.connector, Hostname: cfg.Hostname, Emitter: a.emit, DrainTimeout: opts.DrainTime,
 	})
+	a.openPressure(cfg)
+	if err := a.openThrottles(cfg); err != nil {
+		return nil, err
+	}
 	if err := a.openHTTP(cfg); err != nil {
 		return nil, err
 	}
@@ -203,10 +210,9 @@ func (a *App) openReception(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	a.lockout = throttle.NewLockout(lockoutLimits(cfg))
 	a.smtpin, err = smtpin.New(smtpin.Options{
 		Hostname: cfg.Hostname, Connectors: a.reception.Load().connectors, Acceptor: acceptor{a.queue, subjects}, Emitter: a.emit.Source(event.SourceSMTPIn),
-		DrainTimeout: a.opts.DrainTime, Ready: a.queue.Ready, Lockout: a.lockout, Tap: &a.tap,
+		DrainTimeout: a.opts.DrainTime, Ready: a.queue.Ready, Lockout: a.lockout, Tap: &a.tap, Throttles: a.limits, Pressure: a.pressure, MaxSessions: a.maxSessions(cfg),
 	})
 	if err != nil {
 		return err
@@ -248,7 +254,7 @@ func (a *App) openHTTP(cfg *config.Config) (err error) {
 	}
 	a.tokens.Store(tokens)
 	opts := admin.Options{
-		Queue: a.queue, Metrics: a.gather, Ready: a.Ready, Acted: a.deliver.ProbeNow, Reload: a.Reload, Status: a.Status, Emitter: a.emit.Source(event.SourceAdmin),
+		Queue: a.queue, Throttles: a.limits, Metrics: a.gather, Ready: a.Ready, Acted: a.deliver.ProbeNow, Reload: a.Reload, Status: a.Status, Emitter: a.emit.Source(event.SourceAdmin),
 		Hosts: []string{cfg.Hostname}, Tap: &a.tap,
 	}
 	if a.track != nil {
@@ -284,7 +290,13 @@ func (a *App) Ready() error {
 	if a.draining.Load() {
 		return errors.New("draining: the program is about to end")
 	}
-	return a.queue.Ready()
+	if err := a.queue.Ready(); err != nil {
+		return err
+	}
+	if p := a.pressure.Now(); p.Stage >= pressure.All {
+		return fmt.Errorf("back-pressure: %s is short: %s", p.Resource, p.Detail)
+	}
+	return nil
 }
 
 // Status is what GET /api/v1/status answers.
@@ -296,6 +308,7 @@ func (a *App) Status() trackapi.Status {
 	if err := a.Ready(); err != nil {
 		s.Ready, s.Why = false, err.Error()
 	}
+	s.Pressure = a.pressureStatus()
 	if a.track != nil {
 		t := a.track.Stats()
 		s.Oldest, s.Events, s.IndexLag, s.StoreSize = t.Oldest, t.Events, t.IndexLag.Seconds(), t.Bytes
@@ -334,6 +347,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 		}
 	})
 	around.Go(func() error { return a.queue.Run(outer) })
+	around.Go(func() error { return a.pressure.Run(outer) })
 	around.Go(func() error { return a.watch(outer) })
 	around.Go(func() error { return a.admin.Run(outer) })
 	around.Go(func() error { return a.serveHTTP(outer) })

@@ -12,7 +12,10 @@ import (
 func (a *App) levels() metrics.Levels {
 	cfg := a.config.Load()
 	q := a.queue.Levels()
-	l := metrics.Levels{Queue: &q, Hops: a.queue.Hops(), Lifetime: lifetime(cfg)}
+	l := metrics.Levels{Queue: &q, Hops: a.queue.Hops(), Lifetime: lifetime(cfg), Stage: int(a.pressure.Now().Stage)}
+	for _, s := range a.pressure.Status() {
+		q.Pressure[s.Resource] = max(q.Pressure[s.Resource], s.Level) // the queue knows first about its own
+	}
 	for name, c := range a.smtpin.Connections() {
 		l.Connections = append(l.Connections, metrics.Connections{Direction: event.Inbound, Connector: name, Open: c[0], Limit: c[1]})
 	}

@@ -9,11 +9,12 @@ import (
 
 	"waybill/cmd/internal/config"
 	"waybill/relay/event"
+	"waybill/relay/throttle"
 )
 
 // Reload reads the configuration again and takes it into use: receive and send
-// connectors, routing, accepted domains and their recipients, users, certificates
-// and tokens. Sessions and attempts that are under way end as they began. When
+// connectors, routing, accepted domains and their recipients, throttles and marks
+// of back-pressure, users, certificates and tokens. Sessions and attempts that are under way end as they began. When
 // anything is wrong, or needs a restart (stores, the log, the HTTP listener), the
 // error says what, and nothing is changed. The fact says how it went.
 func (a *App) Reload() (err error) {
@@ -52,6 +53,14 @@ func (a *App) Reload() (err error) {
 		routing.close()
 		return err
 	}
+	rules, err := throttleRules(next)
+	if err == nil {
+		_, err = throttle.NewSet(rules...) // what it takes, Replace takes
+	}
+	if err != nil {
+		routing.close()
+		return err
+	}
 	change, err := a.smtpin.Prepare(in.connectors)
 	if err != nil {
 		routing.close()
@@ -64,6 +73,8 @@ func (a *App) Reload() (err error) {
 	a.config.Store(next)
 	a.reception.Store(in.take(a.emit.Source(event.SourceAdmin)))
 	a.lockout.Change(lockoutLimits(next))
+	a.pressure.Configure(pressureSettings(next))
+	_ = a.limits.Replace(rules) // checked above
 	a.routes.take(routing)
 	change.Commit()
 	a.queue.Reroute()

@@ -39,6 +39,8 @@ func check(c *Config, p *collector) {
 	checkBinds(c, p)
 	checkDomains(c, p)
 	checkSend(c, p)
+	checkThrottles(c, p)
+	checkBackPressure(c, p)
 	checkHTTP(c, p)
 	checkLockout(c.Users.Lockout, p)
 	if n := len(c.Receive) + len(c.Send); n > maxConnectors {

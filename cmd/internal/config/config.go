@@ -37,6 +37,8 @@ type Config struct {
 	Receive         []ReceiveConnector     `yaml:"receive_connectors" doc:"where mail comes in; at least one"`
 	AcceptedDomains []AcceptedDomain       `yaml:"accepted_domains" doc:"domains that mail is taken for from strangers"`
 	Send            []SendConnector        `yaml:"send_connectors" doc:"where mail goes out. For each recipient the connector with the most specific address space wins, then the lowest cost, then the first name"`
+	Throttles       []Throttle             `yaml:"throttles" doc:"limits on what clients may send, beside the limits of each receive connector"`
+	BackPressure    BackPressure           `yaml:"back_pressure" doc:"when the relay is short of something: at which marks it slows down, and refuses"`
 	Queue           Queue                  `yaml:"queue" doc:"the queue of undelivered mail"`
 	Tracking        Tracking               `yaml:"tracking" doc:"the message-tracking store"`
 	HTTP            HTTP                   `yaml:"http" doc:"metrics, health, queue control and the tracking API"`
@@ -275,12 +277,13 @@ func parse(name string, data []byte, files bool) (*Config, Problems) {
 // on loopback.
 func Default() *Config {
 	return &Config{
-		DataDir:  "/var/lib/waybill",
-		Users:    defaultUsers(),
-		Queue:    Queue{Engine: "badger", DiskFreeMin: 1 * GiB},
-		Tracking: Tracking{Engine: "badger", Retention: 30 * Day, MaxSize: 20 * GiB, Subject: "off", Addresses: "plain"},
-		HTTP:     HTTP{Listen: "127.0.0.1:8025"},
-		Log:      Log{Level: "info", Format: "json", MaxSize: 256 * MiB, Backups: 10, Compress: true},
+		DataDir:      "/var/lib/waybill",
+		Users:        defaultUsers(),
+		BackPressure: defaultBackPressure(),
+		Queue:        Queue{Engine: "badger", DiskFreeMin: 1 * GiB},
+		Tracking:     Tracking{Engine: "badger", Retention: 30 * Day, MaxSize: 20 * GiB, Subject: "off", Addresses: "plain"},
+		HTTP:         HTTP{Listen: "127.0.0.1:8025"},
+		Log:          Log{Level: "info", Format: "json", MaxSize: 256 * MiB, Backups: 10, Compress: true},
 	}
 }
 

@@ -39,6 +39,8 @@ Generated from the program by ` + "`waybill config doc`" + `. One YAML file; unk
 		{"Send connectors", "send_connectors[]", send},
 		{"Address spaces", "send_connectors[].address_spaces[]", space},
 		{"Smart hosts", "send_connectors[].smart_hosts[]", host},
+		{"Throttles", "throttles[]", newThrottle()},
+		{"Back-pressure", "back_pressure", sub.BackPressure},
 		{"Queue", "queue", sub.Queue},
 		{"Tracking", "tracking", sub.Tracking},
 		{"HTTP", "http", sub.HTTP},
@@ -112,6 +114,8 @@ func kindName(t reflect.Type, tag reflect.StructTag) string {
 		return "duration"
 	case t == reflect.TypeFor[Size]():
 		return "size"
+	case t == reflect.TypeFor[Percent]():
+		return "percentage"
 	case t.Kind() == reflect.Bool:
 		return "true or false"
 	case t.Kind() == reflect.Int:
