@@ -67,13 +67,13 @@ func levelWord(level int) string {
 
 // pressureText names the stage, and the resources that are short.
 func pressureText(p trackapi.Pressure) string {
-	text := p.Stage
+	words := []string{p.Stage}
 	for _, r := range p.Resources {
 		if r.Level > 0 {
-			text += " " + r.Resource
+			words = append(words, r.Resource)
 		}
 	}
-	return text
+	return strings.Join(words, " ")
 }
 
 // healthcheckCmd is for container images that have no other program in them.

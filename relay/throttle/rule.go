@@ -31,7 +31,7 @@ func ParseBy(word string) (By, error) {
 	if i < 0 {
 		return 0, fmt.Errorf("by %.40q: source, network, user, sender or connector", word)
 	}
-	return By(i), nil
+	return By(i), nil //nolint:gosec // an index of a few words
 }
 
 // scope is the word of the fact.
@@ -66,7 +66,7 @@ func ParseWhat(word string) (What, error) {
 	if i < 0 {
 		return 0, fmt.Errorf("%.40q: messages, recipients, bytes, commands or connections", word)
 	}
-	return What(i), nil
+	return What(i), nil //nolint:gosec // an index of a few words
 }
 
 // Action says what happens to a request above the limit.
@@ -91,7 +91,7 @@ func ParseAction(word string) (Action, error) {
 	if i < 0 {
 		return 0, fmt.Errorf("action %.40q: tarpit, defer, reject or close", word)
 	}
-	return Action(i), nil
+	return Action(i), nil //nolint:gosec // an index of a few words
 }
 
 // maxWait is the longest that Tarpit lets a client wait: shorter than the

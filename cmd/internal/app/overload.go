@@ -2,11 +2,10 @@ package app
 
 import (
 	"fmt"
+	"os"
 	"runtime/debug"
 	"strconv"
 	"time"
-
-	"os"
 
 	"go.uber.org/zap"
 
