@@ -119,7 +119,7 @@ func New(opts Options) (_ *App, err error) {
 	if err := a.openReaders(cfg); err != nil {
 		return nil, err
 	}
-	in, err := newReception(cfg, nil, nil)
+	in, err := newReception(cfg, nil, nil, a.emit.Source(event.SourceSMTPIn))
 	if err != nil {
 		return nil, err
 	}
@@ -349,6 +349,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 	around.Go(func() error { return a.queue.Run(outer) })
 	around.Go(func() error { return a.pressure.Run(outer) })
 	around.Go(func() error { return a.watch(outer) })
+	around.Go(func() error { return a.watchTokens(outer) })
 	around.Go(func() error { return a.admin.Run(outer) })
 	around.Go(func() error { return a.serveHTTP(outer) })
 	if a.track != nil {

@@ -48,7 +48,7 @@ func (a *App) Reload() (err error) {
 	if err != nil {
 		return err
 	}
-	in, err := newReception(next, a.reception.Load(), a.config.Load())
+	in, err := newReception(next, a.reception.Load(), a.config.Load(), a.emit.Source(event.SourceSMTPIn))
 	if err != nil {
 		routing.close()
 		return err

@@ -13,7 +13,6 @@ import (
 var future = map[string]string{ //nolint:gosec // names of keys, and no credentials
 	"telemetry":                                 "traces by OTLP",
 	"users.ldap":                                "users in an LDAP directory",
-	"users.oauth":                               "logins with OAuth tokens",
 	"users.kerberos":                            "logins with Kerberos tickets",
 	"users.ntlm":                                "logins with NTLM",
 	"receive_connectors[].proxy_protocol":       "the PROXY protocol",
@@ -37,7 +36,7 @@ var future = map[string]string{ //nolint:gosec // names of keys, and no credenti
 
 // SASL mechanisms that are planned, for clients and for ourselves as a client.
 var (
-	futureMechanisms     = []string{"XOAUTH2", "OAUTHBEARER", "EXTERNAL", "GSSAPI", "NTLM"}
+	futureMechanisms     = []string{"GSSAPI", "NTLM"}
 	futureSendMechanisms = []string{"SCRAM-SHA-256", "XOAUTH2", "GSSAPI", "NTLM"}
 )
 
