@@ -83,9 +83,12 @@ func (c *client) converse(mechanism string, client *scram.ClientConversation) st
 
 // announced are the mechanisms of an EHLO reply.
 func announced(reply string) string {
-	_, rest, _ := strings.Cut(reply, "250-AUTH ")
-	list, _, _ := strings.Cut(rest, "|")
-	return list
+	for line := range strings.SplitSeq(reply, "|") {
+		if list, ok := strings.CutPrefix(line[min(4, len(line)):], "AUTH "); ok {
+			return list
+		}
+	}
+	return ""
 }
 
 func TestSCRAM(t *testing.T) {
