@@ -49,21 +49,30 @@ func userAddCmd(e *env, file *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			pw, err := e.newPassword(passwordFile, args[0])
-			if err != nil {
-				return err
+			pw := ""
+			if !u.Passwordless {
+				if pw, err = e.newPassword(passwordFile, args[0]); err != nil {
+					return err
+				}
 			}
 			u.Name = args[0]
 			if err := users.Add(u, auth.NewSecret(pw)); err != nil {
 				return err
 			}
 			e.note(fmt.Sprintf("added %s to %s", u.Name, *file))
+			if u.NTLM {
+				e.note("warning: the NT hash in " + *file + " is as good as the password: who reads it can log in with NTLM as " + u.Name)
+			}
 			return nil
 		},
 	}
 	cmd.Flags().StringSliceVar(&u.Senders, "sender", nil, "`ADDRESS` or @domain that the user may send as; may be given several times")
 	cmd.Flags().BoolVar(&u.AnySender, "any-sender", false, "the user may send as anybody")
 	cmd.Flags().StringVar(&passwordFile, "password-file", "", "`FILE` with the password")
+	cmd.Flags().BoolVar(&u.NTLM, "ntlm", false, "keep the password in the form that NTLM needs, too: an NT hash, which is as good as the password")
+	cmd.Flags().BoolVar(&u.Passwordless, "no-password", false, "no password: the user logs in with a Kerberos ticket, a token or a certificate")
+	cmd.MarkFlagsMutuallyExclusive("no-password", "password-file")
+	cmd.MarkFlagsMutuallyExclusive("no-password", "ntlm")
 	return cmd
 }
 

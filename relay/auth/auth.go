@@ -50,6 +50,10 @@ var (
 	ErrToken          = errors.New("token is not valid")
 	ErrExpired        = errors.New("token has expired")
 	ErrCertificate    = errors.New("client certificate is not accepted")
+	ErrClockSkew      = errors.New("clocks differ by too much")
+	ErrReplay         = errors.New("credentials were used before")
+	ErrWeak           = errors.New("algorithm is too weak")
+	ErrRealm          = errors.New("users of the realm are not welcome")
 )
 
 // The reasons of a [Failure]: words of event.AuthFailed.
@@ -64,6 +68,10 @@ const (
 	ReasonToken       = "token"
 	ReasonExpired     = "expired"
 	ReasonCertificate = "certificate"
+	ReasonClockSkew   = "clock_skew"
+	ReasonReplay      = "replay"
+	ReasonWeak        = "weak"
+	ReasonRealm       = "realm"
 )
 
 // reasons are the words for errors; the first that fits is the one.
@@ -79,6 +87,10 @@ var reasons = []struct {
 	{ErrExpired, ReasonExpired},
 	{ErrToken, ReasonToken},
 	{ErrCertificate, ReasonCertificate},
+	{ErrClockSkew, ReasonClockSkew},
+	{ErrReplay, ReasonReplay},
+	{ErrWeak, ReasonWeak},
+	{ErrRealm, ReasonRealm},
 }
 
 // Failure is why an exchange failed. It is for the operator; the client gets

@@ -27,7 +27,10 @@ type User struct {
 	Senders   []string `json:"senders,omitempty"`
 	AnySender bool     `json:"any_sender,omitempty"`
 	Disabled  bool     `json:"disabled,omitempty"`
-	Stored    []string `json:"stored"` // which credentials there are: "argon2id", "scram-sha-256"
+	Stored    []string `json:"stored"` // which credentials there are: "argon2id", "scram-sha-256", "nt"
+
+	NTLM         bool `json:"-"` // keep the password in the form that NTLM needs, too: see [NTHash]
+	Passwordless bool `json:"passwordless,omitempty"`
 }
 
 // Users is a [Store] in a YAML file:
@@ -76,7 +79,10 @@ type userEntry struct {
 	disabled bool
 	password hasher // the one that is checked; argon2id before SCRAM
 	scram    *scramKeys
+	nt       *NTHash
 	stored   []string
+
+	passwordless bool
 }
 
 // userFile is the file's form.
@@ -88,9 +94,13 @@ type userLine struct {
 	Name      string   `yaml:"name"`
 	Password  string   `yaml:"password,omitempty"`
 	Scram     string   `yaml:"scram_sha_256,omitempty"`
+	NT        string   `yaml:"nt_hash,omitempty"`
 	Senders   []string `yaml:"senders,omitempty,flow"`
 	AnySender bool     `yaml:"any_sender,omitempty"`
 	Disabled  bool     `yaml:"disabled,omitempty"`
+
+	// Passwordless users log in with a ticket, a token or a certificate only.
+	Passwordless bool `yaml:"passwordless,omitempty"`
 }
 
 // OpenUsers reads the user file at path.
@@ -226,8 +236,19 @@ func (l userLine) entry() (userEntry, error) {
 		e.password = a
 		e.stored = append(e.stored, "argon2id")
 	}
-	if l.Password == "" && l.Scram == "" && !l.Disabled {
-		errs = append(errs, errors.New("no password: set one, or disable the user"))
+	if l.NT != "" {
+		h, err := parseNTHash(l.NT)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("nt_hash: %w", err))
+		}
+		e.nt = h
+		e.stored = append(e.stored, "nt")
+	}
+	switch e.passwordless = l.Passwordless; {
+	case l.Passwordless && l.Password+l.Scram+l.NT != "":
+		errs = append(errs, errors.New("the user is passwordless, and has a password"))
+	case l.Password == "" && l.Scram == "" && !l.Passwordless && !l.Disabled:
+		errs = append(errs, errors.New("no password: set one, disable the user, or make them passwordless"))
 	}
 	for _, s := range l.Senders {
 		if err := CheckSender(s); err != nil {
@@ -362,7 +383,7 @@ func (u *Users) List() []User {
 		e := t.users[name]
 		list = append(list, User{
 			Name: e.id.User, Senders: slices.Clone(e.id.Senders), AnySender: e.id.AnySender,
-			Disabled: e.disabled, Stored: slices.Clone(e.stored),
+			Disabled: e.disabled, Stored: slices.Clone(e.stored), NTLM: e.nt != nil, Passwordless: e.passwordless,
 		})
 	}
 	return list

@@ -14,7 +14,8 @@ import (
 // ErrUserExists is returned by [Users.Add] for a name that is taken.
 var ErrUserExists = errors.New("the user exists")
 
-// Add writes a new user with its password into the file.
+// Add writes a new user with its password into the file. A passwordless user has
+// an empty one.
 func (u *Users) Add(user User, password Secret) error {
 	line, err := newLine(user, password)
 	if err != nil {
@@ -46,9 +47,10 @@ func (u *Users) Remove(name string) error {
 	})
 }
 
-// SetPassword gives a user a new password. All stored forms change together.
+// SetPassword gives a user a new password. All stored forms change together, and
+// that for NTLM stays only where there was one.
 func (u *Users) SetPassword(name string, password Secret) error {
-	line, err := newLine(User{Name: name}, password)
+	line, err := newLine(User{Name: name, NTLM: true}, password)
 	if err != nil {
 		return err
 	}
@@ -59,6 +61,8 @@ func (u *Users) SetPassword(name string, password Secret) error {
 		}
 		set(list.Content[i], "password", line.Password)
 		set(list.Content[i], "scram_sha_256", line.Scram)
+		replace(list.Content[i], "nt_hash", line.NT)
+		replace(list.Content[i], "passwordless", "")
 		return nil
 	})
 }
@@ -72,18 +76,25 @@ func newLine(user User, password Secret) (userLine, error) {
 			return userLine{}, err
 		}
 	}
+	line := userLine{
+		Name: user.Name, Senders: user.Senders, AnySender: user.AnySender, Disabled: user.Disabled, Passwordless: user.Passwordless,
+	}
+	if user.Passwordless && password.IsZero() {
+		return line, nil
+	}
 	pw, err := preparePassword(password.Expose())
 	if err != nil {
 		return userLine{}, err
+	}
+	if user.NTLM {
+		line.NT = NewNTHash(pw).hexText()
 	}
 	keys, err := newScram(pw)
 	if err != nil {
 		return userLine{}, err
 	}
-	return userLine{
-		Name: user.Name, Password: newArgon(pw).String(), Scram: keys.String(),
-		Senders: user.Senders, AnySender: user.AnySender, Disabled: user.Disabled,
-	}, nil
+	line.Password, line.Scram = newArgon(pw).String(), keys.String()
+	return line, nil
 }
 
 // editList changes the list of users in the file, and keeps what people wrote
@@ -161,6 +172,21 @@ func found(list *yaml.Node, name string) (int, error) {
 		err = ErrUnknownUser
 	}
 	return i, err
+}
+
+// replace sets a key that is there, or removes it when the value is empty.
+func replace(m *yaml.Node, key, value string) {
+	for i := 0; i+1 < len(m.Content); i += 2 {
+		switch {
+		case m.Content[i].Value != key:
+			continue
+		case value == "":
+			m.Content = append(m.Content[:i], m.Content[i+2:]...)
+		default:
+			m.Content[i+1].SetString(value)
+		}
+		return
+	}
 }
 
 func set(m *yaml.Node, key, value string) {

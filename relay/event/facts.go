@@ -144,8 +144,7 @@ type AuthFailed struct {
 	ClientIP  netip.Addr `json:"client_ip,omitzero"`
 	Mechanism string     `json:"auth_mechanism"`
 	User      string     `json:"auth_user,omitzero"` // as claimed
-	Reason    string     `json:"reason"`             // credentials, unknown_user, malformed, cancelled, unavailable, throttled, mechanism, before_tls, channel_binding, token, expired, certificate
-	Error     string     `json:"error,omitzero"`     // for the operator; no part of a credential
+	Reason    string     `json:"reason"`             // credentials, unknown_user, malformed, cancelled, unavailable, throttled, mechanism, before_tls, channel_binding, token, expired, certificate, clock_skew, replay, weak, realm
 	TLS       bool       `json:"tls"`
 	Code      int        `json:"code"`
 }

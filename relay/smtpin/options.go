@@ -70,8 +70,7 @@ type Connector struct {
 	Mechanisms    []string // which of Auth's are offered; empty: all but the legacy ones
 	AuthBeforeTLS bool     // offer them without TLS too
 	Auth          *auth.Authenticator
-	Binding       auth.Binding       // whether logins are bound to their TLS channel; empty means that they may be
-	Certificates  *auth.Certificates // log clients in by their certificates alone; nil: none
+	Binding       auth.Binding // whether logins are bound to their TLS channel; empty means that they may be
 
 	Policy      *policy.Control
 	Permissions policy.Permissions
@@ -186,7 +185,7 @@ func newConnector(c Connector) (*connector, error) {
 	if out.keep, err = transcript.NewChooser(c.Transcript); err != nil {
 		return nil, bad("%w", err)
 	}
-	if c.AuthRequired && c.Auth == nil && c.Certificates == nil {
+	if c.AuthRequired && c.Auth == nil {
 		return nil, bad("authentication is required, and there are no users")
 	}
 	for _, m := range c.Mechanisms {

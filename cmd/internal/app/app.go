@@ -119,11 +119,12 @@ func New(opts Options) (_ *App, err error) {
 	if err := a.openReaders(cfg); err != nil {
 		return nil, err
 	}
-	in, err := newReception(cfg, nil, nil, a.emit.Source(event.SourceSMTPIn))
+	in, err := newReception(cfg, nil, nil)
 	if err != nil {
 		return nil, err
 	}
 	a.reception.Store(in.take(a.emit.Source(event.SourceBoot)))
+	a.onStop(func() error { a.reception.Load().others.close(); return nil })
 	resolver, err := dns.New(dns.Options{Emitter: a.emit.Source(event.SourceSMTPOut)})
 	if err != nil {
 		return nil, err
@@ -349,7 +350,6 @@ func (a *App) Run(ctx context.Context) (err error) {
 	around.Go(func() error { return a.queue.Run(outer) })
 	around.Go(func() error { return a.pressure.Run(outer) })
 	around.Go(func() error { return a.watch(outer) })
-	around.Go(func() error { return a.watchTokens(outer) })
 	around.Go(func() error { return a.admin.Run(outer) })
 	around.Go(func() error { return a.serveHTTP(outer) })
 	if a.track != nil {

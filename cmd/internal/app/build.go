@@ -17,7 +17,6 @@ import (
 	"waybill/cmd/internal/config"
 	"waybill/logtrack"
 	"waybill/relay/auth"
-	"waybill/relay/auth/oauth"
 	"waybill/relay/deliver"
 	"waybill/relay/event"
 	"waybill/relay/mail"
@@ -118,14 +117,7 @@ func control(c *config.Config) (*policy.Control, error) {
 }
 
 // authenticator is how clients can prove who they are; nil when they cannot.
-func authenticator(c *config.Config, users *auth.Users, tokens *oauth.Verifier, certificates *auth.Certificates) (*auth.Authenticator, error) {
-	var list []auth.Mechanism
-	if tokens != nil {
-		list = append(list, tokens.Mechanisms()...)
-	}
-	if certificates != nil {
-		list = append(list, certificates.Mechanism())
-	}
+func authenticator(c *config.Config, users *auth.Users, list ...auth.Mechanism) (*auth.Authenticator, error) {
 	if users != nil {
 		secret, err := persistentKey(c, "login.key")
 		if err != nil {
@@ -140,36 +132,6 @@ func authenticator(c *config.Config, users *auth.Users, tokens *oauth.Verifier, 
 	return auth.NewAuthenticator(list...), nil
 }
 
-// tokenVerifier checks OAuth tokens; nil when nobody issues any.
-func tokenVerifier(c *config.Config, users *auth.Users, emit event.Emitter) (*oauth.Verifier, error) {
-	if len(c.Users.OAuth.Issuers) == 0 {
-		return nil, nil //nolint:nilnil // nobody has tokens, and that is no error
-	}
-	opts := oauth.Options{Emitter: emit}
-	if users != nil {
-		opts.Users = users
-	}
-	for _, i := range c.Users.OAuth.Issuers {
-		opts.Issuers = append(opts.Issuers, i.Options())
-	}
-	return oauth.New(opts)
-}
-
-// clientCertificates knows users by their certificates; nil when there are none.
-func clientCertificates(c *config.Config, users *auth.Users) (*auth.Certificates, error) {
-	if len(c.Users.Certificates) == 0 {
-		return nil, nil //nolint:nilnil // nobody has a certificate, and that is no error
-	}
-	var rules []auth.CertificateRule
-	for _, r := range c.Users.Certificates {
-		rules = append(rules, r.Rule())
-	}
-	if users == nil {
-		return auth.NewCertificates(rules, nil)
-	}
-	return auth.NewCertificates(rules, users.Lookup)
-}
-
 func lockoutLimits(c *config.Config) throttle.LockoutLimits {
 	l := c.Users.Lockout
 	return throttle.LockoutLimits{
@@ -178,7 +140,7 @@ func lockoutLimits(c *config.Config) throttle.LockoutLimits {
 	}
 }
 
-func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *auth.Authenticator, certificates *auth.Certificates) ([]smtpin.Connector, error) {
+func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *auth.Authenticator) ([]smtpin.Connector, error) {
 	relayControl, err := control(c)
 	if err != nil {
 		return nil, err
@@ -215,9 +177,6 @@ func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *au
 		}
 		if len(r.Auth.Mechanisms) > 0 {
 			conn.Auth = logins // without it nothing is offered; no mechanisms would mean all
-		}
-		if r.Auth.Certificate {
-			conn.Certificates = certificates
 		}
 		if r.TLS.Mode != "off" {
 			conn.TLS, err = certs.Server(tlsconf.ServerOptions{

@@ -3,11 +3,9 @@ package app
 import (
 	"errors"
 	"maps"
-	"reflect"
 
 	"waybill/cmd/internal/config"
 	"waybill/relay/auth"
-	"waybill/relay/auth/oauth"
 	"waybill/relay/event"
 	"waybill/relay/smtpin"
 	"waybill/relay/tlsconf"
@@ -18,17 +16,16 @@ import (
 // they began with.
 type reception struct {
 	certs      *tlsconf.Certificates
-	users      *auth.Users     // nil without a password file
-	tokens     *oauth.Verifier // nil when nobody issues tokens
+	users      *auth.Users // nil without a password file
+	others     integrated  // who logs in otherwise than with our passwords
 	connectors []smtpin.Connector
 	fresh      bool // the certificates are not those of before, and have not been announced
 }
 
 // newReception makes what cfg asks for. Certificates and users whose files have
 // the same names are those of before, read again when the files have changed, as
-// they are now and then anyway; so are the keys of token issuers. The first was
-// is nil. What goes wrong later goes to emit.
-func newReception(cfg *config.Config, was *reception, before *config.Config, emit event.Emitter) (*reception, error) {
+// they are now and then anyway; was is nil at the start.
+func newReception(cfg *config.Config, was *reception, before *config.Config) (*reception, error) {
 	r := &reception{}
 	var err error
 	if was != nil && maps.Equal(cfg.Certificates, before.Certificates) {
@@ -52,20 +49,18 @@ func newReception(cfg *config.Config, was *reception, before *config.Config, emi
 	if err != nil {
 		return nil, err
 	}
-	if was != nil && was.users == r.users && reflect.DeepEqual(cfg.Users.OAuth, before.Users.OAuth) {
-		r.tokens = was.tokens
-	} else if r.tokens, err = tokenVerifier(cfg, r.users, emit); err != nil {
+	var others integrated
+	if was != nil {
+		others = was.others
+	}
+	if r.others, err = newIntegrated(cfg, r.users, others); err != nil {
 		return nil, err
 	}
-	certificates, err := clientCertificates(cfg, r.users)
+	logins, err := authenticator(cfg, r.users, r.others.list...)
 	if err != nil {
 		return nil, err
 	}
-	logins, err := authenticator(cfg, r.users, r.tokens, certificates)
-	if err != nil {
-		return nil, err
-	}
-	r.connectors, err = receiveConnectors(cfg, r.certs, logins, certificates)
+	r.connectors, err = receiveConnectors(cfg, r.certs, logins)
 	return r, err
 }
 

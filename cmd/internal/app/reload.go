@@ -48,7 +48,7 @@ func (a *App) Reload() (err error) {
 	if err != nil {
 		return err
 	}
-	in, err := newReception(next, a.reception.Load(), a.config.Load(), a.emit.Source(event.SourceSMTPIn))
+	in, err := newReception(next, a.reception.Load(), a.config.Load())
 	if err != nil {
 		routing.close()
 		return err
@@ -71,12 +71,13 @@ func (a *App) Reload() (err error) {
 	receive, send := connectorNames(next)
 	a.metrics.SetConnectors(receive, send)
 	a.config.Store(next)
-	a.reception.Store(in.take(a.emit.Source(event.SourceAdmin)))
+	was := a.reception.Swap(in.take(a.emit.Source(event.SourceAdmin)))
 	a.lockout.Change(lockoutLimits(next))
 	a.pressure.Configure(pressureSettings(next))
 	_ = a.limits.Replace(rules) // checked above
 	a.routes.take(routing)
 	change.Commit()
+	was.others.close()
 	a.queue.Reroute()
 	a.deliver.ProbeNow()
 	a.logger.Info("configuration reloaded", zap.String("config_rev", next.Revision()))

@@ -22,7 +22,7 @@ const watchInterval = 10 * time.Second
 func (a *App) watch(ctx context.Context) error {
 	tick := time.NewTicker(a.every)
 	defer tick.Stop()
-	said := ""
+	said, saidKeytab := "", ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -35,23 +35,7 @@ func (a *App) watch(ctx context.Context) error {
 		if in.users != nil {
 			said = a.watchUsers(in.users, said)
 		}
-	}
-}
-
-// watchTokens keeps the keys of token issuers fresh until ctx is done. It is not
-// part of watch because it waits for others.
-func (a *App) watchTokens(ctx context.Context) error {
-	tick := time.NewTicker(a.every)
-	defer tick.Stop()
-	for {
-		if v := a.reception.Load().tokens; v != nil {
-			v.Refresh(ctx)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+		saidKeytab = a.watchKeytab(in.others, saidKeytab)
 	}
 }
 

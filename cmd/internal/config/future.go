@@ -13,8 +13,7 @@ import (
 var future = map[string]string{ //nolint:gosec // names of keys, and no credentials
 	"telemetry":                                 "traces by OTLP",
 	"users.ldap":                                "users in an LDAP directory",
-	"users.kerberos":                            "logins with Kerberos tickets",
-	"users.ntlm":                                "logins with NTLM",
+	"users.oauth":                               "logins with OAuth tokens",
 	"receive_connectors[].proxy_protocol":       "the PROXY protocol",
 	"receive_connectors[].xclient":              "XCLIENT",
 	"receive_connectors[].dkim":                 "DKIM signing",
@@ -36,7 +35,7 @@ var future = map[string]string{ //nolint:gosec // names of keys, and no credenti
 
 // SASL mechanisms that are planned, for clients and for ourselves as a client.
 var (
-	futureMechanisms     = []string{"GSSAPI", "NTLM"}
+	futureMechanisms     = []string{"XOAUTH2", "OAUTHBEARER", "EXTERNAL"}
 	futureSendMechanisms = []string{"SCRAM-SHA-256", "XOAUTH2", "GSSAPI", "NTLM"}
 )
 

@@ -25,8 +25,6 @@ Generated from the program by ` + "`waybill config doc`" + `. One YAML file; unk
 	sub := Default()
 	sub.Receive = []ReceiveConnector{NewReceiveConnector("custom")}
 	domain, space, host, send := AcceptedDomain{}, Space{}, SmartHost{}, NewSendConnector()
-	issuer := Issuer{}
-	issuer.preset("")
 	domain.preset("")
 	space.preset("")
 	host.preset("")
@@ -36,8 +34,6 @@ Generated from the program by ` + "`waybill config doc`" + `. One YAML file; unk
 	}{
 		{"Certificates", "certificates.NAME", Certificate{}},
 		{"Users", "users", sub.Users},
-		{"Token issuers", "users.oauth.issuers[]", issuer},
-		{"Client certificates", "users.certificates[]", ClientCertificate{}},
 		{"Receive connectors", "receive_connectors[]", sub.Receive[0]},
 		{"Accepted domains", "accepted_domains[]", domain},
 		{"Send connectors", "send_connectors[]", send},
