@@ -241,6 +241,8 @@ func describe(r *event.Record) (summary, level string) {
 		summary = fmt.Sprintf("%s conversation of %s kept: %s", ev.Direction, count(ev.Lines, "line"), ev.Reason)
 	case event.SessionRefused:
 		return fmt.Sprintf("Connection of %s refused: %s", ev.ClientIP, ev.Reason), levelWarning
+	case event.ClientAnnounced:
+		summary = fmt.Sprintf("%s speaks for %s", ev.ProxyIP, ev.ClientIP)
 	case event.CommandAnswered:
 		summary = fmt.Sprintf("%s answered with %d", ev.Verb, ev.Code)
 	case event.TLSNegotiated:

@@ -270,7 +270,7 @@ func (r *Reader) Write(rec *event.Record) {
 		if ev.Result != "cached" {
 			t.dnsDuration.observe(ev.Took.Float(), "", ev.Type)
 		}
-	case event.TranscriptKept, event.MessageRouted, event.PressureChanged, event.QueueLoaded, event.MessagePoisoned, event.MessageRetired, event.Panicked, event.Remarked:
+	case event.ClientAnnounced, event.TranscriptKept, event.MessageRouted, event.PressureChanged, event.QueueLoaded, event.MessagePoisoned, event.MessageRetired, event.Panicked, event.Remarked:
 		// Counted by name above; what they say beyond that is a level or is in the record.
 	}
 }

@@ -101,6 +101,7 @@ func facts() []event.Event {
 		event.DNSAnswered{Type: "A", Result: "cached"},
 		event.Panicked{Where: "session"},
 		event.Remarked{Remark: "odd"},
+		event.ClientAnnounced{Connector: "submission"},
 		event.TranscriptKept{Direction: event.Inbound, Reason: "failed"},
 	}
 }

@@ -64,7 +64,7 @@ var (
 		words: []string{"quit", "closed", "timeout", "errors", "shutdown", "protocol", "panic", "idle", "limit"},
 	}
 	commandDim = dim{label: "command", words: []string{
-		"HELO", "EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP",
+		"HELO", "EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP", "XCLIENT",
 	}}
 	codeClassDim = dim{label: "code_class", words: []string{"2xx", "3xx", "4xx", "5xx"}, fold: foldRarely}
 	protocolDim  = dim{label: "protocol", fold: foldRarely, words: []string{

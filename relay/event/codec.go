@@ -25,6 +25,7 @@ var table = []struct {
 	{SessionClosed{}, Session},
 	{TranscriptKept{}, Protocol},
 	{SessionRefused{}, Session},
+	{ClientAnnounced{}, Session},
 	{CommandAnswered{}, Protocol},
 	{TLSNegotiated{}, Protocol},
 	{TLSPolicyFailed{}, Session},

@@ -21,6 +21,7 @@ type SessionOpened struct {
 	ClientPort uint16     `json:"client_port,omitzero"`
 	LocalIP    netip.Addr `json:"local_ip,omitzero"`
 	LocalPort  uint16     `json:"local_port,omitzero"`
+	ProxyIP    netip.Addr `json:"proxy_ip,omitzero"`    // inbound: the trusted proxy that named the client (PROXY protocol)
 	RemoteName string     `json:"remote_name,omitzero"` // outbound: the host asked for
 	RemoteIP   netip.Addr `json:"remote_ip,omitzero"`
 	RemotePort uint16     `json:"remote_port,omitzero"`
@@ -74,6 +75,21 @@ type SessionRefused struct {
 	ClientIP  netip.Addr `json:"client_ip,omitzero"`
 	Reason    string     `json:"reason"` // a [SessionRefusals] word
 	Reply     string     `json:"reply,omitzero"`
+	Error     string     `json:"error,omitzero"` // for the operator
+}
+
+// ClientAnnounced says that a trusted client named another one, for whom it
+// speaks in the rest of the session (XCLIENT). The fields are those of the other.
+type ClientAnnounced struct {
+	Connector  string     `json:"connector"`
+	ClientIP   netip.Addr `json:"client_ip,omitzero"`
+	ClientPort uint16     `json:"client_port,omitzero"`
+	ClientName string     `json:"client_name,omitzero"`
+	LocalIP    netip.Addr `json:"local_ip,omitzero"`
+	LocalPort  uint16     `json:"local_port,omitzero"`
+	Helo       string     `json:"helo,omitzero"`
+	AuthUser   string     `json:"auth_user,omitzero"`
+	ProxyIP    netip.Addr `json:"proxy_ip,omitzero"` // who said so
 }
 
 // CommandAnswered says that the relay replied to one SMTP command.
@@ -445,6 +461,7 @@ func (SessionOpened) fact()       {}
 func (SessionClosed) fact()       {}
 func (TranscriptKept) fact()      {}
 func (SessionRefused) fact()      {}
+func (ClientAnnounced) fact()     {}
 func (CommandAnswered) fact()     {}
 func (TLSNegotiated) fact()       {}
 func (TLSPolicyFailed) fact()     {}

@@ -64,7 +64,7 @@ func copysign(f, sign float64) float64 {
 
 // SessionRefusals are the words of [SessionRefused.Reason].
 func SessionRefusals() []string {
-	return []string{"limit_total", "limit_source", "throttled", "denied", "tls_error", "backpressure", "shutdown"}
+	return []string{"limit_total", "limit_source", "throttled", "denied", "tls_error", "proxy_protocol", "backpressure", "shutdown"}
 }
 
 // Refusals are the words of [Refusal.Reason].

@@ -34,7 +34,7 @@ func levelOf(ev event.Event) zapcore.Level {
 		return zapcore.DebugLevel
 	case event.TLSNegotiated:
 		return warnIf(ev.Failure != "")
-	case event.SessionOpened, event.SessionClosed, event.TranscriptKept, event.AuthSucceeded, event.MessageQueued, event.RecipientRelayed,
+	case event.SessionOpened, event.SessionClosed, event.ClientAnnounced, event.TranscriptKept, event.AuthSucceeded, event.MessageQueued, event.RecipientRelayed,
 		event.RecipientDropped, event.DSNQueued, event.QueueHeld, event.QueueReleased, event.QueueLoaded, event.MessageRetired:
 		return zapcore.InfoLevel
 	case event.MessageRouted:

@@ -120,10 +120,18 @@ func (x *exchange) Next(response []byte) (challenge []byte, done bool, err error
 
 // loggedIn makes the session the user's.
 func (s *session) loggedIn(id auth.Identity, mechanism string) {
-	s.user, s.senders, s.anySender, s.mechanism = id.User, id.Senders, id.AnySender, mechanism
+	s.become(id, mechanism)
 	s.emit.Emit(event.AuthSucceeded{
 		Connector: s.c.Name, ClientIP: s.remote.Addr(), Mechanism: mechanism, User: wire.Printable(s.user, 255), TLS: s.conn.TLS() != nil,
 	})
+}
+
+// become takes an identity, or none.
+func (s *session) become(id auth.Identity, mechanism string) {
+	if id.User == "" {
+		mechanism = ""
+	}
+	s.user, s.senders, s.anySender, s.mechanism = id.User, id.Senders, id.AnySender, mechanism
 }
 
 // keyOf is a user's name as failures are counted by.

@@ -61,6 +61,10 @@ type Connector struct {
 	RemoteRanges []netip.Prefix // whom it is for; empty: everybody
 	Banner       string         // in the greeting, after our name; empty means "ESMTP Waybill"
 
+	ProxyTrusted  []netip.Prefix // peers that must begin with a PROXY header, and are believed what it says
+	ProxyTimeout  time.Duration  // how long to wait for it; zero means 5s
+	ClientTrusted []netip.Prefix // clients that may say by XCLIENT for whom they speak
+
 	TLSMode     string // "off", "starttls" or "implicit"; empty means off
 	TLSRequired bool   // no MAIL and no AUTH before TLS
 	TLS         *tls.Config
@@ -70,7 +74,8 @@ type Connector struct {
 	Mechanisms    []string // which of Auth's are offered; empty: all but the legacy ones
 	AuthBeforeTLS bool     // offer them without TLS too
 	Auth          *auth.Authenticator
-	Binding       auth.Binding // whether logins are bound to their TLS channel; empty means that they may be
+	Lookup        func(user string) (auth.Identity, error) // what is known of a user that XCLIENT names; nil: nothing
+	Binding       auth.Binding                             // whether logins are bound to their TLS channel; empty means that they may be
 
 	Policy      *policy.Control
 	Permissions policy.Permissions

@@ -73,29 +73,37 @@ func (s *Server) let(c *connector, raw net.Conn, ip netip.Addr) (leave func(), o
 		s.turnAway(c, raw, ip, "limit_total", mail.Reply{Code: 421, Enhanced: "4.7.0", Text: "too many connections, try again later"})
 		return nil, false, 0
 	}
+	leave, delay, no := s.room(c, ip)
+	if no != nil {
+		s.turnAway(c, raw, ip, no.Reason, no.Reply)
+		return nil, false, 0
+	}
+	return leave, true, delay
+}
+
+// room counts one more connection of ip among those of c, or says why there is
+// none for it.
+func (s *Server) room(c *connector, ip netip.Addr) (leave func(), delay time.Duration, no *mail.ReplyError) {
 	switch c.conns.Admit(ip) {
 	case throttle.LimitTotal:
 		s.evict(c)
-		s.turnAway(c, raw, ip, "limit_total", mail.Reply{Code: 421, Enhanced: "4.7.0", Text: "too many connections, try again later"})
-		return nil, false, 0
+		return nil, 0, mail.Refuse(421, "4.7.0", "limit_total", "too many connections, try again later")
 	case throttle.LimitSource:
-		s.turnAway(c, raw, ip, "limit_source", mail.Reply{Code: 421, Enhanced: "4.7.0", Text: "too many connections from you"})
-		return nil, false, 0
+		return nil, 0, mail.Refuse(421, "4.7.0", "limit_source", "too many connections from you")
 	case throttle.Admitted:
 	}
 	a, left := s.throttles.Connect(time.Now(), throttle.Client{Connector: c.Name, IP: ip}, s.emit)
 	if a.Refused() {
 		c.conns.Release(ip)
-		s.turnAway(c, raw, ip, "throttled", a.Reply().Reply)
-		return nil, false, 0
+		return nil, 0, &mail.ReplyError{Reply: a.Reply().Reply, Reason: "throttled"}
 	}
-	if c.conns.Total > 0 && c.conns.Open() >= c.conns.Total {
+	if total := c.Limits.Connections; total > 0 && c.conns.Open() >= total {
 		s.evict(c) // the last place is taken: make room for the next
 	}
 	return func() {
 		left()
 		c.conns.Release(ip)
-	}, true, a.Wait
+	}, a.Wait, nil
 }
 
 // full reports whether there are as many sessions as there may be.

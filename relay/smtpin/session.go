@@ -24,6 +24,8 @@ import (
 // goroutine that go-smtp runs for the connection.
 type session struct {
 	srv    *Server
+	at     entrances // behind the socket that it came in at
+	visit  visit     // as it came
 	c      *connector
 	conn   *conn
 	id     string
@@ -31,6 +33,7 @@ type session struct {
 	remote netip.AddrPort
 	local  netip.AddrPort
 
+	name      string // of the client, as a trusted one has named it
 	user      string
 	senders   []string
 	anySender bool
@@ -40,42 +43,49 @@ type session struct {
 
 	tx       *transaction
 	messages int
-	begun    bool   // SessionOpened is stated
-	leave    func() // gives back what the connection was let in with
-	slowed   bool   // that we are slow was stated
+	begun    bool          // SessionOpened is stated
+	leave    func()        // gives back what the connection was let in with
+	delay    time.Duration // of the greeting
+	slowed   bool          // that we are slow was stated
 
 	script *transcript.Log
 	sender bool // one of its senders is named by the transcript's rule
 }
 
-func (s *Server) newSession(c *connector, raw net.Conn, remote, local netip.AddrPort, delay time.Duration) *session {
+func (s *Server) newSession(at entrances, c *connector, raw net.Conn, v visit, leave func(), delay time.Duration) *session {
 	now := time.Now()
-	ses := &session{srv: s, c: c, id: mail.NewID(now), remote: remote, local: local}
+	ses := &session{srv: s, at: at, c: c, id: mail.NewID(now), remote: v.remote, local: v.local, visit: v, leave: leave, delay: delay}
 	ses.emit = s.emit.Session(ses.id)
 	if c.Revision != "" {
 		ses.emit = ses.emit.Config(c.Revision)
 	}
+	ses.script = transcript.New(now, c.keep.Keeps(), s.opts.Tap, transcript.Party{
+		Session: ses.id, Direction: event.Inbound, Connector: c.Name, ClientIP: v.remote.Addr(),
+	})
+	ses.conn = &conn{ses: ses, Conn: wire.New(raw, ses.options())}
+	return ses
+}
+
+// options are those of the connection for the connector and the client of now.
+func (s *session) options() wire.Options {
+	c := s.c
 	announced := c.Limits.MessageSize
 	if c.Permissions.BypassSize {
 		announced = 0
 	}
-	ses.script = transcript.New(now, c.keep.Keeps(), s.opts.Tap, transcript.Party{
-		Session: ses.id, Direction: event.Inbound, Connector: c.Name, ClientIP: remote.Addr(),
-	})
-	ses.conn = &conn{ses: ses, Conn: wire.New(raw, wire.Options{
-		Hostname: c.hostname(s.opts), Banner: c.Banner, Connector: c.Name, Client: remote.Addr(),
+	return wire.Options{
+		Hostname: c.hostname(s.srv.opts), Banner: c.Banner, Connector: c.Name, Client: s.remote.Addr(),
 		TLS: c.TLS, Implicit: c.TLSMode == "implicit", ClientNames: c.ClientNames, MaxSize: announced,
 		MaxRecipients: c.Limits.Recipients, Extensions: c.extensions, Lenient: c.Lenient, NoVerify: c.NoVerify,
 		BareNewline: c.bare, BareNewlineChunks: c.bareChunks,
 		CommandTimeout: c.Limits.CommandTimeout, SessionTimeout: c.Limits.SessionTimeout,
-		ProtocolErrors: c.Limits.ProtocolErrors, Tarpit: c.Limits.Tarpit, Delay: delay, Transcript: ses.script,
-		Emitter: ses.emit,
+		ProtocolErrors: c.Limits.ProtocolErrors, Tarpit: c.Limits.Tarpit, Delay: s.delay, Transcript: s.script,
+		Emitter: s.emit,
 		Hooks: wire.Hooks{
-			Secured: ses.opened, Command: ses.command, Mechanisms: ses.mechanisms, Begin: ses.begin, Refused: ses.refusedByWire, AuthEnded: ses.authEnded,
-			Throttled: ses.throttled, Early: ses.early, Panicked: ses.panicked, Closed: ses.closed,
+			Secured: s.opened, Command: s.command, Mechanisms: s.mechanisms, Begin: s.begin, Refused: s.refusedByWire, AuthEnded: s.authEnded, XClient: s.xclientHook(), Unasked: s.unasked,
+			Throttled: s.throttled, Early: s.early, Panicked: s.panicked, Closed: s.closed,
 		},
-	})}
-	return ses
+	}
 }
 
 // opened states that the session begins.
@@ -83,7 +93,7 @@ func (s *session) opened() {
 	s.begun = true
 	s.emit.Emit(event.SessionOpened{
 		Direction: event.Inbound, Connector: s.c.Name, ClientIP: s.remote.Addr(), ClientPort: s.remote.Port(),
-		LocalIP: s.local.Addr(), LocalPort: s.local.Port(),
+		LocalIP: s.local.Addr(), LocalPort: s.local.Port(), ProxyIP: s.visit.proxy,
 	})
 }
 
@@ -265,6 +275,11 @@ func (s *session) throttled(limit, action string) {
 	s.emit.Emit(event.ThrottleEngaged{
 		Connector: s.c.Name, ClientIP: s.remote.Addr(), AuthUser: s.user, Scope: "source", Limit: limit, Action: action,
 	})
+}
+
+// unasked states that somebody tried to pass for another client.
+func (s *session) unasked() {
+	s.emit.Emit(event.Remarked{Remark: "a PROXY header of a client that is not trusted", Detail: s.c.Name + " " + s.remote.Addr().String()})
 }
 
 // early states what spammers and broken clients do.

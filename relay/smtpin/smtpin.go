@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"waybill/relay/event"
@@ -37,6 +38,7 @@ type Server struct {
 	running bool       // listeners are served
 	ended   bool
 	accepts sync.WaitGroup
+	headers atomic.Int64 // connections that wait for their PROXY header
 
 	mu         sync.Mutex
 	listeners  []*listener // changed under both mutexes
@@ -171,25 +173,24 @@ func (s *Server) checkEmpty() {
 	}
 }
 
-// admit decides which connector a connection is for, and whether it may come in.
-func (s *Server) admit(at entrances, raw net.Conn) {
-	remote, local := addrPort(raw.RemoteAddr()), addrPort(raw.LocalAddr())
-	c := at.find(local.Addr(), remote.Addr(), nil)
+// enter decides which connector a connection is for, and whether it may come in.
+func (s *Server) enter(at entrances, v visit, raw net.Conn) {
+	ip := v.remote.Addr()
+	c := at.choose(v)
 	if c == nil {
-		s.turnAway(at[0].connector, raw, remote.Addr(), "denied", mail.Reply{Code: 554, Enhanced: "5.7.1", Text: "not for you"})
+		s.turnAway(at[0].connector, raw, ip, "denied", notForYou)
 		return
 	}
-	leave, ok, delay := s.let(c, raw, remote.Addr())
+	leave, ok, delay := s.let(c, raw, ip)
 	if !ok {
 		return
 	}
-	ses := s.newSession(c, raw, remote, local, delay)
-	ses.leave = leave
+	ses := s.newSession(at, c, raw, v, leave, delay)
 	s.mu.Lock()
 	if s.draining {
 		s.mu.Unlock()
 		leave()
-		s.turnAway(c, raw, remote.Addr(), "shutdown", mail.Reply{Code: 421, Enhanced: "4.3.2", Text: "service closing, try again later"})
+		s.turnAway(c, raw, ip, "shutdown", mail.Reply{Code: 421, Enhanced: "4.3.2", Text: "service closing, try again later"})
 		return
 	}
 	s.sessions[ses] = struct{}{}
@@ -202,6 +203,8 @@ func (s *Server) admit(at entrances, raw net.Conn) {
 	}
 }
 
+var notForYou = mail.Reply{Code: 554, Enhanced: "5.7.1", Text: "not for you"}
+
 // addrPort is an address as rules compare it, or the zero AddrPort.
 func addrPort(a net.Addr) netip.AddrPort {
 	ap, err := netip.ParseAddrPort(a.String())
@@ -213,12 +216,23 @@ func addrPort(a net.Addr) netip.AddrPort {
 
 // turnAway refuses a connection (RFC 5321 section 3.1).
 func (s *Server) turnAway(c *connector, raw net.Conn, ip netip.Addr, reason string, r mail.Reply) {
-	if c.TLSMode != "implicit" {
+	if c.TLSMode != "implicit" && r.Code != 0 {
 		_ = raw.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = raw.Write([]byte(r.String() + "\r\n")) // fits into the empty send buffer: it does not wait
 	}
 	_ = raw.Close()
-	s.emit.Emit(event.SessionRefused{Connector: c.Name, ClientIP: ip, Reason: reason, Reply: r.String()})
+	s.stateRefused(c, ip, visit{}, reason, r)
+}
+
+func (s *Server) stateRefused(c *connector, ip netip.Addr, v visit, reason string, r mail.Reply) {
+	fact := event.SessionRefused{Connector: c.Name, ClientIP: ip, Reason: reason}
+	if r.Code != 0 {
+		fact.Reply = r.String()
+	}
+	if v.remote.IsValid() {
+		fact.Error = "as " + v.remote.Addr().String() + " says by XCLIENT"
+	}
+	s.emit.Emit(fact)
 }
 
 // forget is called when a session is over.

@@ -14,7 +14,12 @@ func trace(hostname string, o mail.Origin, id mail.QueueID, env mail.Envelope, a
 	b := make([]byte, 0, 512)
 	b = append(b, "Received: from "...)
 	b = append(b, extendedDomain(o.Helo)...)
-	b = append(b, " (["...)
+	b = append(b, " ("...)
+	if o.ClientName != "" { // RFC 5321 section 4.4: TCP-info
+		b = append(b, o.ClientName...)
+		b = append(b, ' ')
+	}
+	b = append(b, '[')
 	if ip := o.Client.Addr(); ip.Is6() {
 		b = append(b, "IPv6:"...)
 		b = ip.AppendTo(b)

@@ -106,7 +106,7 @@ func (tx *transaction) origin(ended time.Time) mail.Origin {
 	s := tx.s
 	name, esmtp := s.conn.Helo()
 	o := mail.Origin{
-		Session: s.id, Connector: s.c.Name, Client: s.remote, Helo: name, User: s.user, Mechanism: s.mechanism,
+		Session: s.id, Connector: s.c.Name, Client: s.remote, ClientName: s.name, Helo: name, User: s.user, Mechanism: s.mechanism,
 		MailAt: tx.at, DataEndedAt: ended,
 	}
 	t := s.conn.TLS()

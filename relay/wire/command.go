@@ -34,12 +34,13 @@ const (
 	vrfy
 	expn
 	help
+	xclient
 	dot // the end of a content, which is answered like a command
 )
 
 var verbs = [...]string{
 	none: "", unknown: "UNKNOWN", helo: "HELO", ehlo: "EHLO", mailFrom: "MAIL", rcptTo: "RCPT", data: "DATA", bdat: "BDAT",
-	rset: "RSET", noop: "NOOP", quit: "QUIT", authenticate: "AUTH", starttls: "STARTTLS", vrfy: "VRFY", expn: "EXPN", help: "HELP", dot: "DATA",
+	rset: "RSET", noop: "NOOP", quit: "QUIT", authenticate: "AUTH", starttls: "STARTTLS", vrfy: "VRFY", expn: "EXPN", help: "HELP", xclient: "XCLIENT", dot: "DATA",
 }
 
 // Verbs are the words of [event.CommandAnswered.Verb] that this package states.
@@ -62,7 +63,7 @@ func verbOf(word []byte) verb {
 		}
 		up[i] = b
 	}
-	for v := helo; v <= help; v++ {
+	for v := helo; v < dot; v++ {
 		if string(up[:len(word)]) == verbs[v] {
 			return v
 		}
@@ -129,7 +130,7 @@ func (c *Conn) open() error {
 		c.opts.Hooks.Early()
 	}
 	c.reply = c.reply[:0]
-	c.put("220 " + c.opts.Hostname + " " + c.opts.Banner)
+	c.put(c.greeting())
 	return nil
 }
 
@@ -276,6 +277,15 @@ func (c *Conn) lineError(err error) {
 
 // dispatch handles one command line.
 func (c *Conn) dispatch(line []byte) {
+	if c.proxyHeader(line) {
+		c.now = unknown
+		c.script.Client(c.nowAt, []byte("(PROXY header)"))
+		if c.opts.Hooks.Unasked != nil {
+			c.opts.Hooks.Unasked()
+		}
+		c.bye(CauseProtocol, 554, "5.5.1", "no PROXY header is expected from you")
+		return
+	}
 	word, args, _ := bytes.Cut(line, space)
 	v := verbOf(word)
 	c.now = v
@@ -329,6 +339,8 @@ func (c *Conn) dispatch(line []byte) {
 		}
 	case expn:
 		c.answer(502, "5.5.1", "not here")
+	case xclient:
+		c.xclient(args)
 	default:
 		if foreign(word, args) {
 			c.bye(CauseProtocol, 554, "5.5.1", "this is SMTP")
@@ -358,7 +370,7 @@ func (c *Conn) shown(v verb, line []byte) []byte {
 
 // others are names of commands that are not ours.
 var others = []string{
-	"LHLO", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML", "XCLIENT", "XFORWARD", "XEXCH50", "X-ANONYMOUSTLS", "X-EXPS", "X-LINK2STATE", "BURL",
+	"LHLO", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML", "XFORWARD", "XEXCH50", "X-ANONYMOUSTLS", "X-EXPS", "X-LINK2STATE", "BURL",
 	"GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT",
 }
 

@@ -67,6 +67,12 @@ type Hooks struct {
 	AuthEnded func(mechanism, reason string, code int)
 	// Throttled is told that a limit acted, the first time that it does in the session.
 	Throttled func(limit, action string)
+	// XClient is asked when XCLIENT says for whom the client speaks from now on; nil
+	// where it may not. It returns the options of a connection of that client, or
+	// an error that ends this one.
+	XClient func(XClient) (Options, *mail.ReplyError)
+	// Unasked is told of a PROXY header that nobody asked for; it ends the connection.
+	Unasked func()
 	// Early is told that the client spoke before it was greeted (RFC 5321 section 4.3.1).
 	Early func()
 	// Panicked is told of a panic on the way of a command.
@@ -140,6 +146,7 @@ type Conn struct {
 	helo     string
 	esmtp    bool
 	authed   bool
+	sasl     bool // and by AUTH
 	tx       bool // a transaction is open
 	rcpts    int
 	env      mail.Envelope  // of the last MAIL
@@ -172,6 +179,15 @@ type Conn struct {
 
 // New returns the connection for go-smtp over raw.
 func New(raw net.Conn, opts Options) *Conn {
+	opts = opts.withDefaults()
+	now := time.Now()
+	c := &Conn{opts: opts, raw: raw, cur: raw, started: now, nowAt: now, gone: make(chan struct{}), leave: make(chan struct{})}
+	c.script = opts.Transcript
+	c.body.c = c
+	return c
+}
+
+func (opts Options) withDefaults() Options {
 	if opts.CommandTimeout <= 0 {
 		opts.CommandTimeout = 5 * time.Minute // RFC 5321 section 4.5.3.2.7
 	}
@@ -184,11 +200,7 @@ func New(raw net.Conn, opts Options) *Conn {
 	if opts.Banner == "" {
 		opts.Banner = "ESMTP Waybill"
 	}
-	now := time.Now()
-	c := &Conn{opts: opts, raw: raw, cur: raw, started: now, nowAt: now, gone: make(chan struct{}), leave: make(chan struct{})}
-	c.script = opts.Transcript
-	c.body.c = c
-	return c
+	return opts
 }
 
 // Read gives go-smtp one command line, or the end of a content. It is called

@@ -25,7 +25,6 @@
 // only the session can state it learns through [Hooks].
 //
 // To add a command, add it to the table in command.go and a case to
-// [Conn.dispatch]. XCLIENT belongs there too: it would replace the client's
-// address and forget EHLO. The PROXY protocol belongs under this package: a
-// listener that reads its header and returns a net.Conn with another RemoteAddr.
+// [Conn.dispatch]. What comes before SMTP and TLS, as the header of the PROXY
+// protocol does ([ReadProxy]), is read before there is a Conn.
 package wire

@@ -10,6 +10,12 @@ import (
 // early reports whether octets have come on a connection that nobody has
 // greeted. It does not wait and takes nothing away.
 func early(c net.Conn) bool {
+	if a, ok := c.(*aheadConn); ok {
+		if len(a.ahead) > 0 {
+			return true
+		}
+		c = a.Conn
+	}
 	sc, ok := c.(syscall.Conn)
 	if !ok {
 		return false

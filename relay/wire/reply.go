@@ -216,6 +216,7 @@ func (c *Conn) state(v verb, code int) {
 	case authenticate:
 		c.auth.active = code == 334
 		c.authed = code == 235
+		c.sasl = c.authed
 	default: // the others are answered here
 	}
 }
@@ -240,6 +241,9 @@ func (c *Conn) capabilities() {
 		if m := c.opts.Hooks.Mechanisms(); len(m) > 0 {
 			lines = append(lines, "AUTH "+strings.Join(m, " "))
 		}
+	}
+	if c.opts.Hooks.XClient != nil && !c.sasl {
+		lines = append(lines, "XCLIENT "+strings.Join(xclientWords, " "))
 	}
 	for i, l := range lines {
 		if i < len(lines)-1 {

@@ -160,9 +160,18 @@ func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *au
 		if err != nil {
 			return nil, fmt.Errorf("receive connector %s: %w", r.Name, err)
 		}
+		proxies, err := prefixes(r.ProxyProtocol.Trusted)
+		if err != nil {
+			return nil, fmt.Errorf("receive connector %s: %w", r.Name, err)
+		}
+		announcers, err := prefixes(r.XClient.Trusted)
+		if err != nil {
+			return nil, fmt.Errorf("receive connector %s: %w", r.Name, err)
+		}
 		l := r.Limits
 		conn := smtpin.Connector{
-			Name: r.Name, Revision: revision, Listen: r.Listen, RemoteRanges: ranges, Banner: r.Banner, TLSMode: r.TLS.Mode, TLSRequired: r.TLS.Required,
+			ProxyTrusted: proxies, ProxyTimeout: time.Duration(r.ProxyProtocol.Timeout), ClientTrusted: announcers,
+			Name: r.Name, Hostname: r.Hostname, Revision: revision, Listen: r.Listen, RemoteRanges: ranges, Banner: r.Banner, TLSMode: r.TLS.Mode, TLSRequired: r.TLS.Required,
 			AuthRequired: r.Auth.Required, Mechanisms: r.Auth.Mechanisms, AuthBeforeTLS: r.Auth.BeforeTLS,
 			Binding:     auth.Binding(r.Auth.ChannelBinding),
 			ClientNames: r.TLS.ClientNames,

@@ -60,8 +60,13 @@ func newReception(cfg *config.Config, was *reception, before *config.Config) (*r
 	if err != nil {
 		return nil, err
 	}
-	r.connectors, err = receiveConnectors(cfg, r.certs, logins)
-	return r, err
+	if r.connectors, err = receiveConnectors(cfg, r.certs, logins); err != nil || r.users == nil {
+		return r, err
+	}
+	for i := range r.connectors {
+		r.connectors[i].Lookup = r.users.Lookup
+	}
+	return r, nil
 }
 
 // take is called when r comes into use.

@@ -109,6 +109,7 @@ func checkReceive(c *Config, p *collector) {
 		checkReceiveTLS(c, r, p, path+".tls")
 		checkAuth(c, r, p, path+".auth")
 		checkRelay(c, r, p, path)
+		checkProxies(r, p, path)
 		if len(r.Listen) == 0 {
 			p.errorf(path+".listen", `such as ["127.0.0.1:25"]`, "no address to listen on")
 		}
@@ -211,12 +212,8 @@ func checkRelay(c *Config, r *ReceiveConnector, p *collector, path string) {
 		if !relay || r.Auth.Required || policy.Private(network) {
 			continue
 		}
-		wide := network.Bits() < widestIPv4
-		if network.Addr().Is6() {
-			wide = network.Bits() < widestIPv6
-		}
 		switch {
-		case wide:
+		case wide(network):
 			p.errorf(at, "set auth.required, or take relay out of permissions, or name only your own networks",
 				"open relay: anyone in %s could send to anyone without a login", network)
 		case !r.RelayPublicRanges:

@@ -60,6 +60,9 @@ type ReceiveConnector struct {
 	Listen            []string   `yaml:"listen" doc:"addresses and ports. Connectors may share one: the most specific of their remote ranges wins"`
 	RemoteRanges      []string   `yaml:"remote_ranges" doc:"networks and addresses of the clients that this connector is for"`
 	RelayPublicRanges bool       `yaml:"relay_public_ranges" doc:"confirms that every public address in remote_ranges is yours, so that it may relay without a login. Networks larger than an IPv4 /16 or an IPv6 /32 are refused all the same"`
+	ProxyProtocol     Proxy      `yaml:"proxy_protocol" doc:"load balancers in front of us"`
+	XClient           XClient    `yaml:"xclient" doc:"proxies and filters in front of us that speak SMTP"`
+	Hostname          string     `yaml:"hostname" doc:"our name to these clients: in the greeting, EHLO and Received fields" default:"hostname of the file"`
 	Banner            string     `yaml:"banner" doc:"text of the greeting, after our name" default:"\"ESMTP Waybill\""`
 	TLS               ReceiveTLS `yaml:"tls" doc:"encryption"`
 	Auth              Auth       `yaml:"auth" doc:"logging in (RFC 4954)"`
@@ -68,6 +71,17 @@ type ReceiveConnector struct {
 	Protocol          Protocol   `yaml:"protocol" doc:"what is announced and taken of SMTP"`
 	Limits            Limits     `yaml:"limits" doc:"what one client, or all, may use"`
 	Transcript        Transcript `yaml:"transcript" doc:"what both sides said"`
+}
+
+// Proxy is who may name the client by the PROXY protocol.
+type Proxy struct {
+	Trusted []string `yaml:"trusted" doc:"networks and addresses of load balancers that speak the PROXY protocol (version 1 or 2). From them its header is needed, and the client that it names counts for remote_ranges, limits and records; from others it is refused"`
+	Timeout Duration `yaml:"timeout" doc:"wait for the header"`
+}
+
+// XClient is who may name the client by XCLIENT.
+type XClient struct {
+	Trusted []string `yaml:"trusted" doc:"networks and addresses of SMTP clients that may use XCLIENT, as Postfix documents it, to say for whom they speak: address, name and login. The connector is then chosen anew, among those that list the same client"`
 }
 
 // ReceiveTLS is how a receive connector speaks TLS.

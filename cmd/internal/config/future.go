@@ -14,8 +14,6 @@ var future = map[string]string{ //nolint:gosec // names of keys, and no credenti
 	"telemetry":                                 "traces by OTLP",
 	"users.ldap":                                "users in an LDAP directory",
 	"users.oauth":                               "logins with OAuth tokens",
-	"receive_connectors[].proxy_protocol":       "the PROXY protocol",
-	"receive_connectors[].xclient":              "XCLIENT",
 	"receive_connectors[].dkim":                 "DKIM signing",
 	"receive_connectors[].filters":              "content filters",
 	"accepted_domains[].recipients.ldap":        "recipients in an LDAP directory",

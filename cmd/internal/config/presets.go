@@ -23,13 +23,14 @@ const (
 // from elsewhere is for the operator to say.
 func NewReceiveConnector(usage string) ReceiveConnector {
 	c := ReceiveConnector{
-		Usage:        "custom",
-		Listen:       []string{"127.0.0.1:25"},
-		RemoteRanges: here,
-		TLS:          ReceiveTLS{MinVersion: "1.2", ClientCertificate: "none"},
-		Auth:         Auth{ChannelBinding: "allow"},
-		BareNewline:  "reject",
-		Protocol:     Protocol{VRFY: "noncommittal"},
+		Usage:         "custom",
+		Listen:        []string{"127.0.0.1:25"},
+		RemoteRanges:  here,
+		ProxyProtocol: Proxy{Timeout: 5 * second},
+		TLS:           ReceiveTLS{MinVersion: "1.2", ClientCertificate: "none"},
+		Auth:          Auth{ChannelBinding: "allow"},
+		BareNewline:   "reject",
+		Protocol:      Protocol{VRFY: "noncommittal"},
 		Limits: Limits{
 			Connections: 5000, ConnectionsPerSource: 20, RateBy: "source", Recipients: 200, MessageSize: 36 * MiB, HeaderSize: 256 * KiB,
 			Hops: 30, ProtocolErrors: 5, AuthFailures: 3, Tarpit: 5 * second, CommandTimeout: 5 * minute, SessionTimeout: 10 * minute,
