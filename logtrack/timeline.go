@@ -282,6 +282,11 @@ func describe(r *event.Record) (summary, level string) {
 		summary = fmt.Sprintf("Certificate %s taken into use", ev.Certificate)
 	case event.DNSAnswered:
 		summary = fmt.Sprintf("DNS question for %s: %s", ev.Type, ev.Result)
+	case event.LookupAnswered:
+		if ev.Error != "" {
+			return fmt.Sprintf("Look-up %s had no answer: %s", ev.Lookup, ev.Error), levelWarning
+		}
+		summary = fmt.Sprintf("Look-up %s: %s in %s", ev.Lookup, ev.Result, span(ev.Took))
 	case event.Panicked:
 		return fmt.Sprintf("A programming error in %s: %s", ev.Where, ev.Value), levelError
 	case event.Remarked:

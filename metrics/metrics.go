@@ -132,6 +132,9 @@ type tables struct {
 	receiveDuration, acceptDuration, messageSize, queryDuration *histograms
 	latency, stages, attemptsPerRecipient, dnsDuration          *histograms
 	reload                                                      *reload
+
+	lookups        *counters
+	lookupDuration *histograms
 }
 
 // newTables is long because it is the list of all metrics.
@@ -180,6 +183,9 @@ func newTables(d *definer, o Options) *tables {
 	t.tlsPolicyFailures = d.counters("tls_policy_failures_total",
 		"How often a next hop was not as the TLS level of the send connector, or the policy of its domain, asks for.", tlsPolicyDim, tlsReasonDim)
 	t.tlsDowngrades = d.counters("tls_downgrades_total", "Sessions in plain text with hosts that had TLS before.", provider)
+	t.lookups = d.counters("lookups_total", "Questions about users and recipients to directories and next hops, by how they ended.", lookupDim, lookupEndDim)
+	t.lookupDuration = d.histograms("lookup_duration_seconds", "Time of those questions that the cache could not answer.",
+		[]float64{.001, .005, .01, .05, .1, .25, .5, 1, 5, 10, 30}, lookupDim)
 	t.dnsQueries = d.counters("dns_queries_total", "DNS questions, by how they ended.", dnsTypeDim, dnsResultDim)
 	t.dnsDuration = d.histograms("dns_duration_seconds", "Time of DNS questions that the cache could not answer.",
 		[]float64{.001, .005, .01, .05, .1, .25, .5, 1, 5, 10, 30}, dnsTypeDim)
@@ -269,6 +275,11 @@ func (r *Reader) Write(rec *event.Record) {
 		t.dnsQueries.inc(ev.Type, ev.Result)
 		if ev.Result != "cached" {
 			t.dnsDuration.observe(ev.Took.Float(), "", ev.Type)
+		}
+	case event.LookupAnswered:
+		t.lookups.inc(ev.Lookup, ev.Result)
+		if ev.Result != event.LookupCached && ev.Result != event.LookupStale {
+			t.lookupDuration.observe(ev.Took.Float(), "", ev.Lookup)
 		}
 	case event.ClientAnnounced, event.TranscriptKept, event.MessageRouted, event.PressureChanged, event.QueueLoaded, event.MessagePoisoned, event.MessageRetired, event.Panicked, event.Remarked:
 		// Counted by name above; what they say beyond that is a level or is in the record.

@@ -55,6 +55,7 @@ var table = []struct {
 	{ConfigReloaded{}, Session},
 	{CertificateReloaded{}, Session},
 	{DNSAnswered{}, Protocol},
+	{LookupAnswered{}, Protocol},
 	{Panicked{}, Session},
 	{Remarked{}, Session},
 }

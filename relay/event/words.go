@@ -71,7 +71,7 @@ func SessionRefusals() []string {
 func Refusals() []string {
 	return []string{
 		"relay_denied", "sender_denied", "unknown_recipient", "auth_required", "tls_required", "size", "recipients", "header", "hops",
-		"syntax", "utf8", "bare_newline", "throttle", "backpressure", "timeout", "storage", "protocol", "internal",
+		"unverified_recipient", "syntax", "utf8", "bare_newline", "throttle", "backpressure", "timeout", "storage", "protocol", "internal",
 	}
 }
 

@@ -26,6 +26,8 @@ const (
 	ReasonSender    = "sender_denied"
 	ReasonRelay     = "relay_denied"
 	ReasonRecipient = "unknown_recipient"
+	// ReasonUnverified is for recipients that nobody could tell about.
+	ReasonUnverified = "unverified_recipient"
 )
 
 // Peer is who asks: one session's client at the time of the question.
@@ -120,15 +122,16 @@ func accepted(p Peer, d Domain, to mail.Address) *mail.ReplyError {
 	if !p.Permissions.Relay && strings.ContainsAny(to.Local, "@%!") {
 		return refuse(ReasonRelay, "5.7.1", "relay access denied", fmt.Errorf("%s: sender-specified routing in %s", p, to))
 	}
-	if d.Recipients != nil && !d.Recipients(to) {
+	// Every domain that takes mail has a postmaster (RFC 5321 section 4.5.1).
+	if d.Recipients != nil && !d.Recipients(to) && !strings.EqualFold(to.Local, "postmaster") {
 		return refuse(ReasonRecipient, "5.1.1", "no such recipient", fmt.Errorf("%s is not a known recipient of %s", to, d.Name))
 	}
 	return nil
 }
 
 // Target is the address that a message for a goes to: a itself, or the
-// configured postmaster for "postmaster" without a domain or at one of our
-// address literals.
+// configured postmaster for "postmaster" without a domain, at one of our address
+// literals, or at a domain of ours whose recipients are known and that has none.
 func (c *Control) Target(a mail.Address) mail.Address {
 	if c.Postmaster.IsNull() || !strings.EqualFold(a.Local, "postmaster") {
 		return a
@@ -136,7 +139,13 @@ func (c *Control) Target(a mail.Address) mail.Address {
 	if a.Domain == "" {
 		return c.Postmaster
 	}
-	if ip, ok := a.Literal(); ok && c.self(ip) {
+	if ip, ok := a.Literal(); ok {
+		if c.self(ip) {
+			return c.Postmaster
+		}
+		return a
+	}
+	if d, ok := c.Domains.Lookup(a.DomainKey()); ok && d.Recipients != nil && !d.Recipients(a) {
 		return c.Postmaster
 	}
 	return a

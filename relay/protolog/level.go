@@ -32,6 +32,11 @@ func levelOf(ev event.Event) zapcore.Level {
 		return zapcore.DebugLevel
 	case event.DNSAnswered:
 		return zapcore.DebugLevel
+	case event.LookupAnswered:
+		if ev.Error != "" {
+			return zapcore.WarnLevel
+		}
+		return zapcore.DebugLevel
 	case event.TLSNegotiated:
 		return warnIf(ev.Failure != "")
 	case event.SessionOpened, event.SessionClosed, event.ClientAnnounced, event.TranscriptKept, event.AuthSucceeded, event.MessageQueued, event.RecipientRelayed,

@@ -36,6 +36,13 @@ type Incoming interface {
 	Abort()
 }
 
+// Recipients know which recipients there are. Unlike package policy they may
+// have to ask for it.
+type Recipients interface {
+	// Check returns nil to accept.
+	Check(ctx context.Context, to mail.Address) *mail.ReplyError
+}
+
 // Options configure a Server.
 type Options struct {
 	Hostname     string // our name, in greetings and in Received fields
@@ -79,6 +86,7 @@ type Connector struct {
 
 	Policy      *policy.Control
 	Permissions policy.Permissions
+	Recipients  Recipients // nil, or asked about the recipients that Policy accepts
 
 	With, Without []string // SMTP extensions to announce beside the usual ones, and of those not to announce; see wire.ExtensionNames
 	Lenient       bool     // take what old devices write: paths without angle brackets

@@ -203,7 +203,10 @@ func (s *session) mayRcpt(rcpt mail.Recipient) *mail.ReplyError {
 			return e
 		}
 	}
-	return s.throttle(throttle.Recipients, 1, s.tx.env)
+	if e := s.throttle(throttle.Recipients, 1, s.tx.env); e != nil || s.c.Recipients == nil {
+		return e
+	}
+	return s.c.Recipients.Check(s.srv.life, rcpt.Address)
 }
 
 // begin is asked when DATA or the first BDAT comes.

@@ -40,6 +40,7 @@ type attempt struct {
 	others   bool // some failure was not "takes no mail at all"
 	again    bool // the next hop took some recipients, and may take more
 	closed   bool // the connector was closed before anything was tried
+	probe    bool // no content is sent: see [Connector.Probe]
 }
 
 // leg is the part of a Result that says where the attempt went.
@@ -324,6 +325,10 @@ func (a *attempt) resolve(group []host) (targets []target, last bool) {
 		n := 0
 		for _, ip := range ips {
 			at := target{name: h.name, addr: netip.AddrPortFrom(ip, h.port), provider: provider}
+			if a.probe && a.c.self[at.addr] { // also by hand: each probe would ask for the next
+				a.fail(loop(at.String()))
+				return nil, true
+			}
 			if !smart && !a.c.opts.AllowLoopback {
 				if ip.IsLoopback() || ip.IsUnspecified() || a.c.self[at.addr] {
 					a.fail(loop(at.String()))

@@ -43,6 +43,9 @@ type command struct {
 // different host may do better; recipients that were refused each have their
 // own outcome already.
 func (a *attempt) transact(s *session) *failure {
+	if a.probe {
+		return a.ask(s)
+	}
 	t := &transaction{a: a, s: s}
 	params, f := t.prepare()
 	if f != nil || len(a.pending) == 0 {
