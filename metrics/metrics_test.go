@@ -99,6 +99,8 @@ func facts() []event.Event {
 		event.CertificateReloaded{Certificate: "default"},
 		event.DNSAnswered{Type: "MX", Result: "ok", Took: ms(12)},
 		event.DNSAnswered{Type: "A", Result: "cached"},
+		event.LookupAnswered{Lookup: "users_ldap", Result: "known", Took: ms(7)},
+		event.LookupAnswered{Lookup: "recipients_probe", Result: "cached"},
 		event.Panicked{Where: "session"},
 		event.Remarked{Remark: "odd"},
 		event.ClientAnnounced{Connector: "submission"},
@@ -413,6 +415,7 @@ func TestHostile(t *testing.T) {
 			event.AdminActed{Action: w, Result: w},
 			event.CertificateReloaded{Certificate: w, Error: w},
 			event.DNSAnswered{Type: w, Result: w},
+			event.LookupAnswered{Lookup: w, Result: w},
 		} {
 			em.Emit(ev)
 		}

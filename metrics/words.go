@@ -95,8 +95,8 @@ var (
 	sloDim        = dim{label: "outcome", words: []string{"within", "late"}, exact: true}
 	verifyDim     = dim{label: "verify", words: []string{"none", "unverified", "pkix", "pkix_name", "dane", "mta_sts"}, fold: foldRarely}
 	dnsTypeDim    = dim{label: "type", words: []string{"MX", "A", "AAAA", "TLSA", "TXT", "PTR"}, fold: foldRarely}
-	lookupDim     = dim{label: "lookup", words: event.Lookups(), exact: true}
-	lookupEndDim  = dim{label: "result", words: event.LookupResults(), exact: true}
+	lookupDim     = dim{label: "lookup", words: event.Lookups(), fold: foldRarely}
+	lookupEndDim  = dim{label: "result", words: event.LookupResults(), fold: foldRarely}
 	dnsResultDim  = dim{label: "result", words: []string{"cached", "ok", "nxdomain", "nodata", "servfail", "timeout"}, fold: foldRarely}
 	dsnKindDim    = dim{label: "kind", words: []string{"failed", "delayed", "relayed", "expanded"}, fold: foldRarely}
 	dsnResultDim  = dim{label: "result", words: []string{"queued", "suppressed"}, exact: true}

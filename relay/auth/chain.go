@@ -23,7 +23,7 @@ type chain []Store
 
 // Verify implements [Store].
 func (c chain) Verify(ctx context.Context, user, password string) (Identity, error) {
-	err := error(ErrUnknownUser)
+	err := ErrUnknownUser
 	for i, s := range c {
 		var id Identity
 		id, err = s.Verify(ctx, user, password)

@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -164,7 +165,7 @@ func (c *Client) Close() error {
 // end closes a connection. It says good-bye where that cannot block for long.
 func (c *conn) end() {
 	_ = c.raw.SetDeadline(time.Now().Add(time.Second))
-	_ = c.Conn.Close() // there is nothing to do about it
+	_ = c.Close() // there is nothing to do about it
 }
 
 // unavailable is err as one that says nothing about a user or a recipient.
@@ -360,13 +361,12 @@ func (c *Client) answered(i int, ok bool) {
 func (c *Client) take(k kind, i int) *conn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for at := len(c.idle[k]) - 1; at >= 0; at-- {
-		conn := c.idle[k][at]
+	for at, conn := range slices.Backward(c.idle[k]) {
 		old := time.Since(conn.since) > idleFor || conn.IsClosing()
 		if !old && conn.host != i {
 			continue
 		}
-		c.idle[k] = append(c.idle[k][:at], c.idle[k][at+1:]...)
+		c.idle[k] = slices.Delete(c.idle[k], at, at+1) // only what was seen already moves
 		if !old {
 			return conn
 		}

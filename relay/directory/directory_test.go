@@ -116,8 +116,11 @@ func TestVerify(t *testing.T) {
 		{"entry without a name", generic, "nameless@example.com", "secret", auth.Identity{}, auth.ErrCredentials},
 		{"in the group", with(generic, group), "ann", "secret", auth.Identity{User: "Ann", Senders: []string{"ann@example.com", "a.smith@example.com"}}, nil},
 		{"not in the group", with(generic, func(o *UserOptions) { o.RequiredGroup = "cn=admins," + base }), "ann", "secret", auth.Identity{}, auth.ErrCredentials},
-		{"any sender, other attributes", with(generic, func(o *UserOptions) { o.AnySender, o.SenderAttributes, o.UserAttribute = true, []string{}, "mail" }), "ann", "secret",
-			auth.Identity{User: "ann@example.com", AnySender: true}, nil},
+		{
+			"any sender, other attributes", with(generic, func(o *UserOptions) { o.AnySender, o.SenderAttributes, o.UserAttribute = true, []string{}, "mail" }), "ann", "secret",
+			auth.Identity{User: "ann@example.com", AnySender: true},
+			nil,
+		},
 		{"active directory", ad, "carl", "secret", auth.Identity{User: "carl", Senders: []string{"carl@example.com", "C.Jones@example.com"}}, nil},
 		{"active directory, principal name", ad, "carl@corp.example.com", "secret", auth.Identity{User: "carl", Senders: []string{"carl@example.com", "C.Jones@example.com"}}, nil},
 		{"active directory, nested group", with(ad, group), "carl", "secret", auth.Identity{User: "carl", Senders: []string{"carl@example.com", "C.Jones@example.com"}}, nil},
@@ -126,12 +129,21 @@ func TestVerify(t *testing.T) {
 		{"bound by name", with(generic, func(o *UserOptions) { o.Name = "uid={user},ou=people," + base }), "ann", "secret", auth.Identity{User: "ann"}, nil},
 		{"bound by name, wrong password", with(generic, func(o *UserOptions) { o.Name = "uid={user},ou=people," + base }), "ann", "wrong", auth.Identity{}, auth.ErrCredentials},
 		{"bound by name, injection", with(generic, func(o *UserOptions) { o.Name = "uid={user},ou=people," + base }), "ann,ou=people," + base + ",dc=x", "secret", auth.Identity{}, auth.ErrCredentials},
-		{"bound by name, then searched", with(generic, func(o *UserOptions) { o.Name, o.BaseDN = "uid={user},ou=people,"+base, base }), "ann", "secret",
-			auth.Identity{User: "Ann", Senders: []string{"ann@example.com", "a.smith@example.com"}}, nil},
-		{"bound by principal name", with(ad, func(o *UserOptions) { o.Name, o.BaseDN = "{user}@corp.example.com", base }), "carl", "secret",
-			auth.Identity{User: "carl", Senders: []string{"carl@example.com", "C.Jones@example.com"}}, nil},
-		{"bound by principal name of another domain", with(ad, func(o *UserOptions) { o.Name, o.BaseDN = "{user}@corp.example.com", base }), "carl@evil.example", "secret",
-			auth.Identity{}, auth.ErrUnknownUser},
+		{
+			"bound by name, then searched", with(generic, func(o *UserOptions) { o.Name, o.BaseDN = "uid={user},ou=people,"+base, base }), "ann", "secret",
+			auth.Identity{User: "Ann", Senders: []string{"ann@example.com", "a.smith@example.com"}},
+			nil,
+		},
+		{
+			"bound by principal name", with(ad, func(o *UserOptions) { o.Name, o.BaseDN = "{user}@corp.example.com", base }), "carl", "secret",
+			auth.Identity{User: "carl", Senders: []string{"carl@example.com", "C.Jones@example.com"}},
+			nil,
+		},
+		{
+			"bound by principal name of another domain", with(ad, func(o *UserOptions) { o.Name, o.BaseDN = "{user}@corp.example.com", base }), "carl@evil.example", "secret",
+			auth.Identity{},
+			auth.ErrUnknownUser,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			rec := &relaytest.Recorder{}

@@ -444,6 +444,15 @@ type DNSAnswered struct {
 	Took   Seconds `json:"took"`
 }
 
+// LookupAnswered says how a question about a user or a recipient ended that the
+// relay had to ask another server, or its cache.
+type LookupAnswered struct {
+	Lookup string  `json:"lookup"` // a [Lookups] word
+	Result string  `json:"result"` // a [LookupResults] word
+	Took   Seconds `json:"took"`
+	Error  string  `json:"error,omitzero"` // why there was no answer
+}
+
 // Panicked says that a programming error ended one session, attempt or request, and no more.
 type Panicked struct {
 	Where string `json:"where"`
@@ -491,5 +500,6 @@ func (MessageRetired) fact()      {}
 func (ConfigReloaded) fact()      {}
 func (CertificateReloaded) fact() {}
 func (DNSAnswered) fact()         {}
+func (LookupAnswered) fact()      {}
 func (Panicked) fact()            {}
 func (Remarked) fact()            {}

@@ -1,16 +1,5 @@
 package event
 
-// LookupAnswered says how a question about a user or a recipient ended that the
-// relay had to ask another server, or its cache.
-type LookupAnswered struct {
-	Lookup string  `json:"lookup"` // a [Lookups] word
-	Result string  `json:"result"` // a [LookupResults] word
-	Took   Seconds `json:"took"`
-	Error  string  `json:"error,omitzero"` // why there was no answer
-}
-
-func (LookupAnswered) fact() {}
-
 // The words of [LookupAnswered.Lookup].
 const (
 	LookupUsers = "users_ldap"

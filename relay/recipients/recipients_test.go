@@ -201,7 +201,7 @@ func TestCrowd(t *testing.T) {
 		wg.Wait()
 
 		start := time.Now()
-		for _, local := range strings.Split("abcdefghij", "") {
+		for local := range strings.SplitSeq("abcdefghij", "") {
 			wg.Go(func() {
 				if e := c.Check(t.Context(), mail.Address{Local: local, Domain: "example.com"}); e == nil || e.Reply.Code != 450 {
 					t.Errorf("Check = %v, want 450", e)

@@ -119,12 +119,13 @@ func New(opts Options) (_ *App, err error) {
 	if err := a.openReaders(cfg); err != nil {
 		return nil, err
 	}
-	in, err := newReception(cfg, nil, nil)
+	in, err := newReception(cfg, nil, nil, a.emit.Source(event.SourceSMTPIn), prober{a})
 	if err != nil {
 		return nil, err
 	}
 	a.reception.Store(in.take(a.emit.Source(event.SourceBoot)))
 	a.onStop(func() error { a.reception.Load().others.close(); return nil })
+	a.onStop(func() error { return a.reception.Load().outside.close() })
 	resolver, err := dns.New(dns.Options{Emitter: a.emit.Source(event.SourceSMTPOut)})
 	if err != nil {
 		return nil, err

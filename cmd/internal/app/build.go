@@ -117,13 +117,15 @@ func control(c *config.Config) (*policy.Control, error) {
 }
 
 // authenticator is how clients can prove who they are; nil when they cannot.
-func authenticator(c *config.Config, users *auth.Users, list ...auth.Mechanism) (*auth.Authenticator, error) {
+func authenticator(c *config.Config, users *auth.Users, o *outside, list ...auth.Mechanism) (*auth.Authenticator, error) {
+	if stores := o.stores(users); len(stores) > 0 {
+		list = append(list, auth.Passwords(auth.Chain(stores...))...)
+	}
 	if users != nil {
 		secret, err := persistentKey(c, "login.key")
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, auth.Passwords(users)...)
 		list = append(list, auth.SCRAM(users, secret)...)
 	}
 	if len(list) == 0 {
@@ -140,8 +142,12 @@ func lockoutLimits(c *config.Config) throttle.LockoutLimits {
 	}
 }
 
-func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *auth.Authenticator) ([]smtpin.Connector, error) {
+func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *auth.Authenticator, o *outside) ([]smtpin.Connector, error) {
 	relayControl, err := control(c)
+	if err != nil {
+		return nil, err
+	}
+	checker, err := o.checker(c, relayControl.Domains)
 	if err != nil {
 		return nil, err
 	}
@@ -183,6 +189,9 @@ func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *au
 				ProtocolErrors: orNone(l.ProtocolErrors), AuthFailures: l.AuthFailures, Tarpit: orNone(time.Duration(l.Tarpit)),
 				CommandTimeout: time.Duration(l.CommandTimeout), SessionTimeout: orNone(time.Duration(l.SessionTimeout)),
 			},
+		}
+		if checker != nil {
+			conn.Recipients = checker
 		}
 		if len(r.Auth.Mechanisms) > 0 {
 			conn.Auth = logins // without it nothing is offered; no mechanisms would mean all

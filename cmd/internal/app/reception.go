@@ -7,6 +7,7 @@ import (
 	"waybill/cmd/internal/config"
 	"waybill/relay/auth"
 	"waybill/relay/event"
+	"waybill/relay/recipients"
 	"waybill/relay/smtpin"
 	"waybill/relay/tlsconf"
 )
@@ -18,6 +19,7 @@ type reception struct {
 	certs      *tlsconf.Certificates
 	users      *auth.Users // nil without a password file
 	others     integrated  // who logs in otherwise than with our passwords
+	outside    *outside
 	connectors []smtpin.Connector
 	fresh      bool // the certificates are not those of before, and have not been announced
 }
@@ -25,9 +27,12 @@ type reception struct {
 // newReception makes what cfg asks for. Certificates and users whose files have
 // the same names are those of before, read again when the files have changed, as
 // they are now and then anyway; was is nil at the start.
-func newReception(cfg *config.Config, was *reception, before *config.Config) (*reception, error) {
+func newReception(cfg *config.Config, was *reception, before *config.Config, emit event.Emitter, prober recipients.Prober) (*reception, error) {
 	r := &reception{}
 	var err error
+	if r.outside, err = openOutside(cfg, emit, prober); err != nil {
+		return nil, err
+	}
 	if was != nil && maps.Equal(cfg.Certificates, before.Certificates) {
 		r.certs = was.certs
 		_, err = r.certs.Reload()
@@ -56,11 +61,11 @@ func newReception(cfg *config.Config, was *reception, before *config.Config) (*r
 	if r.others, err = newIntegrated(cfg, r.users, others); err != nil {
 		return nil, err
 	}
-	logins, err := authenticator(cfg, r.users, r.others.list...)
+	logins, err := authenticator(cfg, r.users, r.outside, r.others.list...)
 	if err != nil {
 		return nil, err
 	}
-	if r.connectors, err = receiveConnectors(cfg, r.certs, logins); err != nil || r.users == nil {
+	if r.connectors, err = receiveConnectors(cfg, r.certs, logins, r.outside); err != nil || r.users == nil {
 		return r, err
 	}
 	for i := range r.connectors {

@@ -48,7 +48,7 @@ func (a *App) Reload() (err error) {
 	if err != nil {
 		return err
 	}
-	in, err := newReception(next, a.reception.Load(), a.config.Load())
+	in, err := newReception(next, a.reception.Load(), a.config.Load(), a.emit.Source(event.SourceSMTPIn), prober{a})
 	if err != nil {
 		routing.close()
 		return err
@@ -78,6 +78,7 @@ func (a *App) Reload() (err error) {
 	a.routes.take(routing)
 	change.Commit()
 	was.others.close()
+	_ = was.outside.close() // connections that nobody uses
 	a.queue.Reroute()
 	a.deliver.ProbeNow()
 	a.logger.Info("configuration reloaded", zap.String("config_rev", next.Revision()))

@@ -38,6 +38,7 @@ func check(c *Config, p *collector) {
 	checkReceive(c, p)
 	checkBinds(c, p)
 	checkDomains(c, p)
+	checkDirectories(c, p)
 	checkSend(c, p)
 	checkThrottles(c, p)
 	checkBackPressure(c, p)
@@ -202,6 +203,7 @@ const (
 // be for known machines only.
 func checkRelay(c *Config, r *ReceiveConnector, p *collector, path string) {
 	relay := slices.Contains(r.Permissions, "relay")
+	var public []netip.Prefix
 	for i, s := range r.RemoteRanges {
 		at := fmt.Sprintf("%s.remote_ranges[%d]", path, i)
 		network, err := policy.ParseRange(s)
@@ -219,8 +221,11 @@ func checkRelay(c *Config, r *ReceiveConnector, p *collector, path string) {
 		case !r.RelayPublicRanges:
 			p.errorf(at, "set auth.required, or take relay out of permissions, or confirm with relay_public_ranges: true that the addresses are yours",
 				"open relay: the public addresses %s could send to anyone without a login", network)
+		default:
+			public = append(public, network)
 		}
 	}
+	checkSum(r, public, p, path)
 	if _, err := policy.ParsePermissions(r.Permissions); err != nil {
 		p.errorf(path+".permissions", "", "%v", err)
 	}
@@ -360,6 +365,10 @@ func checkDomains(c *Config, p *collector) {
 		key, _ := mail.ParseDomain(d.Domain)
 		if first, dup := seen[key]; dup {
 			p.errorf(path, "", "accepted_domains[%d] is %s already", first, key)
+		}
+		if slices.Contains(crowds, key) {
+			p.errorf(path, "name your own domains only; send_connectors say where mail for others goes",
+				"open relay: anyone could send to anyone at %s without a login", key)
 		}
 		seen[key] = i
 	}
@@ -610,6 +619,7 @@ func checkFiles(c *Config, p *collector) {
 		checkPrivate(c.Users.File, p, "users.file")
 	}
 	checkIntegratedFiles(c, p)
+	checkDirectoryFiles(c, p)
 	if c.HTTP.TokensFile != "" {
 		if _, err := LoadTokens(c.HTTP.TokensFile); err != nil {
 			p.errorf("http.tokens_file", "", "%s", strings.ReplaceAll(err.Error(), "\n", "; "))

@@ -33,6 +33,7 @@ type Config struct {
 	DataDir         string                 `yaml:"data_dir" file:"true" doc:"where the queue and the tracking store are kept"`
 	Postmaster      string                 `yaml:"postmaster" doc:"where mail to \"postmaster\" without a domain goes (RFC 5321 section 4.5.1)" default:"postmaster at the first accepted domain"`
 	Certificates    map[string]Certificate `yaml:"certificates" doc:"TLS certificates by name. They are read again when their files change"`
+	Directories     map[string]Directory   `yaml:"directories" doc:"LDAP directories by name, Active Directory among them"`
 	Users           Users                  `yaml:"users" doc:"who may log in"`
 	Receive         []ReceiveConnector     `yaml:"receive_connectors" doc:"where mail comes in; at least one"`
 	AcceptedDomains []AcceptedDomain       `yaml:"accepted_domains" doc:"domains that mail is taken for from strangers"`
@@ -137,9 +138,17 @@ type AcceptedDomain struct {
 	Recipients Recipients `yaml:"recipients" doc:"which recipients there are"`
 }
 
-// Recipients says which recipients a domain has.
+// Recipients says which recipients a domain has: by one of file, ldap and probe.
+// Without any, all are taken.
 type Recipients struct {
-	File string `yaml:"file" file:"true" doc:"text file of its recipients, one address a line; others are refused with 550 5.1.1. Without a file all are taken"`
+	File         string         `yaml:"file" file:"true" doc:"text file of its recipients, one address a line; others are refused with 550 5.1.1. Without file, ldap and probe all are taken"`
+	LDAP         RecipientsLDAP `yaml:"ldap" doc:"asks a directory"`
+	Probe        bool           `yaml:"probe" doc:"asks the next hop that mail for the recipient would go to (MAIL, RCPT, and no content)"`
+	Unavailable  string         `yaml:"unavailable" enum:"accept,defer" doc:"what becomes of recipients when ldap or probe has no answer: accepted, or refused with 450 4.1.1 until there is one" default:"accept with probe, else defer"`
+	Timeout      Duration       `yaml:"timeout" doc:"wait for an answer"`
+	Cache        Duration       `yaml:"cache" doc:"how long a recipient that exists is remembered; 0s is not at all"`
+	CacheUnknown Duration       `yaml:"cache_unknown" doc:"how long one that does not exist is remembered; 0s is not at all"`
+	Questions    int            `yaml:"questions" min:"1" max:"1000" doc:"questions at once"`
 }
 
 // SendConnector is a way out for some domains.
@@ -311,6 +320,7 @@ func (c *Config) complete() {
 	if c.Postmaster == "" && len(c.AcceptedDomains) > 0 {
 		c.Postmaster = "postmaster@" + c.AcceptedDomains[0].Domain
 	}
+	c.completeDirectories()
 	for i := range c.Receive {
 		t := &c.Receive[i].TLS
 		if t.Certificate == "" {

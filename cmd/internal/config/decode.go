@@ -222,6 +222,9 @@ func (d *decoder) table(n *yaml.Node, v reflect.Value, path string, depth int) {
 			d.problems.add(Problem{Line: key.Line, Column: key.Column, Path: at, What: "empty"})
 		}
 		item := reflect.New(v.Type().Elem()).Elem()
+		if p, ok := reflect.TypeAssert[preset](item.Addr()); ok {
+			p.preset("")
+		}
 		d.value(n.Content[i+1], item, at, "", depth+1)
 		m.SetMapIndex(name, item)
 	}

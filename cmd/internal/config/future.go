@@ -12,12 +12,9 @@ import (
 // that asks for nothing, such as an empty list, is accepted.
 var future = map[string]string{ //nolint:gosec // names of keys, and no credentials
 	"telemetry":                                 "traces by OTLP",
-	"users.ldap":                                "users in an LDAP directory",
 	"users.oauth":                               "logins with OAuth tokens",
 	"receive_connectors[].dkim":                 "DKIM signing",
 	"receive_connectors[].filters":              "content filters",
-	"accepted_domains[].recipients.ldap":        "recipients in an LDAP directory",
-	"accepted_domains[].recipients.probe":       "asking the next hop for recipients",
 	"send_connectors[].tls.tls_domain":          "verifying another name than the host's",
 	"send_connectors[].auth.client_id":          "OAuth client credentials",
 	"send_connectors[].auth.client_secret":      "OAuth client credentials",

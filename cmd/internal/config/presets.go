@@ -96,7 +96,10 @@ const defaultCost = 10
 func (s *Space) preset(string)     { s.Cost = defaultCost }
 func (h *SmartHost) preset(string) { h.Cost = defaultCost }
 
-func (d *AcceptedDomain) preset(string) { d.Type = "authoritative" }
+func (d *AcceptedDomain) preset(string) {
+	d.Type = "authoritative"
+	d.Recipients = Recipients{Timeout: 10 * second, Cache: 60 * minute, CacheUnknown: 5 * minute, Questions: 20}
+}
 
 // setScalar reads the short form of a smart host.
 func (h *SmartHost) setScalar(word string) { h.Host = word }

@@ -46,8 +46,15 @@ func checkTrusted(r *ReceiveConnector, p *collector, path, s string, relay bool)
 
 // wide reports whether a network is larger than anybody's own.
 func wide(network netip.Prefix) bool {
-	if network.Addr().Is6() {
-		return network.Bits() < widestIPv6
+	if network.Addr().Is4() {
+		return network.Bits() < widestIPv4
 	}
-	return network.Bits() < widestIPv4
+	if network.Bits() < widestIPv6 {
+		return true
+	}
+	// Of a network that stands for IPv4 addresses, what is left of their bits
+	// counts as theirs.
+	return slices.ContainsFunc(translated, func(t netip.Prefix) bool {
+		return t.Contains(network.Addr()) && network.Bits() < t.Bits()+widestIPv4
+	})
 }

@@ -26,6 +26,8 @@ Generated from the program by ` + "`waybill config doc`" + `. One YAML file; unk
 	sub.Receive = []ReceiveConnector{NewReceiveConnector("custom")}
 	domain, space, host, send := AcceptedDomain{}, Space{}, SmartHost{}, NewSendConnector()
 	domain.preset("")
+	dir := Directory{}
+	dir.preset("")
 	space.preset("")
 	host.preset("")
 	for _, s := range []struct {
@@ -33,6 +35,7 @@ Generated from the program by ` + "`waybill config doc`" + `. One YAML file; unk
 		value      any
 	}{
 		{"Certificates", "certificates.NAME", Certificate{}},
+		{"Directories", "directories.NAME", dir},
 		{"Users", "users", sub.Users},
 		{"Receive connectors", "receive_connectors[]", sub.Receive[0]},
 		{"Accepted domains", "accepted_domains[]", domain},

@@ -4,14 +4,17 @@ import "time"
 
 // Users says where the users are.
 type Users struct {
-	File     string   `yaml:"file" file:"true" doc:"user file, as \"waybill user add\" makes it"`
-	Kerberos Kerberos `yaml:"kerberos" doc:"logins with Kerberos tickets"`
-	NTLM     NTLM     `yaml:"ntlm" doc:"logins with NTLM"`
-	Lockout  Lockout  `yaml:"lockout" doc:"what becomes of those who guess passwords"`
+	File     string    `yaml:"file" file:"true" doc:"user file, as \"waybill user add\" makes it"`
+	LDAP     UsersLDAP `yaml:"ldap" doc:"users of a directory; those of the file come first"`
+	Kerberos Kerberos  `yaml:"kerberos" doc:"logins with Kerberos tickets"`
+	NTLM     NTLM      `yaml:"ntlm" doc:"logins with NTLM"`
+	Lockout  Lockout   `yaml:"lockout" doc:"what becomes of those who guess passwords"`
 }
 
 // any reports whether anybody can log in.
-func (u Users) any() bool { return u.File != "" || u.Kerberos.KeytabFile != "" || u.NTLM.on() }
+func (u Users) any() bool {
+	return u.File != "" || u.LDAP.Directory != "" || u.Kerberos.KeytabFile != "" || u.NTLM.on()
+}
 
 // Lockout says how many failed logins are too many.
 type Lockout struct {
@@ -24,7 +27,7 @@ type Lockout struct {
 }
 
 func defaultUsers() Users {
-	return Users{Kerberos: defaultKerberos(), NTLM: defaultNTLM(), Lockout: Lockout{
+	return Users{LDAP: UsersLDAP{Cache: minute}, Kerberos: defaultKerberos(), NTLM: defaultNTLM(), Lockout: Lockout{
 		SourceFailures: 30, AccountFailures: 10, Window: 15 * minute, Delay: 30 * second, MaxDelay: Duration(time.Hour), Trust: 30 * Day,
 	}}
 }

@@ -86,7 +86,8 @@ func New(t TB, opts Options) *Server {
 		options = append(options, gldap.WithTLSConfig(opts.TLS))
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- srv.Run("127.0.0.1:0", options...) }()
+	var running sync.WaitGroup
+	running.Go(func() { ended <- srv.Run("127.0.0.1:0", options...) })
 	select {
 	case s.addr = <-listening:
 	case err := <-ended:
@@ -95,7 +96,7 @@ func New(t TB, opts Options) *Server {
 	t.Cleanup(func() {
 		s.settle()
 		_ = srv.Stop() // the test is over
-		<-ended
+		running.Wait()
 	})
 	return s
 }
