@@ -72,7 +72,7 @@ var (
 	}}
 	refusalDim   = dim{label: "reason", words: event.Refusals(), fold: foldCounted}
 	mechanismDim = dim{label: "mechanism", words: []string{
-		"PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "XOAUTH2", "OAUTHBEARER", "GSSAPI", "NTLM",
+		"PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "XOAUTH2", "OAUTHBEARER", "GSSAPI", "NTLM", "EXTERNAL", "CERTIFICATE",
 	}}
 	authResultDim = dim{label: "result", words: []string{"ok", "failed", "error"}, exact: true}
 	versionDim    = dim{label: "version", words: []string{"none", "1.0", "1.1", "1.2", "1.3"}, fold: foldRarely}

@@ -55,6 +55,8 @@ type Mechanism struct {
 	NeedsTLS  bool   // cannot work without TLS, as those that bind to its channel
 	Legacy    bool   // weak: offered only where a connector names it
 
+	NeedsCertificate bool // for clients that have shown a certificate
+
 	// Start begins one exchange, which is for one goroutine. The server's Next
 	// fails with a [*Failure], and calls done before it reports success. A server
 	// that is an [io.Closer] is closed at the end of its exchange, however it came;

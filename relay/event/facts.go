@@ -161,6 +161,7 @@ type AuthFailed struct {
 	Mechanism string     `json:"auth_mechanism"`
 	User      string     `json:"auth_user,omitzero"` // as claimed
 	Reason    string     `json:"reason"`             // credentials, unknown_user, malformed, cancelled, unavailable, throttled, mechanism, before_tls, channel_binding, token, expired, certificate, clock_skew, replay, weak, realm
+	Error     string     `json:"error,omitzero"`     // for the operator; no part of a credential
 	TLS       bool       `json:"tls"`
 	Code      int        `json:"code"`
 }

@@ -23,17 +23,23 @@ func (s *session) mechanisms() []string {
 	}
 	var names []string
 	for _, m := range s.c.mechanisms {
-		if secure || !m.NeedsTLS {
+		if s.usable(m) {
 			names = append(names, m.Name)
 		}
 	}
 	return names
 }
 
+// usable reports whether a mechanism can work as the connection is now.
+func (s *session) usable(m auth.Mechanism) bool {
+	p := auth.Peer{TLS: s.conn.TLS()}
+	return (p.TLS != nil || !m.NeedsTLS) && (p.Shown() || !m.NeedsCertificate)
+}
+
 // findMechanism finds one that is offered now.
 func (s *session) findMechanism(name string) (auth.Mechanism, bool) {
 	i := slices.IndexFunc(s.c.mechanisms, func(m auth.Mechanism) bool { return strings.EqualFold(m.Name, name) })
-	if i < 0 || s.c.mechanisms[i].NeedsTLS && s.conn.TLS() == nil {
+	if i < 0 || !s.usable(s.c.mechanisms[i]) {
 		return auth.Mechanism{}, false
 	}
 	return s.c.mechanisms[i], true
@@ -47,7 +53,7 @@ func (s *session) Auth(name string) (_ sasl.Server, err error) {
 	defer s.guard("AUTH", &err)
 	mechanism := wire.Mechanism(name)
 	refuse := func(reason string, e *mail.ReplyError) (sasl.Server, error) {
-		s.authFailed(mechanism, "", reason, e.Reply.Code)
+		s.authFailed(mechanism, &auth.Failure{Reason: reason}, e.Reply.Code)
 		return nil, answer(e)
 	}
 	m, offered := s.findMechanism(name)
@@ -126,6 +132,26 @@ func (s *session) loggedIn(id auth.Identity, mechanism string) {
 	})
 }
 
+// logInByCertificate makes the session the user's whose certificate the client has
+// shown, where the connector says so. A certificate that is nobody's is no failure:
+// many clients show one to everybody.
+func (s *session) logInByCertificate() {
+	if s.c.Certificates == nil || s.user != "" || s.byCertificate || s.conn.TLS() == nil {
+		return
+	}
+	s.byCertificate = true // once is enough
+	id, err := s.c.Certificates.Login(s.authPeer())
+	switch {
+	case err == nil:
+		s.loggedIn(id, byCertificate)
+	case !errors.Is(err, auth.ErrCertificate):
+		s.authFailed(byCertificate, auth.Fail("", err), 0)
+	}
+}
+
+// byCertificate is what records call a login by a certificate without AUTH.
+const byCertificate = "CERTIFICATE"
+
 // become takes an identity, or none.
 func (s *session) become(id auth.Identity, mechanism string) {
 	if id.User == "" {
@@ -170,7 +196,7 @@ func (x *exchange) failed(err error) error {
 	if f.Reason != auth.ReasonUnavailable { // that one is our own fault
 		e = s.countFailure(e)
 	}
-	s.authFailed(x.mechanism, f.User, f.Reason, e.Reply.Code)
+	s.authFailed(x.mechanism, f, e.Reply.Code)
 	return answer(e)
 }
 
@@ -188,17 +214,15 @@ func (s *session) countFailure(e *mail.ReplyError) *mail.ReplyError {
 // authEnded states that the client, and not the store, ended an exchange. One
 // that had been told that it failed may end it so (RFC 7628 section 3.2.3).
 func (s *session) authEnded(mechanism, reason string, code int) {
-	user := ""
+	f := &auth.Failure{Reason: reason}
 	if s.exchange != nil {
 		if r, ok := s.exchange.server.(auth.Refuser); ok && r.Refused() != nil {
-			user, reason = r.Refused().User, r.Refused().Reason
-			if !r.Refused().Temporary() {
-				s.srv.lockout.Failed(time.Now(), s.remote.Addr(), user)
-			}
+			f = r.Refused()
+			s.srv.lockout.Failed(time.Now(), s.remote.Addr(), f.User)
 		}
 		s.endExchange()
 	}
-	s.authFailed(mechanism, user, reason, code)
+	s.authFailed(mechanism, f, code)
 	s.failures++
 	if n := s.c.Limits.AuthFailures; n > 0 && s.failures >= n {
 		s.throttled("auth_failures", "close")
@@ -206,9 +230,13 @@ func (s *session) authEnded(mechanism, reason string, code int) {
 	}
 }
 
-func (s *session) authFailed(mechanism, user, reason string, code int) {
-	s.emit.Emit(event.AuthFailed{
-		Connector: s.c.Name, ClientIP: s.remote.Addr(), Mechanism: mechanism, User: wire.Printable(user, 255), Reason: reason,
+func (s *session) authFailed(mechanism string, f *auth.Failure, code int) {
+	fact := event.AuthFailed{
+		Connector: s.c.Name, ClientIP: s.remote.Addr(), Mechanism: mechanism, User: wire.Printable(f.User, 255), Reason: f.Reason,
 		TLS: s.conn.TLS() != nil, Code: code,
-	})
+	}
+	if f.Err != nil {
+		fact.Error = wire.Printable(f.Err.Error(), 500)
+	}
+	s.emit.Emit(fact)
 }

@@ -83,6 +83,7 @@ type Connector struct {
 	Auth          *auth.Authenticator
 	Lookup        func(user string) (auth.Identity, error) // what is known of a user that XCLIENT names; nil: nothing
 	Binding       auth.Binding                             // whether logins are bound to their TLS channel; empty means that they may be
+	Certificates  *auth.Certificates                       // log clients in by their certificates alone; nil: none
 
 	Policy      *policy.Control
 	Permissions policy.Permissions
@@ -198,7 +199,7 @@ func newConnector(c Connector) (*connector, error) {
 	if out.keep, err = transcript.NewChooser(c.Transcript); err != nil {
 		return nil, bad("%w", err)
 	}
-	if c.AuthRequired && c.Auth == nil {
+	if c.AuthRequired && c.Auth == nil && c.Certificates == nil {
 		return nil, bad("authentication is required, and there are no users")
 	}
 	for _, m := range c.Mechanisms {

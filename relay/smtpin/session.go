@@ -41,6 +41,8 @@ type session struct {
 	failures  int       // of AUTH
 	exchange  *exchange // the AUTH in hand, or nil
 
+	byCertificate bool // a login by certificate was tried
+
 	tx       *transaction
 	messages int
 	begun    bool          // SessionOpened is stated
@@ -142,6 +144,7 @@ func (s *session) peer() policy.Peer {
 // Mail begins a transaction. Syntax and sequence were checked by package wire.
 func (s *session) Mail(string, *smtp.MailOptions) (err error) {
 	defer s.guard("MAIL", &err)
+	s.logInByCertificate()
 	env, at := s.conn.Envelope()
 	s.sender = s.sender || s.c.keep.Sender(event.Sender(env.Sender))
 	if e := s.mayMail(env); e != nil {

@@ -52,7 +52,7 @@ func (s *session) xclient(x wire.XClient) (wire.Options, *mail.ReplyError) {
 	if err != nil {
 		e := mail.Refuse(550, "5.7.8", "auth", "that user may not log in")
 		e.Err = err
-		s.authFailed(mechanismXClient, x.Login, auth.ReasonCredentials, e.Reply.Code)
+		s.authFailed(mechanismXClient, &auth.Failure{User: x.Login, Reason: auth.ReasonCredentials, Err: err}, e.Reply.Code)
 		return wire.Options{}, e
 	}
 	s.leave()

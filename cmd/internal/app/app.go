@@ -351,6 +351,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 	around.Go(func() error { return a.queue.Run(outer) })
 	around.Go(func() error { return a.pressure.Run(outer) })
 	around.Go(func() error { return a.watch(outer) })
+	around.Go(func() error { return a.watchTokens(outer) })
 	around.Go(func() error { return a.admin.Run(outer) })
 	around.Go(func() error { return a.serveHTTP(outer) })
 	if a.track != nil {

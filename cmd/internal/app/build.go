@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,6 +18,7 @@ import (
 	"waybill/cmd/internal/config"
 	"waybill/logtrack"
 	"waybill/relay/auth"
+	"waybill/relay/auth/oauth"
 	"waybill/relay/deliver"
 	"waybill/relay/event"
 	"waybill/relay/mail"
@@ -117,7 +119,14 @@ func control(c *config.Config) (*policy.Control, error) {
 }
 
 // authenticator is how clients can prove who they are; nil when they cannot.
-func authenticator(c *config.Config, users *auth.Users, o *outside, list ...auth.Mechanism) (*auth.Authenticator, error) {
+func authenticator(c *config.Config, users *auth.Users, tokens *oauth.Verifier, certificates *auth.Certificates, o *outside, others integrated) (*auth.Authenticator, error) {
+	list := slices.Clone(others.list)
+	if tokens != nil {
+		list = append(list, tokens.Mechanisms()...)
+	}
+	if certificates != nil {
+		list = append(list, certificates.Mechanism())
+	}
 	if stores := o.stores(users); len(stores) > 0 {
 		list = append(list, auth.Passwords(auth.Chain(stores...))...)
 	}
@@ -134,6 +143,36 @@ func authenticator(c *config.Config, users *auth.Users, o *outside, list ...auth
 	return auth.NewAuthenticator(list...), nil
 }
 
+// tokenVerifier checks OAuth tokens; nil when nobody issues any.
+func tokenVerifier(c *config.Config, users *auth.Users, emit event.Emitter) (*oauth.Verifier, error) {
+	if len(c.Users.OAuth.Issuers) == 0 {
+		return nil, nil //nolint:nilnil // nobody has tokens, and that is no error
+	}
+	opts := oauth.Options{Emitter: emit}
+	if users != nil {
+		opts.Users = users
+	}
+	for _, i := range c.Users.OAuth.Issuers {
+		opts.Issuers = append(opts.Issuers, i.Options())
+	}
+	return oauth.New(opts)
+}
+
+// clientCertificates knows users by their certificates; nil when there are none.
+func clientCertificates(c *config.Config, users *auth.Users) (*auth.Certificates, error) {
+	if len(c.Users.Certificates) == 0 {
+		return nil, nil //nolint:nilnil // nobody has a certificate, and that is no error
+	}
+	var rules []auth.CertificateRule
+	for _, r := range c.Users.Certificates {
+		rules = append(rules, r.Rule())
+	}
+	if users == nil {
+		return auth.NewCertificates(rules, nil)
+	}
+	return auth.NewCertificates(rules, users.Lookup)
+}
+
 func lockoutLimits(c *config.Config) throttle.LockoutLimits {
 	l := c.Users.Lockout
 	return throttle.LockoutLimits{
@@ -142,7 +181,7 @@ func lockoutLimits(c *config.Config) throttle.LockoutLimits {
 	}
 }
 
-func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *auth.Authenticator, o *outside) ([]smtpin.Connector, error) {
+func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *auth.Authenticator, certificates *auth.Certificates, o *outside) ([]smtpin.Connector, error) {
 	relayControl, err := control(c)
 	if err != nil {
 		return nil, err
@@ -195,6 +234,9 @@ func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *au
 		}
 		if len(r.Auth.Mechanisms) > 0 {
 			conn.Auth = logins // without it nothing is offered; no mechanisms would mean all
+		}
+		if r.Auth.Certificate {
+			conn.Certificates = certificates
 		}
 		if r.TLS.Mode != "off" {
 			conn.TLS, err = certs.Server(tlsconf.ServerOptions{

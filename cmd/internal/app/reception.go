@@ -3,9 +3,11 @@ package app
 import (
 	"errors"
 	"maps"
+	"reflect"
 
 	"waybill/cmd/internal/config"
 	"waybill/relay/auth"
+	"waybill/relay/auth/oauth"
 	"waybill/relay/event"
 	"waybill/relay/recipients"
 	"waybill/relay/smtpin"
@@ -17,8 +19,9 @@ import (
 // they began with.
 type reception struct {
 	certs      *tlsconf.Certificates
-	users      *auth.Users // nil without a password file
-	others     integrated  // who logs in otherwise than with our passwords
+	users      *auth.Users     // nil without a password file
+	tokens     *oauth.Verifier // nil when nobody issues tokens
+	others     integrated      // who logs in otherwise than with our passwords
 	outside    *outside
 	connectors []smtpin.Connector
 	fresh      bool // the certificates are not those of before, and have not been announced
@@ -26,7 +29,8 @@ type reception struct {
 
 // newReception makes what cfg asks for. Certificates and users whose files have
 // the same names are those of before, read again when the files have changed, as
-// they are now and then anyway; was is nil at the start.
+// they are now and then anyway; so are the keys of token issuers. The first was
+// is nil. What goes wrong later goes to emit.
 func newReception(cfg *config.Config, was *reception, before *config.Config, emit event.Emitter, prober recipients.Prober) (*reception, error) {
 	r := &reception{}
 	var err error
@@ -61,11 +65,20 @@ func newReception(cfg *config.Config, was *reception, before *config.Config, emi
 	if r.others, err = newIntegrated(cfg, r.users, others); err != nil {
 		return nil, err
 	}
-	logins, err := authenticator(cfg, r.users, r.outside, r.others.list...)
+	if was != nil && was.users == r.users && reflect.DeepEqual(cfg.Users.OAuth, before.Users.OAuth) {
+		r.tokens = was.tokens
+	} else if r.tokens, err = tokenVerifier(cfg, r.users, emit); err != nil {
+		return nil, err
+	}
+	certificates, err := clientCertificates(cfg, r.users)
 	if err != nil {
 		return nil, err
 	}
-	if r.connectors, err = receiveConnectors(cfg, r.certs, logins, r.outside); err != nil || r.users == nil {
+	logins, err := authenticator(cfg, r.users, r.tokens, certificates, r.outside, r.others)
+	if err != nil {
+		return nil, err
+	}
+	if r.connectors, err = receiveConnectors(cfg, r.certs, logins, certificates, r.outside); err != nil || r.users == nil {
 		return r, err
 	}
 	for i := range r.connectors {

@@ -39,6 +39,23 @@ func (a *App) watch(ctx context.Context) error {
 	}
 }
 
+// watchTokens keeps the keys of token issuers fresh until ctx is done. It is not
+// part of watch because it waits for others.
+func (a *App) watchTokens(ctx context.Context) error {
+	tick := time.NewTicker(a.every)
+	defer tick.Stop()
+	for {
+		if v := a.reception.Load().tokens; v != nil {
+			v.Refresh(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
 // watchUsers reads the user file when it has changed. What is wrong with it is
 // said once; said is what has been said already.
 func (a *App) watchUsers(users *auth.Users, said string) string {

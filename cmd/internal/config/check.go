@@ -43,7 +43,7 @@ func check(c *Config, p *collector) {
 	checkThrottles(c, p)
 	checkBackPressure(c, p)
 	checkHTTP(c, p)
-	checkLockout(c.Users.Lockout, p)
+	checkUsers(c, p)
 	checkIntegrated(c, p)
 	if n := len(c.Receive) + len(c.Send); n > maxConnectors {
 		p.errorf("", "", "%d connectors are more than %d, the most that metrics can tell apart", n, maxConnectors)
@@ -166,11 +166,13 @@ func checkAuth(c *Config, r *ReceiveConnector, p *collector, path string) {
 			a.Mechanisms[i] = strings.ToUpper(m)
 		}
 	}
-	if a.Required && len(a.Mechanisms) == 0 {
+	checkCertificateLogin(c, r, p, path)
+	checkTokenLogin(c, r, p, path)
+	if a.Required && len(a.Mechanisms) == 0 && !a.Certificate {
 		p.errorf(path+".mechanisms", "such as [PLAIN, LOGIN]", "a login is required, and there is no mechanism")
 	}
 	if len(a.Mechanisms) > 0 && !c.Users.any() {
-		p.errorf(path, "set users: {file: users.yaml}, and make it with waybill user add", "logins need users")
+		p.errorf(path, "set users: {file: users.yaml}, and make it with waybill user add; or users.oauth, or users.certificates", "logins need users")
 	}
 	if len(a.Mechanisms) > 0 && r.TLS.Mode == "off" && !a.BeforeTLS {
 		p.errorf(path, "name a certificate, or set before_tls on loopback", "nobody can log in: passwords are taken under TLS only, and there is none")
@@ -618,6 +620,7 @@ func checkFiles(c *Config, p *collector) {
 		}
 		checkPrivate(c.Users.File, p, "users.file")
 	}
+	checkUserFiles(c, p)
 	checkIntegratedFiles(c, p)
 	checkDirectoryFiles(c, p)
 	if c.HTTP.TokensFile != "" {

@@ -99,8 +99,9 @@ type ReceiveTLS struct {
 // Auth is how clients of a receive connector log in.
 type Auth struct {
 	Required       bool     `yaml:"required" doc:"no mail without a login"`
-	Mechanisms     []string `yaml:"mechanisms" mechanism:"true" type:"list of SASL mechanisms: PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS, GSSAPI, NTLM" doc:"SASL mechanisms that are offered; those for which there are no users are left out"`
+	Mechanisms     []string `yaml:"mechanisms" mechanism:"true" type:"list of SASL mechanisms: PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS, XOAUTH2, OAUTHBEARER, EXTERNAL, GSSAPI, NTLM" doc:"SASL mechanisms that are offered; those for which there are no users are left out"`
 	BeforeTLS      bool     `yaml:"before_tls" doc:"offers them without TLS too: passwords then cross the network in clear"`
+	Certificate    bool     `yaml:"certificate" doc:"logs clients in by the TLS certificate that they show, without AUTH, as users.certificates knows it"`
 	ChannelBinding string   `yaml:"channel_binding" enum:"off,allow,require" doc:"whether logins are bound to their TLS channel (RFC 5056), so that nobody in the middle can pass one on: never; by clients that can; always, with mechanisms that can"`
 }
 

@@ -12,7 +12,6 @@ import (
 // that asks for nothing, such as an empty list, is accepted.
 var future = map[string]string{ //nolint:gosec // names of keys, and no credentials
 	"telemetry":                                 "traces by OTLP",
-	"users.oauth":                               "logins with OAuth tokens",
 	"receive_connectors[].dkim":                 "DKIM signing",
 	"receive_connectors[].filters":              "content filters",
 	"send_connectors[].tls.tls_domain":          "verifying another name than the host's",
@@ -30,7 +29,7 @@ var future = map[string]string{ //nolint:gosec // names of keys, and no credenti
 
 // SASL mechanisms that are planned, for clients and for ourselves as a client.
 var (
-	futureMechanisms     = []string{"XOAUTH2", "OAUTHBEARER", "EXTERNAL"}
+	futureMechanisms     = []string{}
 	futureSendMechanisms = []string{"SCRAM-SHA-256", "XOAUTH2", "GSSAPI", "NTLM"}
 )
 

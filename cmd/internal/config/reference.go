@@ -25,6 +25,8 @@ Generated from the program by ` + "`waybill config doc`" + `. One YAML file; unk
 	sub := Default()
 	sub.Receive = []ReceiveConnector{NewReceiveConnector("custom")}
 	domain, space, host, send := AcceptedDomain{}, Space{}, SmartHost{}, NewSendConnector()
+	issuer := Issuer{}
+	issuer.preset("")
 	domain.preset("")
 	dir := Directory{}
 	dir.preset("")
@@ -37,6 +39,8 @@ Generated from the program by ` + "`waybill config doc`" + `. One YAML file; unk
 		{"Certificates", "certificates.NAME", Certificate{}},
 		{"Directories", "directories.NAME", dir},
 		{"Users", "users", sub.Users},
+		{"Token issuers", "users.oauth.issuers[]", issuer},
+		{"Client certificates", "users.certificates[]", ClientCertificate{}},
 		{"Receive connectors", "receive_connectors[]", sub.Receive[0]},
 		{"Accepted domains", "accepted_domains[]", domain},
 		{"Send connectors", "send_connectors[]", send},
