@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"mime"
 	"strings"
+	"time"
 
 	"waybill/relay/mail"
 	"waybill/relay/wire"
@@ -26,6 +27,7 @@ const (
 	messageID
 	from
 	subject
+	date
 	receivedField
 )
 
@@ -36,6 +38,15 @@ type headerScanner struct {
 	size     int // octets of the section, with the empty line
 	line     int // octets of the line so far
 	received int
+	fields   int
+	empty    bool // the section ended with an empty line
+	text     bool // it ended with what is no field
+	eight    bool // an octet has its high bit set
+	wrong    bool // a line is no field, or a field is there twice that may be there but once
+	dirty    bool // a bare CR or LF, or NUL: possible in binary content only
+	last     byte // octet before
+
+	lineEight, lineDirty bool // the same of the line so far
 
 	name    [maxName]byte // of the line that has begun, until its colon
 	nameLen int
@@ -57,8 +68,15 @@ func (h *headerScanner) write(p []byte) {
 			line, rest, whole = p[:i+1], p[i+1:], true
 		}
 		h.size += len(line)
+		if h.line == 0 {
+			h.lineEight, h.lineDirty = false, false
+		}
 		h.line += len(line)
+		h.look(line)
 		h.part(line, whole)
+		if h.done && h.blank || !h.done && !h.inName { // it is of the section
+			h.eight, h.dirty = h.eight || h.lineEight, h.dirty || h.lineDirty
+		}
 		if h.done && !h.blank {
 			h.size -= h.line // it was the first of the body
 		}
@@ -69,8 +87,24 @@ func (h *headerScanner) write(p []byte) {
 	}
 }
 
+// look notes which octets there are.
+func (h *headerScanner) look(p []byte) {
+	for _, b := range p {
+		switch {
+		case b >= 0x80:
+			h.lineEight = true
+		case b == 0, b == '\n' && h.last != '\r', b != '\n' && h.last == '\r':
+			h.lineDirty = true
+		}
+		h.last = b
+	}
+}
+
 // end is called at the end of the content.
-func (h *headerScanner) end() { h.done = true }
+func (h *headerScanner) end() {
+	h.text = h.text || !h.done && h.middle && h.inName
+	h.done = true
+}
 
 // part takes a line, or the next part of it; whole says that the line ends here.
 func (h *headerScanner) part(p []byte, whole bool) {
@@ -78,11 +112,11 @@ func (h *headerScanner) part(p []byte, whole bool) {
 		h.middle = true
 		switch p[0] {
 		case '\n':
-			h.blank, h.done = true, true
+			h.blank, h.done, h.empty = true, true, true
 			return
 		case '\r':
 			if len(p) == 2 && p[1] == '\n' {
-				h.blank, h.done = true, true
+				h.blank, h.done, h.empty = true, true, true
 				return
 			}
 			if len(p) == 1 {
@@ -90,13 +124,14 @@ func (h *headerScanner) part(p []byte, whole bool) {
 				return
 			}
 		case ' ', '\t': // goes on
+			h.wrong = h.wrong || h.fields == 0
 			h.inName = false
 		default:
 			h.inName, h.nameLen, h.long, h.field, h.keep = true, 0, false, otherField, false
 		}
 	} else if h.blank {
 		if p[0] == '\n' {
-			h.done = true
+			h.done, h.empty = true, true
 			return
 		}
 		h.blank = false
@@ -109,7 +144,7 @@ func (h *headerScanner) part(p []byte, whole bool) {
 		}
 		if i < 0 && whole || before > maxLine {
 			// Not a field: the header section has ended without an empty line.
-			h.done = true
+			h.done, h.wrong, h.text = true, true, true
 			return
 		}
 		name := p
@@ -139,10 +174,14 @@ func (h *headerScanner) part(p []byte, whole bool) {
 // begin is called when a field's name is known.
 func (h *headerScanner) begin() {
 	h.inName = false
+	h.fields++
 	if h.long {
 		return
 	}
 	name := bytes.TrimRight(h.name[:h.nameLen], " \t")
+	if len(name) == 0 || bytes.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) { // RFC 5322 section 2.2
+		h.wrong = true
+	}
 	switch {
 	case bytes.EqualFold(name, []byte("Received")):
 		h.received++
@@ -152,10 +191,35 @@ func (h *headerScanner) begin() {
 		h.field = from
 	case bytes.EqualFold(name, []byte("Subject")):
 		h.field = subject
+	case bytes.EqualFold(name, []byte("Date")):
+		h.field = date
 	}
 	// The first of each counts: it is the one that others show.
 	h.keep = h.field != otherField && !h.have[h.field]
+	h.wrong = h.wrong || h.field != otherField && h.have[h.field] // RFC 5322 section 3.6
 	h.have[h.field] = true
+}
+
+// missing are the fields that a submitted message should have and has not (RFC
+// 6409 section 8), ready to stand before it: Date, Message-ID, and From when the
+// sender is known. After them, what has no header section at all gets the empty
+// line that makes all of it a body.
+func (h *headerScanner) missing(sender mail.Address, id mail.QueueID, hostname string, at time.Time) (fields []byte, messageIDs string) {
+	if !h.have[date] {
+		fields = append(fields, "Date: "...)
+		fields = append(at.AppendFormat(fields, "Mon, 2 Jan 2006 15:04:05 -0700"), "\r\n"...)
+	}
+	if !h.have[messageID] {
+		messageIDs = "<" + string(id) + "@" + hostname + ">"
+		fields = append(fields, "Message-ID: "+messageIDs+"\r\n"...)
+	}
+	if !h.have[from] && !sender.IsNull() {
+		fields = append(fields, "From: "+sender.Path()+"\r\n"...)
+	}
+	if h.text && h.fields == 0 {
+		fields = append(fields, "\r\n"...)
+	}
+	return fields, messageIDs
 }
 
 // header is what was found.

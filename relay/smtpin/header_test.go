@@ -135,7 +135,7 @@ func TestProtocol(t *testing.T) {
 }
 
 func FuzzHeader(f *testing.F) {
-	for _, s := range []string{"Subject: x\r\n y\r\n\r\nbody", "From: \"a\" <b@c>, d\r\nReceived:\r\n\r\n", "\r\r\n", ":\r\n\n", "Message-ID: <\r\n>\r\n"} {
+	for _, s := range []string{"Subject: x\r\n y\r\n\r\nbody", "From: \"a\" <b@c>, d\r\nReceived:\r\n\r\n", "\r\r\n", ":\r\n\n", "Message-ID: <\r\n>\r\n", "a: b\r\nh\xe4llo", "a: \xff\r\n\r\n", " x: y\r\n", "From: a\r\nFROM: b\r\n"} {
 		f.Add([]byte(s), 3)
 	}
 	f.Fuzz(func(t *testing.T, in []byte, size int) {
@@ -156,6 +156,10 @@ func FuzzHeader(f *testing.F) {
 		a, b := whole.header(), parts.header()
 		if a != b {
 			t.Fatalf("whole %+v, in parts %+v", a, b)
+		}
+		flags := func(h *headerScanner) [4]bool { return [4]bool{h.eight, h.wrong, h.dirty, h.text} }
+		if flags(&whole) != flags(&parts) || whole.fields != parts.fields {
+			t.Fatalf("whole %v %d, in parts %v %d", flags(&whole), whole.fields, flags(&parts), parts.fields)
 		}
 		if a.Bytes > len(in) || len(a.Subject) > 2*maxWord || len(a.From) > 2*maxWord || len(a.MessageID) > 2*maxWord {
 			t.Fatalf("%+v", a)

@@ -89,6 +89,7 @@ type Connector struct {
 	Permissions policy.Permissions
 	Recipients  Recipients // nil, or asked about the recipients that Policy accepts
 
+	Headers       Headers
 	With, Without []string // SMTP extensions to announce beside the usual ones, and of those not to announce; see wire.ExtensionNames
 	Lenient       bool     // take what old devices write: paths without angle brackets
 	NoVerify      bool     // VRFY is refused, and not only left unanswered
@@ -98,6 +99,14 @@ type Connector struct {
 
 	Limits     Limits
 	Transcript transcript.Rule // which sessions' conversations are kept
+}
+
+// Headers say what becomes of header sections. The zero Headers pass on what
+// comes: a relay is no judge of it.
+type Headers struct {
+	Complete    bool // add Date, Message-ID and From where they are missing: for submission only (RFC 6409 section 8)
+	NoEightBit  bool // refuse 8-bit octets without SMTPUTF8
+	NoMalformed bool // refuse lines that are no field, and doubled From, Date, Message-ID and Subject
 }
 
 // Limits bound what a client may use. Zero means the default that the comment
@@ -110,6 +119,7 @@ type Limits struct {
 	Recipients           int           // of a message; 200
 	MessageSize          int64         // octets; 36 MiB
 	HeaderSize           int           // octets; 256 KiB
+	HeaderFields         int           // 1000
 	Hops                 int           // Received fields; 30
 	ProtocolErrors       int           // of a session; 5
 	AuthFailures         int           // of a session; 3
@@ -130,6 +140,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.MessagesPerMinute, 0)
 	def(&l.Recipients, 200)
 	def(&l.HeaderSize, 256<<10)
+	def(&l.HeaderFields, 1000)
 	def(&l.Hops, 30)
 	def(&l.AuthFailures, 3)
 	if l.ProtocolErrors == 0 {

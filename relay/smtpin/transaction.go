@@ -1,6 +1,7 @@
 package smtpin
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"time"
@@ -64,6 +65,14 @@ func (tx *transaction) receive(body *wire.Body) (mail.QueueID, *mail.ReplyError)
 		ID: id, UID: mail.NewUID(ended), Envelope: tx.env, Origin: o, Header: tx.head.header(), Priority: tx.env.Queueing(),
 		Trace: trace(s.c.hostname(s.srv.opts), o, id, tx.env, ended),
 	}
+	if s.c.Headers.Complete {
+		fields, messageIDs := tx.head.missing(tx.env.Sender, id, s.c.hostname(s.srv.opts), ended)
+		draft.Trace = append(draft.Trace, fields...)
+		draft.Header.MessageID = cmp.Or(draft.Header.MessageID, messageIDs)
+		if draft.Header.From == "" && !tx.env.Sender.IsNull() {
+			draft.Header.From = tx.env.Sender.String()
+		}
+	}
 	in := tx.in
 	tx.in = nil // Commit ends it, whatever comes of it
 	if err := in.Commit(s.srv.life, draft); err != nil {
@@ -96,8 +105,19 @@ func (tx *transaction) check() *mail.ReplyError {
 	if l.HeaderSize > 0 && tx.head.size > l.HeaderSize {
 		return mail.Refuse(552, "5.3.4", "header", "header section too large")
 	}
+	if l.HeaderFields > 0 && tx.head.fields > l.HeaderFields {
+		return mail.Refuse(552, "5.3.4", "header", "too many header fields")
+	}
 	if l.Hops > 0 && tx.head.received > l.Hops {
 		return mail.Refuse(554, "5.4.6", "hops", "too many hops: mail loop") // RFC 5321 section 6.3
+	}
+	switch h := tx.s.c.Headers; {
+	case tx.head.dirty: // lines of a header section end in CRLF in binary content too (RFC 3030 section 3)
+		return mail.Refuse(550, "5.6.0", "bare_newline", "lines of the header section must end in CRLF")
+	case h.NoMalformed && tx.head.wrong:
+		return mail.Refuse(550, "5.6.0", "header", "malformed header section")
+	case h.NoEightBit && tx.head.eight && !tx.env.UTF8: // RFC 6532
+		return mail.Refuse(550, "5.6.0", "utf8", "non-ASCII header field needs SMTPUTF8")
 	}
 	return nil
 }

@@ -70,6 +70,7 @@ type ReceiveConnector struct {
 	Permissions       []string   `yaml:"permissions" enum:"submit,relay,any_sender,bypass_filters,bypass_size,keep_headers" doc:"what clients may do: hand in mail for accepted domains; for any domain; as any sender; past the filters; past the size limit; with header fields that are removed otherwise"`
 	BareNewline       string     `yaml:"bare_newline" enum:"reject,normalise" doc:"what becomes of a message with a CR or LF that is not part of a CRLF: refused, or repaired for devices that know no better"`
 	Protocol          Protocol   `yaml:"protocol" doc:"what is announced and taken of SMTP"`
+	Headers           Headers    `yaml:"headers" doc:"what becomes of header sections"`
 	Limits            Limits     `yaml:"limits" doc:"what one client, or all, may use"`
 	Transcript        Transcript `yaml:"transcript" doc:"what both sides said"`
 }
@@ -115,6 +116,7 @@ type Limits struct {
 	Recipients           int      `yaml:"recipients" min:"1" max:"100000" doc:"recipients of a message; RFC 5321 section 4.5.3.1.8 asks for 100 at least"`
 	MessageSize          Size     `yaml:"message_size" doc:"octets of a message"`
 	HeaderSize           Size     `yaml:"header_size" doc:"octets of a message's header section"`
+	HeaderFields         int      `yaml:"header_fields" min:"10" max:"100000" doc:"fields of a message's header section"`
 	Hops                 int      `yaml:"hops" min:"1" max:"1000" doc:"Received fields of a message; more are a loop"`
 	ProtocolErrors       int      `yaml:"protocol_errors" min:"0" max:"1000" doc:"errors after which a session is ended"`
 	AuthFailures         int      `yaml:"auth_failures" min:"1" max:"20" doc:"failed logins after which a session is ended"`
@@ -129,6 +131,13 @@ type Protocol struct {
 	Enable       []string `yaml:"enable" enum:"BINARYMIME,FUTURERELEASE" doc:"extensions that are announced only here: binary content (RFC 3030), which is bounced where the next hop does not take it; and mail that asks to be held, up to 7 days (RFC 4865)"`
 	VRFY         string   `yaml:"vrfy" enum:"noncommittal,refuse" doc:"whether VRFY is answered 252, which tells nothing, or 502"`
 	LenientPaths bool     `yaml:"lenient_paths" doc:"takes what old devices write: MAIL FROM and RCPT TO without angle brackets"`
+}
+
+// Headers is what a receive connector does with header sections.
+type Headers struct {
+	Complete  bool   `yaml:"complete" doc:"adds Date, Message-ID and From where they are missing (RFC 6409 section 8), and the empty line to text without a header section: for mail that begins here"`
+	EightBit  string `yaml:"eight_bit" enum:"accept,reject" doc:"what becomes of mail with 8-bit octets in its header section that was sent without SMTPUTF8"`
+	Malformed string `yaml:"malformed" enum:"accept,reject" doc:"what becomes of mail with lines in its header section that are no field, or with two of From, Date, Message-ID or Subject"`
 }
 
 // AcceptedDomain is a domain that mail is taken for from strangers.

@@ -31,8 +31,9 @@ func NewReceiveConnector(usage string) ReceiveConnector {
 		Auth:          Auth{ChannelBinding: "allow"},
 		BareNewline:   "reject",
 		Protocol:      Protocol{VRFY: "noncommittal"},
+		Headers:       Headers{EightBit: "accept", Malformed: "accept"},
 		Limits: Limits{
-			Connections: 5000, ConnectionsPerSource: 20, RateBy: "source", Recipients: 200, MessageSize: 36 * MiB, HeaderSize: 256 * KiB,
+			Connections: 5000, ConnectionsPerSource: 20, RateBy: "source", Recipients: 200, MessageSize: 36 * MiB, HeaderSize: 256 * KiB, HeaderFields: 1000,
 			Hops: 30, ProtocolErrors: 5, AuthFailures: 3, Tarpit: 5 * second, CommandTimeout: 5 * minute, SessionTimeout: 10 * minute,
 		},
 		Transcript: Transcript{Mode: "failures"},
@@ -47,6 +48,7 @@ func NewReceiveConnector(usage string) ReceiveConnector {
 		c.TLS.Required = true
 		c.Auth.Required, c.Auth.Mechanisms = true, []string{"PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"}
 		c.Permissions = []string{"submit", "relay"}
+		c.Headers.Complete = true
 		c.Limits.RateBy = "user"
 	case "internal": // our own servers, by their addresses
 		c.Permissions = []string{"submit", "relay", "bypass_filters", "keep_headers"}
@@ -61,6 +63,7 @@ func NewReceiveConnector(usage string) ReceiveConnector {
 		c.TLS.MinVersion = "1.0"
 		c.BareNewline = "normalise"
 		c.Protocol.LenientPaths = true
+		c.Headers.Complete = true
 		c.Permissions = []string{"submit", "relay"}
 		c.Limits.Tarpit = 0
 	default:
