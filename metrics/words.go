@@ -68,7 +68,7 @@ var (
 	}}
 	codeClassDim = dim{label: "code_class", words: []string{"2xx", "3xx", "4xx", "5xx"}, fold: foldRarely}
 	protocolDim  = dim{label: "protocol", fold: foldRarely, words: []string{
-		"SMTP", "ESMTP", "ESMTPA", "ESMTPS", "ESMTPSA", "UTF8SMTP", "UTF8SMTPA", "UTF8SMTPS", "UTF8SMTPSA",
+		"SMTP", "ESMTP", "ESMTPA", "ESMTPS", "ESMTPSA", "UTF8SMTP", "UTF8SMTPA", "UTF8SMTPS", "UTF8SMTPSA", "PICKUP",
 	}}
 	refusalDim   = dim{label: "reason", words: event.Refusals(), fold: foldCounted}
 	mechanismDim = dim{label: "mechanism", words: []string{

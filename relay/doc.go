@@ -34,6 +34,7 @@
 //	protolog    reader: facts → JSON lines
 //	wire        the connection under go-smtp
 //	smtpin      receive connectors: sessions and transactions
+//	pickup      a directory that messages are taken from
 //	auth        SASL mechanisms and user stores
 //	policy      relay control: pure decisions
 //	throttle    admission and rates

@@ -50,6 +50,7 @@ const (
 	SourceAdmin   Source = "admin"
 	SourceBoot    Source = "boot"
 	SourceImport  Source = "import"
+	SourcePickup  Source = "pickup"
 )
 
 // Record is an Event with the context in which it happened.

@@ -34,6 +34,7 @@ import (
 	"waybill/relay/dns"
 	"waybill/relay/event"
 	"waybill/relay/mail"
+	"waybill/relay/pickup"
 	"waybill/relay/pressure"
 	"waybill/relay/protolog"
 	"waybill/relay/queue"
@@ -73,6 +74,7 @@ type App struct {
 	routes   *routes
 	deliver  *deliver.Scheduler
 	smtpin   *smtpin.Server
+	pickup   *pickup.Pickup // nil without a pickup directory
 	lockout  *throttle.Lockout
 	limits   *throttle.Set
 	pressure *pressure.Monitor
@@ -151,6 +153,9 @@ func New(opts Options) (_ *App, err error) {
 	}
 	a.volumes.open(cfg)
 	a.metrics.SetLevels(a.levels)
+	if err := a.openPickup(cfg); err != nil {
+		return nil, err
+	}
 	// Mail comes last: when a connector cannot listen, none does, and nobody has
 	// connected yet.
 	return a, a.openReception(cfg)
@@ -338,6 +343,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 	context.AfterFunc(outer, func() { a.draining.Store(true) }) // also when something around fails
 
 	relay.Go(func() error { return a.smtpin.Run(inner) })
+	relay.Go(func() error { return a.runPickup(inner) })
 	relay.Go(func() error { return a.deliver.Run(inner) })
 	relay.Go(func() error {
 		select { // the relay does not go on without what is around it

@@ -70,6 +70,9 @@ func connectorNames(c *config.Config) (receive, send []string) {
 	for _, r := range c.Receive {
 		receive = append(receive, r.Name)
 	}
+	if c.Pickup.Dir != "" {
+		receive = append(receive, c.Pickup.Name)
+	}
 	for _, s := range c.Send {
 		send = append(send, s.Name)
 	}

@@ -37,6 +37,7 @@ func check(c *Config, p *collector) {
 	}
 	checkReceive(c, p)
 	checkBinds(c, p)
+	checkPickup(c, p)
 	checkDomains(c, p)
 	checkDirectories(c, p)
 	checkSend(c, p)

@@ -36,6 +36,7 @@ type Config struct {
 	Directories     map[string]Directory   `yaml:"directories" doc:"LDAP directories by name, Active Directory among them"`
 	Users           Users                  `yaml:"users" doc:"who may log in"`
 	Receive         []ReceiveConnector     `yaml:"receive_connectors" doc:"where mail comes in; at least one"`
+	Pickup          Pickup                 `yaml:"pickup" doc:"a directory that files are taken from as messages"`
 	AcceptedDomains []AcceptedDomain       `yaml:"accepted_domains" doc:"domains that mail is taken for from strangers"`
 	Send            []SendConnector        `yaml:"send_connectors" doc:"where mail goes out. For each recipient the connector with the most specific address space wins, then the lowest cost, then the first name"`
 	Throttles       []Throttle             `yaml:"throttles" doc:"limits on what clients may send, beside the limits of each receive connector"`
@@ -138,6 +139,18 @@ type Headers struct {
 	Complete  bool   `yaml:"complete" doc:"adds Date, Message-ID and From where they are missing (RFC 6409 section 8), and the empty line to text without a header section: for mail that begins here"`
 	EightBit  string `yaml:"eight_bit" enum:"accept,reject" doc:"what becomes of mail with 8-bit octets in its header section that was sent without SMTPUTF8"`
 	Malformed string `yaml:"malformed" enum:"accept,reject" doc:"what becomes of mail with lines in its header section that are no field, or with two of From, Date, Message-ID or Subject"`
+}
+
+// Pickup is a directory that files are taken from as messages.
+type Pickup struct {
+	Dir            string   `yaml:"dir" file:"true" doc:"the directory; without it nothing is picked up. Who may write into it may send mail, so it must not be open to everybody"`
+	Name           string   `yaml:"name" doc:"name in logs and metrics, as that of a receive connector"`
+	Permissions    []string `yaml:"permissions" enum:"submit,relay,bypass_filters,bypass_size,keep_headers" doc:"what its messages may do, as those of receive connectors"`
+	Senders        []string `yaml:"senders" doc:"addresses and domains that messages may be from; without them all"`
+	FilesPerMinute int      `yaml:"files_per_minute" min:"0" max:"1000000" doc:"files that are taken in a minute; 0 is no limit"`
+	MessageSize    Size     `yaml:"message_size" doc:"octets of a message"`
+	Recipients     int      `yaml:"recipients" min:"1" max:"100000" doc:"recipients of a message"`
+	Settle         Duration `yaml:"settle" doc:"a file is taken when it has not changed for so long"`
 }
 
 // AcceptedDomain is a domain that mail is taken for from strangers.
@@ -312,6 +325,7 @@ func Default() *Config {
 	return &Config{
 		DataDir:      "/var/lib/waybill",
 		Users:        defaultUsers(),
+		Pickup:       NewPickup(),
 		BackPressure: defaultBackPressure(),
 		Queue:        Queue{Engine: "badger", DiskFreeMin: 1 * GiB},
 		Tracking:     Tracking{Engine: "badger", Retention: 30 * Day, MaxSize: 20 * GiB, Subject: "off", Addresses: "plain"},

@@ -75,6 +75,14 @@ func NewReceiveConnector(usage string) ReceiveConnector {
 
 func (c *ReceiveConnector) preset(usage string) { *c = NewReceiveConnector(usage) }
 
+// NewPickup is a pickup directory with its defaults, which are those of Exchange
+// where it has them.
+func NewPickup() Pickup {
+	return Pickup{
+		Name: "pickup", Permissions: []string{"submit", "relay"}, FilesPerMinute: 100, MessageSize: 36 * MiB, Recipients: 200, Settle: 2 * second,
+	}
+}
+
 // NewSendConnector is a send connector with its defaults.
 func NewSendConnector() SendConnector {
 	return SendConnector{

@@ -42,6 +42,7 @@ Generated from the program by ` + "`waybill config doc`" + `. One YAML file; unk
 		{"Token issuers", "users.oauth.issuers[]", issuer},
 		{"Client certificates", "users.certificates[]", ClientCertificate{}},
 		{"Receive connectors", "receive_connectors[]", sub.Receive[0]},
+		{"Pickup directory", "pickup", sub.Pickup},
 		{"Accepted domains", "accepted_domains[]", domain},
 		{"Send connectors", "send_connectors[]", send},
 		{"Address spaces", "send_connectors[].address_spaces[]", space},
