@@ -101,8 +101,8 @@ func parse(section []string) (parsed, error) {
 			return parsed{}, refuse("syntax", "%w", err)
 		}
 	}
-	p.parsed.section = append(p.parsed.section, '\n')
-	p.header.Bytes = len(p.parsed.section)
+	p.section = append(p.section, '\n')
+	p.header.Bytes = len(p.section)
 	if p.header.Received > maxHops {
 		return parsed{}, refuse("hops", "%d Received fields: mail loop", p.header.Received)
 	}
@@ -167,7 +167,7 @@ func (p *parser) read(f *field) error {
 	}
 	p.names = append(p.names, f.name)
 	for _, l := range f.lines {
-		p.parsed.section = append(append(p.parsed.section, l...), '\n')
+		p.section = append(append(p.section, l...), '\n')
 	}
 	switch strings.ToLower(f.name) {
 	case "from", "sender":

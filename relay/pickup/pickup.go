@@ -61,6 +61,7 @@ type Options struct {
 	Senders     []string               // addresses and domains that messages may be from; empty: all
 	Policy      func() *policy.Control // the relay control of the moment; nil: none
 	Acceptor    Acceptor
+	Ready       func() error // nil, or asked before each file: after an error files wait
 	Emitter     event.Emitter
 
 	FilesPerMinute int           // zero means 100, a negative value no limit
@@ -237,6 +238,9 @@ func (p *Pickup) look(ctx context.Context) error {
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if p.opts.Ready != nil && p.opts.Ready() != nil {
+			return nil // whoever is not ready says why
 		}
 		if !p.rate.Allow() {
 			p.throttled()

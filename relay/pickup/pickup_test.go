@@ -295,12 +295,13 @@ func TestBadFiles(t *testing.T) {
 				if r.Source != event.SourcePickup {
 					t.Errorf("source %s", r.Source)
 				}
-				switch e := r.Event.(type) {
-				case event.MessageRefused:
+				if e, ok := r.Event.(event.MessageRefused); ok {
 					reasons = append(reasons, e.Reason)
-				case event.SenderRefused:
+				}
+				if e, ok := r.Event.(event.SenderRefused); ok {
 					reasons = append(reasons, e.Reason)
-				case event.RecipientRefused:
+				}
+				if e, ok := r.Event.(event.RecipientRefused); ok {
 					reasons = append(reasons, e.Reason)
 				}
 			}
@@ -428,6 +429,19 @@ func TestQueueIsFull(t *testing.T) {
 				t.Errorf("%v, %d messages", err, len(h.a.messages()))
 			}
 		})
+	}
+}
+
+// TestNotReady: files wait while the relay takes no mail.
+func TestNotReady(t *testing.T) {
+	var short error
+	h := open(t, func(o *Options) { o.Ready = func() error { return short } })
+	h.put(t, "a.eml", small)
+	for want, err := range []error{errors.New("short of memory"), nil} {
+		short = err
+		if err := h.look(t.Context()); err != nil || len(h.a.messages()) != want {
+			t.Errorf("%v, %d messages, want %d", err, len(h.a.messages()), want)
+		}
 	}
 }
 

@@ -25,6 +25,7 @@ func (a *App) openPickup(cfg *config.Config) error {
 	}
 	a.pickup, err = pickup.New(pickup.Options{
 		Name: c.Name, Dir: c.Dir, Hostname: cfg.Hostname, Permissions: rights, Senders: c.Senders, Emitter: a.emit,
+		Ready:    a.Ready,
 		Policy:   func() *policy.Control { return a.reception.Load().connectors[0].Policy }, // all share one, and there is one at least
 		Acceptor: pickupAcceptor{acceptor{a.queue, subjects}}, FilesPerMinute: orNone(c.FilesPerMinute), MessageSize: int64(c.MessageSize),
 		Recipients: c.Recipients, Settle: time.Duration(c.Settle),
