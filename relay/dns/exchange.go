@@ -203,6 +203,7 @@ func (r *Resolver) askServer(ctx context.Context, server string, q question) (*m
 		case m.Truncated:
 			return nil, errors.New("answer cut over TCP")
 		case m.Rcode == mdns.RcodeSuccess, m.Rcode == mdns.RcodeNameError:
+			m.AuthenticatedData = m.AuthenticatedData && r.trusts(server)
 			return m, nil
 		default:
 			return nil, fmt.Errorf("answered %s", cmpRcode(m.Rcode))

@@ -45,6 +45,7 @@ type Options struct {
 	CacheSize int           // answers; default 10,000; negative: no cache
 	MaxHosts  int           // of one domain; default 20
 	HostsFile string        // default /etc/hosts
+	TrustAD   bool          // servers that are not on this machine may say that answers are authentic, too
 	Emitter   event.Emitter
 }
 

@@ -120,10 +120,9 @@ type TLSNegotiated struct {
 }
 
 // TLSPolicyFailed says that a next hop, or what its domain publishes, is not as
-// the TLS level of the send connector asks for. Unless it is a test, nothing was
-// sent there.
+// the TLS level of the send connector asks for.
 type TLSPolicyFailed struct {
-	Connector  string     `json:"connector"`
+	Connector  string     `json:"connector,omitzero"`     // empty: whichever asked for the policy of the domain
 	Domain     string     `json:"policy_domain,omitzero"` // whose policy it is; empty for the connector's own
 	RemoteName string     `json:"remote_name,omitzero"`
 	RemoteIP   netip.Addr `json:"remote_ip,omitzero"`
@@ -131,7 +130,7 @@ type TLSPolicyFailed struct {
 	Policy     string     `json:"tls_policy"` // a [TLSPolicies] word
 	Reason     string     `json:"failure_reason"`
 	Detail     string     `json:"failure,omitzero"`
-	Testing    bool       `json:"testing,omitzero"` // the domain only wants to know (RFC 8461 section 5)
+	Enforced   bool       `json:"enforced,omitzero"` // nothing is sent there for it; else the domain only wants to know (RFC 8461 section 5), or its policy could not be had
 }
 
 // TLSDowngraded says that a host that had TLS has none now, and got the message
