@@ -257,6 +257,8 @@ func (j *job) finished(res *smtpout.Result, worst *mail.Outcome) event.AttemptFi
 		TLSVersion:  res.TLSVersion,
 		TLSCipher:   res.TLSCipher,
 		TLSVerify:   res.TLSVerify,
+		TLSPolicy:   res.TLSPolicy,
+		TLSFailure:  res.TLSFailure,
 		Attempt:     j.view.Attempt,
 		Stages:      event.StagesOf(res.Stages),
 	}

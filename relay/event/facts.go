@@ -283,8 +283,9 @@ type AttemptFinished struct {
 	TLSVersion  string           `json:"tls_version,omitzero"`
 	TLSCipher   string           `json:"tls_cipher,omitzero"`
 	TLSVerify   string           `json:"tls_verify,omitzero"`
-	TLSPolicy   string           `json:"tls_policy,omitzero"`
-	Attempt     int              `json:"attempt"` // counts from 1
+	TLSPolicy   string           `json:"tls_policy,omitzero"`  // the TLS level that counted
+	TLSFailure  string           `json:"tls_failure,omitzero"` // why there is no TLS, or not as asked for; a [TLSFailures] word
+	Attempt     int              `json:"attempt"`              // counts from 1
 	Uncertain   bool             `json:"uncertain,omitzero"`
 	TSched      Seconds          `json:"t_sched"` // due to claimed by a worker: our lag
 	Stages

@@ -18,6 +18,10 @@ type Resolver struct {
 	addrs map[string][]netip.Addr
 	fails map[string]dns.Kind
 	asked map[string]int
+
+	secure map[string]bool
+	tlsa   map[string][]dns.TLSA
+	alias  map[string]string
 }
 
 // SetMX gives domain its hosts, with preferences 10, 20, 30 and so on. A host
@@ -73,9 +77,13 @@ func (r *Resolver) MX(ctx context.Context, domain string) ([]dns.MX, error) {
 	case len(mx) == 1 && mx[0].Host == "":
 		return nil, &dns.Error{Kind: dns.NullMX, Name: domain, Type: "MX"}
 	case len(mx) > 0:
-		return slices.Clone(mx), nil
+		mx = slices.Clone(mx)
+		for i := range mx {
+			mx[i].Secure = r.secure[name]
+		}
+		return mx, nil
 	case len(r.addrs[name]) > 0:
-		return []dns.MX{{Host: name, Implicit: true}}, nil
+		return []dns.MX{{Host: name, Implicit: true, Secure: r.secure[name]}}, nil
 	}
 	if _, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
 		return []dns.MX{{Host: name, Implicit: true}}, nil

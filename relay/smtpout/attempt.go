@@ -12,6 +12,7 @@ import (
 
 	"waybill/relay/dns"
 	"waybill/relay/mail"
+	"waybill/relay/mtasts"
 	"waybill/relay/route"
 )
 
@@ -33,6 +34,7 @@ type attempt struct {
 	outcomes []mail.Outcome
 	pending  []int // recipients without a final outcome
 	body     body
+	sts      mtasts.Policy // of the recipients' domain, where it is asked for
 	stages   mail.Stages
 	via      leg
 	failed   *failure // the failure to report
@@ -52,6 +54,8 @@ type leg struct {
 	tlsVersion string
 	tlsCipher  string
 	tlsVerify  string
+	tlsPolicy  string
+	tlsFailure string
 	dsn        bool
 }
 
@@ -59,7 +63,7 @@ type leg struct {
 func (a *attempt) use(s *session) {
 	a.via = leg{
 		session: s.id, at: s.at, local: s.local, reused: s.transactions > 0, tlsVersion: s.tlsVersion, tlsCipher: s.tlsCipher,
-		tlsVerify: s.tlsVerify, dsn: s.ext.dsn,
+		tlsVerify: s.tlsVerify, tlsPolicy: string(s.sec.policy), tlsFailure: s.tlsFailure, dsn: s.ext.dsn,
 	}
 }
 
@@ -105,7 +109,7 @@ func (w *walk) run() *session {
 	for _, group := range a.plan() {
 		targets, last := a.resolve(group)
 		for _, at := range targets {
-			if at == w.skip {
+			if at.same(w.skip) {
 				continue
 			}
 			if a.c.isDead(at.addr) {
@@ -137,6 +141,7 @@ func (w *walk) try(at target) (s *session, done bool) {
 	a.via = leg{at: at}
 	s, f := a.open(at, a.level())
 	if f != nil && f.plain && !a.m.Envelope.RequireTLS {
+		at.fallen = f.why
 		s, f = a.open(at, TLSNone)
 	}
 	if f != nil {
@@ -238,18 +243,22 @@ func (a *attempt) fail(f *failure) {
 		a.log.note(f.reply.Text)
 	}
 	if a.failed == nil || f.hopeless || a.failed.permanent && !f.permanent || a.failed.permanent == f.permanent && f.rank() >= a.failed.rank() {
-		if f.at != (target{}) && a.via.at != f.at {
+		if f.at != (target{}) && !a.via.at.same(f.at) {
 			a.via = leg{at: f.at}
 		}
 		a.failed, a.failedAt = f, a.via
+		if f.policy != "" {
+			a.failedAt.tlsPolicy, a.failedAt.tlsFailure = string(f.policy), f.why
+		}
 	}
 }
 
 // host is a next hop before its addresses are known.
 type host struct {
-	name string
-	port uint16
-	self bool
+	name   string
+	port   uint16
+	self   bool
+	secure bool // its name is authentic: configured, or from a signed zone
 }
 
 // plan lists the hosts to try, in groups of equal preference.
@@ -268,7 +277,7 @@ func (a *attempt) plan() [][]host {
 			if i == 0 || h.Cost != o.SmartHosts[i-1].Cost {
 				groups = append(groups, nil)
 			}
-			groups[len(groups)-1] = append(groups[len(groups)-1], host{name: h.Host, port: port})
+			groups[len(groups)-1] = append(groups[len(groups)-1], host{name: h.Host, port: port, secure: true})
 		}
 		for _, g := range groups {
 			rand.Shuffle(len(g), func(i, j int) { g[i], g[j] = g[j], g[i] }) //nolint:gosec // shares the load
@@ -286,11 +295,20 @@ func (a *attempt) plan() [][]host {
 		}
 		return nil
 	}
+	if o.TLS == TLSMTASTS {
+		start = time.Now()
+		a.sts, err = o.Policies.Policy(a.ctx, a.hop.Name)
+		a.stages.DNS += time.Since(start)
+		if err != nil {
+			a.fail(cancelled("", target{}, err))
+			return nil
+		}
+	}
 	for i, m := range mx {
 		if i == 0 || m.Preference != mx[i-1].Preference {
 			groups = append(groups, nil)
 		}
-		groups[len(groups)-1] = append(groups[len(groups)-1], host{name: m.Host, port: o.Port, self: a.isSelf(m)})
+		groups[len(groups)-1] = append(groups[len(groups)-1], host{name: m.Host, port: o.Port, self: a.isSelf(m), secure: m.Secure})
 	}
 	return groups
 }
@@ -321,10 +339,18 @@ func (a *attempt) resolve(group []host) (targets []target, last bool) {
 			}
 			continue
 		}
+		sec, f := a.published(h)
+		if f != nil {
+			a.fail(f)
+			if f.hopeless {
+				return nil, true
+			}
+			continue
+		}
 		provider := Provider(h.name)
 		n := 0
 		for _, ip := range ips {
-			at := target{name: h.name, addr: netip.AddrPortFrom(ip, h.port), provider: provider}
+			at := target{name: h.name, addr: netip.AddrPortFrom(ip, h.port), provider: provider, sec: sec}
 			if a.probe && a.c.self[at.addr] { // also by hand: each probe would ask for the next
 				a.fail(loop(at.String()))
 				return nil, true
@@ -392,7 +418,7 @@ func (a *attempt) result() Result {
 	}
 	r := Result{
 		Outcomes: a.outcomes, Stages: a.stages, Session: via.session, RemoteName: via.at.name, Remote: via.at.addr, Local: via.local,
-		Provider: via.at.provider, Reused: via.reused, TLSVersion: via.tlsVersion, TLSCipher: via.tlsCipher, TLSVerify: via.tlsVerify, DSN: via.dsn, Closed: a.closed,
+		Provider: via.at.provider, Reused: via.reused, TLSVersion: via.tlsVersion, TLSCipher: via.tlsCipher, TLSVerify: via.tlsVerify, TLSPolicy: via.tlsPolicy, TLSFailure: via.tlsFailure, DSN: via.dsn, Closed: a.closed,
 	}
 	if r.Provider == "" {
 		r.Provider = Provider(a.hop.Name)

@@ -50,8 +50,14 @@ func New(opts Options) (*Connector, error) {
 		bad("hostname %q cannot be said in EHLO", opts.Hostname)
 	}
 	opts.TLS = cmp.Or(opts.TLS, TLSOpportunistic)
-	if !slices.Contains([]TLSLevel{TLSNone, TLSOpportunistic, TLSEncrypt, TLSVerify, TLSVerifyName}, opts.TLS) {
+	if !slices.Contains([]TLSLevel{TLSNone, TLSOpportunistic, TLSEncrypt, TLSVerify, TLSVerifyName, TLSDANE, TLSMTASTS}, opts.TLS) {
 		bad("unknown TLS level %q", opts.TLS)
+	}
+	if opts.TLS == TLSDANE && opts.DANE == nil {
+		bad("the TLS level dane needs a resolver")
+	}
+	if opts.TLS == TLSMTASTS && (opts.Policies == nil || len(opts.SmartHosts) > 0) {
+		bad("the TLS level mta_sts needs policies, and mail exchangers")
 	}
 	switch opts.Auth.Mechanism {
 	case "":

@@ -24,7 +24,12 @@ type target struct {
 	name     string // as asked for
 	addr     netip.AddrPort
 	provider string
+	sec      *security // what it publishes about TLS; nil: nothing that was asked for
+	fallen   string    // why TLS with it failed just now, and plain text is tried
 }
+
+// same reports whether o is the same address of the same host.
+func (t target) same(o target) bool { return t.name == o.name && t.addr == o.addr }
 
 func (t target) String() string {
 	if t.name == t.addr.Addr().String() || t.name == "" {
@@ -41,10 +46,12 @@ type failure struct {
 	permanent bool       // bounce; otherwise defer
 	class     mail.Class // for local causes
 	uncertain bool
-	lost      bool // the session cannot go on
-	hopeless  bool // no other host would do better: our own fault, or the attempt was cancelled
-	plain     bool // a TLS handshake failed: plaintext may do
-	closes    bool // the host takes no mail at all (521, RFC 7504)
+	lost      bool     // the session cannot go on
+	hopeless  bool     // no other host would do better: our own fault, or the attempt was cancelled
+	plain     bool     // a TLS handshake failed: plaintext may do
+	closes    bool     // the host takes no mail at all (521, RFC 7504)
+	why       string   // TLS is not as it must be: an event.TLSFailures word
+	policy    TLSLevel // whose fault that is, where no session was opened
 	cause     string
 	at        target
 }

@@ -13,7 +13,7 @@ func (a *attempt) level() TLSLevel {
 	switch level {
 	case TLSNone, TLSOpportunistic, TLSEncrypt, TLSVerify:
 		return TLSVerifyName
-	case TLSVerifyName:
+	case TLSVerifyName, TLSDANE, TLSMTASTS:
 	}
 	return level
 }

@@ -4,10 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
-	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -32,10 +29,6 @@ const (
 	commandTimeout  = 5 * time.Minute
 	quitTimeout     = 5 * time.Second // nothing depends on it
 )
-
-// errInjected is what a next hop said between its reply to STARTTLS and the
-// handshake: somebody on the way put it there.
-var errInjected = errors.New("plaintext after the reply to STARTTLS")
 
 func (t Timeouts) withDefaults() Timeouts {
 	return Timeouts{
@@ -72,7 +65,9 @@ type session struct {
 	tlsVersion string
 	tlsCipher  string
 	tlsVerify  string
-	user       string // authenticated as
+	tlsFailure string   // why there is no TLS, or not as a policy that is not enforced wants it
+	sec        security // what it must have of TLS
+	user       string   // authenticated as
 
 	opened       time.Time
 	deadline     time.Time // no wait of the present phase goes beyond it; zero: none
@@ -148,12 +143,14 @@ func (a *attempt) open(at target, level TLSLevel) (*session, *failure) {
 		Direction: event.Outbound, Connector: c.opts.Name, LocalIP: s.local.Addr(), LocalPort: s.local.Port(),
 		RemoteName: at.name, RemoteIP: at.addr.Addr(), RemotePort: at.addr.Port(),
 	})
+	s.sec = a.security(at, level)
 	a.use(s)
 	stop := context.AfterFunc(a.ctx, s.kill)
-	f := s.begin(a, level)
+	f := s.begin(a)
 	if !stop() && a.ctx.Err() != nil {
 		f = cancelled(verbOf(f, "EHLO"), at, a.ctx.Err())
 	}
+	a.use(s)
 	if f != nil {
 		s.finish(cmp.Or(f.cause, "errors"), f.remote && f.cause != "closed")
 		return nil, f
@@ -169,10 +166,10 @@ func verbOf(f *failure, otherwise string) string {
 }
 
 // begin is the story of a session up to MAIL: greeting, EHLO, TLS, AUTH.
-func (s *session) begin(a *attempt, level TLSLevel) *failure {
+func (s *session) begin(a *attempt) *failure {
 	o := &s.c.opts
 	if o.ImplicitTLS {
-		if f := s.handshake(a, level); f != nil {
+		if f := s.handshake(a); f != nil {
 			return f
 		}
 	}
@@ -190,8 +187,8 @@ func (s *session) begin(a *attempt, level TLSLevel) *failure {
 		return f
 	}
 	a.stages.Banner += time.Since(start)
-	if !o.ImplicitTLS && level != TLSNone {
-		if f := s.startTLS(a, level); f != nil {
+	if !o.ImplicitTLS {
+		if f := s.startTLS(a); f != nil {
 			return f
 		}
 	}
@@ -297,147 +294,6 @@ func (e *extensions) limits(params string) {
 			e.maxMail = int(n)
 		}
 	}
-}
-
-// startTLS upgrades the session where the level wants it (RFC 3207).
-func (s *session) startTLS(a *attempt, level TLSLevel) *failure {
-	needed := level != TLSOpportunistic
-	if !s.ext.startTLS {
-		if !needed {
-			return nil
-		}
-		f := ours("STARTTLS", 451, "4.7.4", mail.ClassTLS, "%s does not offer STARTTLS, which is required", s.at)
-		f.at = s.at
-		return f
-	}
-	start := time.Now()
-	s.line("STARTTLS", "")
-	if f := s.ask("STARTTLS", s.c.opts.Timeouts.Command); f != nil {
-		f.plain = !needed
-		return f
-	}
-	if s.r.code != 220 {
-		f := said("STARTTLS", s.at, s.r.reply())
-		if !needed && !f.lost {
-			return nil
-		}
-		f.permanent, f.class = false, mail.ClassTLS
-		return f
-	}
-	if s.r.r.Buffered() > 0 { // CVE-2021-38371
-		f := ours("STARTTLS", 451, "4.7.5", mail.ClassTLS, "%s: %v", s.at, errInjected)
-		f.at, f.lost, f.cause = s.at, true, "protocol"
-		s.stateTLS(level, nil, errInjected, 0)
-		return f
-	}
-	a.stages.TLS += time.Since(start)
-	if f := s.handshake(a, level); f != nil {
-		return f
-	}
-	start = time.Now()
-	f := s.hello() // RFC 3207 section 4.2: what was offered before does not count
-	a.stages.Banner += time.Since(start)
-	return f
-}
-
-// handshake makes the connection TLS. Certificates are verified by our own
-// hand, because their state is a fact also where the level does not ask for it.
-func (s *session) handshake(a *attempt, level TLSLevel) *failure {
-	start := time.Now()
-	cfg := s.c.tls.Clone()
-	name := cmp.Or(cfg.ServerName, s.at.name)
-	if ip, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
-		name = ip.String()
-		cfg.ServerName = "" // RFC 6066 section 3: no addresses in SNI
-	} else {
-		cfg.ServerName = name
-	}
-	verified := "unverified"
-	also := cfg.VerifyConnection
-	cfg.InsecureSkipVerify = true // VerifyConnection decides
-	cfg.VerifyConnection = func(state tls.ConnectionState) error {
-		var err error
-		if verified, err = verify(state, cfg.RootCAs, name); err != nil && (level == TLSVerify && verified == "unverified" || level == TLSVerifyName) {
-			return err
-		}
-		if also != nil {
-			return also(state)
-		}
-		return nil
-	}
-	conn := tls.Client(s.tcp, cfg)
-	_ = conn.SetDeadline(s.until(min(s.c.opts.Timeouts.Command, time.Minute)))
-	err := conn.HandshakeContext(a.ctx)
-	took := time.Since(start)
-	a.stages.TLS += took
-	if err != nil {
-		s.stateTLS(level, nil, err, took)
-		a.log.note("TLS failed: " + clip(err.Error()))
-		if a.ctx.Err() != nil {
-			return cancelled("STARTTLS", s.at, a.ctx.Err())
-		}
-		f := ours("STARTTLS", 451, "4.7.5", mail.ClassTLS, "%s: TLS: %v", s.at, err)
-		f.at, f.lost, f.cause, f.plain = s.at, true, "errors", level == TLSOpportunistic && !s.c.opts.ImplicitTLS
-		return f
-	}
-	_ = conn.SetDeadline(time.Time{})
-	state := conn.ConnectionState()
-	s.conn = conn
-	s.r.r.Reset(s)
-	s.w.Reset(s)
-	s.tlsVersion, s.tlsCipher, s.tlsVerify = tlsVersion(state.Version), tls.CipherSuiteName(state.CipherSuite), verified
-	a.use(s)
-	s.stateTLS(level, &state, nil, took)
-	a.log.note("TLS " + s.tlsVersion + " " + s.tlsCipher + " " + s.tlsVerify)
-	return nil
-}
-
-func (s *session) stateTLS(level TLSLevel, state *tls.ConnectionState, err error, took time.Duration) {
-	ev := event.TLSNegotiated{
-		Direction: event.Outbound, Connector: s.c.opts.Name, RemoteName: s.at.name, RemoteIP: s.at.addr.Addr(), Provider: s.at.provider,
-		Version: s.tlsVersion, Cipher: s.tlsCipher, Verify: s.tlsVerify, Policy: string(level), Took: event.Secs(took),
-	}
-	if state != nil && len(state.PeerCertificates) > 0 {
-		ev.Peer = cleanText([]byte(clip(state.PeerCertificates[0].Subject.String())))
-	}
-	if err != nil {
-		ev.Failure = cleanText([]byte(clip(err.Error())))
-	}
-	s.emit.Emit(ev)
-}
-
-// verify says how far a certificate can be trusted: not at all, by its
-// authority, or by its authority and name. The error is why no further.
-func verify(state tls.ConnectionState, roots *x509.CertPool, name string) (string, error) {
-	if len(state.PeerCertificates) == 0 {
-		return "unverified", errors.New("no certificate")
-	}
-	leaf := state.PeerCertificates[0]
-	opts := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
-	for _, c := range state.PeerCertificates[1:] {
-		opts.Intermediates.AddCert(c)
-	}
-	if _, err := leaf.Verify(opts); err != nil {
-		return "unverified", err
-	}
-	if err := leaf.VerifyHostname(name); err != nil {
-		return "pkix", err
-	}
-	return "pkix_name", nil
-}
-
-func tlsVersion(v uint16) string {
-	switch v {
-	case tls.VersionTLS13:
-		return "1.3"
-	case tls.VersionTLS12:
-		return "1.2"
-	case tls.VersionTLS11:
-		return "1.1"
-	case tls.VersionTLS10:
-		return "1.0"
-	}
-	return "other"
 }
 
 // auth logs in (RFC 4954). Whatever goes wrong is ours to mend, so it never

@@ -39,6 +39,8 @@ const (
 	TLSEncrypt       TLSLevel = "encrypt"       // required; any certificate
 	TLSVerify        TLSLevel = "verify"        // required; certificate from a trusted authority
 	TLSVerifyName    TLSLevel = "verify_name"   // required; trusted, and its name matches
+	TLSDANE          TLSLevel = "dane"          // by the TLSA records of a host that has them (RFC 7672), else opportunistic
+	TLSMTASTS        TLSLevel = "mta_sts"       // by TLSA records, else by the MTA-STS policy of the domain (RFC 8461), else opportunistic
 )
 
 // Options configure a Connector. They are not changed after New.
@@ -49,8 +51,12 @@ type Options struct {
 	Port          uint16            // of MX hosts; 0 means 25
 	Resolver      dns.Looker
 	TLS           TLSLevel
-	TLSConfig     *tls.Config // roots, client certificate, minimum version; may be nil
-	ImplicitTLS   bool        // TLS from the first octet (port 465)
+	TLSConfig     *tls.Config  // roots, client certificate, minimum version; may be nil
+	TLSDomain     string       // name that certificates must be for, instead of the host's; may begin with "*."
+	DANE          SecureLooker // for the levels dane and mta_sts
+	Policies      PolicySource // for the level mta_sts
+	Memory        *TLSMemory   // of hosts that had TLS; may be nil
+	ImplicitTLS   bool         // TLS from the first octet (port 465)
 	Auth          Auth
 	SourceAddrs   []netip.Addr // tried in turn; empty: the system's choice
 	Limits        Limits
@@ -106,7 +112,9 @@ type Result struct {
 	Reused     bool
 	TLSVersion string
 	TLSCipher  string
-	TLSVerify  string       // none, unverified, pkix, pkix_name
+	TLSVerify  string       // none, unverified, pkix, pkix_name, dane, mta_sts
+	TLSPolicy  string       // the TLS level that counted
+	TLSFailure string       // why there is no TLS, or not as it should be: an event.TLSFailures word
 	DSN        bool         // the next hop takes DSN parameters (RFC 3461)
 	Closed     bool         // the connector was closed before the attempt began: nothing was tried
 	Transcript []event.Line // what was said, if it is to be kept
