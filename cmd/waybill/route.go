@@ -110,7 +110,7 @@ func (x *explanation) describe(ctx context.Context, cfg *config.Config, d route.
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	r, err := dns.New(dns.Options{})
+	r, err := dns.New(dns.Options{Servers: cfg.DNS.Servers})
 	if err != nil {
 		x.DNSError = err.Error()
 		return

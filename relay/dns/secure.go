@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 
 	mdns "github.com/miekg/dns"
@@ -53,10 +54,5 @@ func (r *Resolver) trusts(server string) bool {
 // Validates reports whether any of the servers that r asks is one whose word on
 // authenticity counts. Without one there is no DANE.
 func (r *Resolver) Validates() bool {
-	for _, s := range r.servers {
-		if r.trusts(s) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(r.servers, r.trusts)
 }

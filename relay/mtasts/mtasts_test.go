@@ -101,8 +101,16 @@ func TestMatch(t *testing.T) {
 		name string
 		want bool
 	}{
-		{"mail.example.com", true}, {"MAIL.example.com.", true}, {"a.mail.example.com", false}, {"example.com", false}, {"a.example.net", true},
-		{"example.net", false}, {"a.b.example.net", false}, {"aexample.net", false}, {"", false}, {".example.net", true},
+		{"mail.example.com", true},
+		{"MAIL.example.com.", true},
+		{"a.mail.example.com", false},
+		{"example.com", false},
+		{"a.example.net", true},
+		{"example.net", false},
+		{"a.b.example.net", false},
+		{"aexample.net", false},
+		{"", false},
+		{".example.net", true},
 	} {
 		if got := p.Match(test.name); got != test.want {
 			t.Errorf("Match(%q) = %t, want %t", test.name, got, test.want)
@@ -144,11 +152,36 @@ func TestPublic(t *testing.T) {
 		ip   string
 		want bool
 	}{
-		{"9.9.9.9", true}, {"2620:fe::fe", true}, {"::ffff:9.9.9.9", true},
-		{"127.0.0.1", false}, {"::1", false}, {"10.1.2.3", false}, {"172.16.0.1", false}, {"192.168.1.1", false}, {"169.254.169.254", false}, {"100.64.0.1", false},
-		{"0.0.0.0", false}, {"0.1.2.3", false}, {"255.255.255.255", false}, {"224.0.0.1", false}, {"198.18.0.1", false}, {"240.0.0.1", false}, {"192.0.2.1", false},
-		{"::", false}, {"::ffff:127.0.0.1", false}, {"::127.0.0.1", false}, {"64:ff9b::7f00:1", false}, {"2002:7f00:1::", false}, {"2001::1", false}, {"fe80::1", false},
-		{"fe80::1%eth0", false}, {"fc00::1", false}, {"fd12::1", false}, {"ff02::1", false}, {"fec0::1", false}, {"2001:db8::1", false},
+		{"9.9.9.9", true},
+		{"2620:fe::fe", true},
+		{"::ffff:9.9.9.9", true},
+		{"127.0.0.1", false},
+		{"::1", false},
+		{"10.1.2.3", false},
+		{"172.16.0.1", false},
+		{"192.168.1.1", false},
+		{"169.254.169.254", false},
+		{"100.64.0.1", false},
+		{"0.0.0.0", false},
+		{"0.1.2.3", false},
+		{"255.255.255.255", false},
+		{"224.0.0.1", false},
+		{"198.18.0.1", false},
+		{"240.0.0.1", false},
+		{"192.0.2.1", false},
+		{"::", false},
+		{"::ffff:127.0.0.1", false},
+		{"::127.0.0.1", false},
+		{"64:ff9b::7f00:1", false},
+		{"2002:7f00:1::", false},
+		{"2001::1", false},
+		{"fe80::1", false},
+		{"fe80::1%eth0", false},
+		{"fc00::1", false},
+		{"fd12::1", false},
+		{"ff02::1", false},
+		{"fec0::1", false},
+		{"2001:db8::1", false},
 	} {
 		if got := public(netip.MustParseAddr(test.ip)); got != test.want {
 			t.Errorf("public(%s) = %t, want %t", test.ip, got, test.want)
@@ -232,7 +265,7 @@ func newWorld(t *testing.T) *world {
 	w.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
 	w.Config.ErrorLog = nil
 	w.StartTLS()
-	t.Cleanup(w.Server.Close)
+	t.Cleanup(w.Close)
 	return w
 }
 
@@ -415,7 +448,7 @@ func TestDisk(t *testing.T) {
 		t.Fatalf("mode = %s", got)
 	}
 	_ = c.Close()
-	w.Server.Close()
+	w.Close()
 	w.change(func() { w.fail = errors.New("servfail") }) // neither DNS nor policy host: what was seen holds
 	for name, text := range map[string]string{
 		"rubbish.json": "{", "empty.json": "", "other.json": `{"domain":"../../etc/x","policy":{"max_age":1}}`, temporary + "1": "x",

@@ -91,7 +91,7 @@ func (p *Policy) field(key, value string) error {
 		if err != nil || len(value) > 10 {
 			return malformed("max_age is no number of seconds")
 		}
-		p.MaxAge = time.Duration(min(n, uint64(maxAge/time.Second))) * time.Second //nolint:gosec // below 2^34
+		p.MaxAge = time.Duration(min(n, uint64(maxAge/time.Second))) * time.Second
 	case "mx":
 		name := strings.ToLower(strings.TrimSuffix(value, "."))
 		if len(p.MX) == maxMX {

@@ -121,8 +121,11 @@ func (c *Certificates) Server(opts ServerOptions) (*tls.Config, error) {
 	return config, nil
 }
 
-// Levels lists the TLS levels of send connectors, from none to most.
-func Levels() []string { return []string{"none", "opportunistic", "encrypt", "verify", "verify_name"} }
+// Levels lists the TLS levels of send connectors. The last two ask what the
+// recipients' domain publishes.
+func Levels() []string {
+	return []string{"none", "opportunistic", "encrypt", "verify", "verify_name", "dane", "mta_sts"}
+}
 
 // ClientOptions say how a send connector speaks TLS.
 type ClientOptions struct {
@@ -131,6 +134,10 @@ type ClientOptions struct {
 	CAFile     string // PEM; authorities to trust instead of the system's
 	CertFile   string // PEM; our certificate for next hops that ask for one
 	KeyFile    string
+
+	// Certificate is asked for our certificate at each handshake, in place of
+	// files that are read once; nil: there are only files.
+	Certificate func() *tls.Certificate
 }
 
 // Client makes the TLS configuration of a send connector: versions, authorities
@@ -160,6 +167,14 @@ func Client(opts ClientOptions) (*tls.Config, error) {
 			return nil, fmt.Errorf("client certificate: %w", err)
 		}
 		config.Certificates = []tls.Certificate{*cert}
+	}
+	if opts.Certificate != nil {
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if cert := opts.Certificate(); cert != nil {
+				return cert, nil
+			}
+			return &tls.Certificate{}, nil // none: it is for the next hop to say that it needs one
+		}
 	}
 	return config, nil
 }

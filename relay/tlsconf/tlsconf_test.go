@@ -378,7 +378,7 @@ func TestBadOptions(t *testing.T) {
 		}
 	}
 	for name, opts := range map[string]ClientOptions{
-		"level":          {Level: "dane"},
+		"level":          {Level: "may"},
 		"version":        {MinVersion: "ssl3"},
 		"authorities":    {CAFile: "none.pem"},
 		"key is missing": {CertFile: s.CertFile},

@@ -31,7 +31,6 @@ import (
 	"waybill/logtrack/trackhttp"
 	"waybill/metrics"
 	"waybill/relay/deliver"
-	"waybill/relay/dns"
 	"waybill/relay/event"
 	"waybill/relay/mail"
 	"waybill/relay/pickup"
@@ -128,12 +127,9 @@ func New(opts Options) (_ *App, err error) {
 	a.reception.Store(in.take(a.emit.Source(event.SourceBoot)))
 	a.onStop(func() error { a.reception.Load().others.close(); return nil })
 	a.onStop(func() error { return a.reception.Load().outside.close() })
-	resolver, err := dns.New(dns.Options{Emitter: a.emit.Source(event.SourceSMTPOut)})
-	if err != nil {
+	if err := a.openLookups(cfg); err != nil {
 		return nil, err
 	}
-	a.onStop(resolver.Close)
-	a.routes = &routes{resolver: resolver, emit: a.emit, tap: &a.tap}
 	if err := a.routes.load(cfg); err != nil {
 		return nil, err
 	}

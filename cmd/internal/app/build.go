@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -340,15 +341,17 @@ func (r *routes) sendConnector(c *config.Config, s config.SendConnector, own []n
 	if err != nil {
 		return nil, err
 	}
-	cert := c.Certificates[s.TLS.ClientCertificate]
-	tlsConfig, err := tlsconf.Client(tlsconf.ClientOptions{
-		Level: s.TLS.Level, MinVersion: s.TLS.MinVersion, CAFile: s.TLS.CAFile, CertFile: cert.CertFile, KeyFile: cert.KeyFile,
-	})
+	clientTLS := tlsconf.ClientOptions{Level: s.TLS.Level, MinVersion: s.TLS.MinVersion, CAFile: s.TLS.CAFile}
+	if name := s.TLS.ClientCertificate; name != "" {
+		clientTLS.Certificate = func() *tls.Certificate { return r.certificate(name) } // as it is then
+	}
+	tlsConfig, err := tlsconf.Client(clientTLS)
 	if err != nil {
 		return nil, err
 	}
 	opts := smtpout.Options{
 		Name: s.Name, Hostname: c.Hostname, SmartHosts: hosts, Resolver: r.resolver, TLS: smtpout.TLSLevel(s.TLS.Level), TLSConfig: tlsConfig,
+		TLSDomain: s.TLS.Domain, DANE: r.resolver, Policies: r.policies, Memory: &r.memory,
 		ImplicitTLS: s.TLS.Implicit, Emitter: r.emit.Source(event.SourceSMTPOut), Self: own,
 		Transcript: s.Transcript.Rule(), Tap: r.tap,
 		Limits: smtpout.Limits{

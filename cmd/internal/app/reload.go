@@ -95,6 +95,7 @@ func unchanged(was, now *config.Config) error {
 		{"hostname", was.Hostname, now.Hostname},
 		{"data_dir", was.DataDir, now.DataDir},
 		{"pickup", was.Pickup, now.Pickup},
+		{"dns", was.DNS, now.DNS},
 		{"queue", was.Queue, now.Queue},
 		{"tracking", was.Tracking, now.Tracking},
 		{"http.listen", was.HTTP.Listen, now.HTTP.Listen},

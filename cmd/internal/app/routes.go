@@ -1,6 +1,7 @@
 package app
 
 import (
+	"crypto/tls"
 	"errors"
 	"sync/atomic"
 
@@ -8,6 +9,7 @@ import (
 	"waybill/relay/deliver"
 	"waybill/relay/dns"
 	"waybill/relay/event"
+	"waybill/relay/mtasts"
 	"waybill/relay/route"
 	"waybill/relay/smtpout"
 	"waybill/relay/transcript"
@@ -16,10 +18,13 @@ import (
 // routes are the routing table and the send connectors in use. A reload swaps
 // both at once; attempts under way end on the connectors that they began with.
 type routes struct {
-	resolver *dns.Resolver
-	emit     event.Emitter
-	tap      *transcript.Tap
-	now      atomic.Pointer[routing]
+	resolver    *dns.Resolver
+	policies    *mtasts.Cache
+	memory      smtpout.TLSMemory
+	certificate func(name string) *tls.Certificate // the one in use
+	emit        event.Emitter
+	tap         *transcript.Tap
+	now         atomic.Pointer[routing]
 }
 
 type routing struct {

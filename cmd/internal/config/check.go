@@ -45,6 +45,7 @@ func check(c *Config, p *collector) {
 	checkBackPressure(c, p)
 	checkHTTP(c, p)
 	checkUsers(c, p)
+	checkDNS(c, p)
 	checkIntegrated(c, p)
 	if n := len(c.Receive) + len(c.Send); n > maxConnectors {
 		p.errorf("", "", "%d connectors are more than %d, the most that metrics can tell apart", n, maxConnectors)
@@ -526,6 +527,7 @@ func checkSendTLS(c *Config, s *SendConnector, p *collector, path string) {
 			p.errorf(path+".tls.client_certificate", "name it under certificates", "there is no certificate %q", clip(name))
 		}
 	}
+	checkPublished(c, s, p, path+".tls")
 	if s.TLS.Implicit && s.Route == "mx" {
 		p.errorf(path+".tls.implicit", "", "mail exchangers do not speak TLS from the first octet")
 	}

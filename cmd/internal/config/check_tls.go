@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -36,4 +37,46 @@ func checkClientNames(t ReceiveTLS, p *collector, path string) {
 func certificateName(name string) bool {
 	domain, err := mail.ParseDomain(strings.TrimPrefix(name, "*."))
 	return err == nil && !strings.HasPrefix(domain, "[") && (strings.Contains(domain, ".") || !strings.HasPrefix(name, "*."))
+}
+
+// checkPublished looks at the levels that ask what a domain publishes, and at the
+// name that certificates must be for.
+func checkPublished(c *Config, s *SendConnector, p *collector, path string) {
+	t := s.TLS
+	if t.Level == "mta_sts" && s.Route == "smart_hosts" {
+		p.errorf(path+".level", "set verify_name", "MTA-STS is about mail exchangers, and this connector has smart hosts")
+	}
+	if t.Level == "dane" && len(c.DNS.Servers) > 0 && !c.DNS.TrustAD && !slices.ContainsFunc(c.DNS.Servers, onThisMachine) {
+		p.warnf(path+".level", "ask a validating resolver on 127.0.0.1, or set dns.trust_ad", "none of dns.servers is on this machine: no answer counts as authentic, and DANE is never used")
+	}
+	if t.Domain == "" {
+		return
+	}
+	switch {
+	case !certificateName(t.Domain):
+		p.errorf(path+".tls_domain", `such as "smtp.provider.example" or "*.provider.example"`, "%q is not a name", clip(t.Domain))
+	case t.Level != "verify_name":
+		p.errorf(path+".tls_domain", "set level: verify_name", "the level %s does not look at names, or at others", t.Level)
+	}
+}
+
+func onThisMachine(server string) bool {
+	at, err := parseServer(server)
+	return err == nil && at.Addr().Unmap().IsLoopback()
+}
+
+// parseServer reads the address of a name server, with or without a port.
+func parseServer(s string) (netip.AddrPort, error) {
+	if ip, err := netip.ParseAddr(s); err == nil {
+		return netip.AddrPortFrom(ip, 53), nil
+	}
+	return netip.ParseAddrPort(s)
+}
+
+func checkDNS(c *Config, p *collector) {
+	for i, s := range c.DNS.Servers {
+		if at, err := parseServer(s); err != nil || at.Port() == 0 || at.Addr().IsUnspecified() || at.Addr().IsMulticast() {
+			p.errorf(fmt.Sprintf("dns.servers[%d]", i), `such as "127.0.0.1" or "127.0.0.1:5353"`, "%q is not an address", clip(s))
+		}
+	}
 }

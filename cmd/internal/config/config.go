@@ -41,6 +41,7 @@ type Config struct {
 	Send            []SendConnector        `yaml:"send_connectors" doc:"where mail goes out. For each recipient the connector with the most specific address space wins, then the lowest cost, then the first name"`
 	Throttles       []Throttle             `yaml:"throttles" doc:"limits on what clients may send, beside the limits of each receive connector"`
 	BackPressure    BackPressure           `yaml:"back_pressure" doc:"when the relay is short of something: at which marks it slows down, and refuses"`
+	DNS             DNS                    `yaml:"dns" doc:"how other domains are looked up"`
 	Queue           Queue                  `yaml:"queue" doc:"the queue of undelivered mail"`
 	Tracking        Tracking               `yaml:"tracking" doc:"the message-tracking store"`
 	HTTP            HTTP                   `yaml:"http" doc:"metrics, health, queue control and the tracking API"`
@@ -212,11 +213,12 @@ type SendAuth struct {
 
 // SendTLS is how a send connector speaks TLS.
 type SendTLS struct {
-	Level             string `yaml:"level" enum:"none,opportunistic,encrypt,verify,verify_name" future:"dane,mta_sts" doc:"never; when offered; always; with a certificate from a trusted authority; and with the host's name in it"`
+	Level             string `yaml:"level" enum:"none,opportunistic,encrypt,verify,verify_name,dane,mta_sts" doc:"never; when offered; always; with a certificate from a trusted authority; and with the host's name in it; by TLSA records where the domain has them (RFC 7672), else when offered; by TLSA records, else by the domain's MTA-STS policy (RFC 8461), else when offered"`
 	Implicit          bool   `yaml:"implicit" doc:"from the first octet (port 465); for smart hosts"`
 	MinVersion        string `yaml:"min_version" enum:"1.0,1.1,1.2,1.3" doc:"oldest TLS version"`
 	CAFile            string `yaml:"ca_file" file:"true" doc:"PEM file of the authorities to trust instead of the system's"`
 	ClientCertificate string `yaml:"client_certificate" doc:"name of our certificate for hosts that ask for one"`
+	Domain            string `yaml:"tls_domain" doc:"name that certificates must be for with verify_name, such as \"smtp.provider.example\", or \"*.provider.example\" for its sub-domains" default:"the host's name"`
 }
 
 // SendLimits bound a send connector.
@@ -234,6 +236,12 @@ type Retry struct {
 	Schedule []Duration `yaml:"schedule" doc:"waits between attempts; the last one repeats"`
 	Lifetime Duration   `yaml:"lifetime" doc:"how long delivery is tried before the sender gets a report"`
 	DelayDSN Duration   `yaml:"delay_dsn" doc:"after how long the sender is told about a delay; 0s is never" default:"4h, or 0s when lifetime is not longer"`
+}
+
+// DNS is how other domains are looked up.
+type DNS struct {
+	Servers []string `yaml:"servers" doc:"recursive name servers, \"192.0.2.1\" or \"192.0.2.1:53\"" default:"those of /etc/resolv.conf"`
+	TrustAD bool     `yaml:"trust_ad" doc:"believes also servers that are not on this machine when they say that an answer is authentic. DANE is as safe as the network on the way to them"`
 }
 
 // Queue is where undelivered mail is kept.

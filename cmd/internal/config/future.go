@@ -14,7 +14,6 @@ var future = map[string]string{ //nolint:gosec // names of keys, and no credenti
 	"telemetry":                                 "traces by OTLP",
 	"receive_connectors[].dkim":                 "DKIM signing",
 	"receive_connectors[].filters":              "content filters",
-	"send_connectors[].tls.tls_domain":          "verifying another name than the host's",
 	"send_connectors[].auth.client_id":          "OAuth client credentials",
 	"send_connectors[].auth.client_secret":      "OAuth client credentials",
 	"send_connectors[].auth.client_secret_file": "OAuth client credentials",
