@@ -20,9 +20,6 @@ const (
 	// its connector has all connections that it may have: Postfix' stress mode waits
 	// as long.
 	crowded = 10 * time.Second
-	// evictEvery is how often idle sessions are looked for, since that costs a look at
-	// each session.
-	evictEvery = time.Second
 	// shutPace is the pace at which connections are turned away when the doors are
 	// shut; the others wait in the kernel, and cost us nothing.
 	shutPace = 10 * time.Millisecond
@@ -117,17 +114,18 @@ func (s *Server) full() bool {
 }
 
 // evict ends sessions that only wait, so that whoever holds connections open
-// without using them keeps nobody else out.
+// without using them keeps nobody else out. It costs a look at each session, and
+// is done now and then.
 func (s *Server) evict(c *connector) {
 	now := time.Now()
 	last := c.evicted.Load()
-	if now.UnixNano()-last < int64(evictEvery) || !c.evicted.CompareAndSwap(last, now.UnixNano()) {
+	if now.Sub(time.Unix(0, last)) < s.patience/10 || !c.evicted.CompareAndSwap(last, now.UnixNano()) {
 		return
 	}
 	ended := 0
 	s.mu.Lock()
 	for ses := range s.sessions {
-		if ses.conn.EndIdle(now, crowded) {
+		if ses.conn.EndIdle(now, s.patience) {
 			ended++
 		}
 	}

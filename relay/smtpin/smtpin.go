@@ -27,7 +27,8 @@ type Server struct {
 	feed      *feed
 	lockout   *throttle.Lockout
 	throttles *throttle.Set
-	first     []*connector // of Options, until Listen
+	patience  time.Duration // with idle sessions when others want their places
+	first     []*connector  // of Options, until Listen
 
 	// life ends when sessions must end at once. Sessions are called by go-smtp,
 	// which has no context to hand on: this is the one that they use.
@@ -63,7 +64,7 @@ func New(opts Options) (*Server, error) {
 	}
 	s := &Server{
 		opts: opts, emit: opts.Emitter.Source(event.SourceSMTPIn), feed: newFeed(), first: connectors,
-		counters: map[string]*counters{}, sessions: map[*session]struct{}{}, empty: make(chan struct{}), lockout: opts.Lockout,
+		counters: map[string]*counters{}, sessions: map[*session]struct{}{}, empty: make(chan struct{}), lockout: opts.Lockout, patience: crowded,
 	}
 	if s.throttles = opts.Throttles; s.throttles == nil {
 		if s.throttles, err = throttle.NewSet(); err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"waybill/relay/event"
+	"waybill/relay/mail"
 	"waybill/relay/relaytest"
 	"waybill/relay/transcript"
 
@@ -153,6 +154,67 @@ func TestTimes(t *testing.T) {
 			c.talk(envelope...)
 			c.talk("BDAT 1\r\nx=>250", "=>421 4.4.2")
 		}, CauseTimeout, 5 * time.Minute},
+		{"chunks of nothing", Options{}, func(c *client, _ *Conn) {
+			c.talk(envelope...)
+			for range 5 {
+				c.talk("BDAT 0\r\n=>250")
+				time.Sleep(4*time.Minute - time.Millisecond)
+			}
+			c.talk("=>421 4.4.2")
+		}, CauseTimeout, 20 * time.Minute},
+		{"many chunks that are fast enough", Options{}, func(c *client, _ *Conn) {
+			c.talk(envelope...)
+			for range 60 {
+				c.talk("BDAT 65536\r\n" + strings.Repeat("x", 65534) + "\r\n=>250")
+				time.Sleep(30 * time.Second)
+			}
+			c.talk("BDAT 0 LAST\r\n=>250", "QUIT\r\n=>221")
+		}, CauseQuit, 30 * time.Minute},
+		{"idle while others wait", Options{}, func(c *client, w *Conn) {
+			c.talk("=>220", "EHLO me\r\n=>250")
+			time.Sleep(20 * time.Second)
+			synctest.Wait()
+			if w.EndIdle(time.Now(), 20*time.Second) || !w.EndIdle(time.Now(), 19*time.Second) || w.EndIdle(time.Now(), time.Second) {
+				c.t.Error("EndIdle did not end it once, when it was idle for long enough")
+			}
+			c.talk("=>421 4.7.0")
+		}, CauseLimit, 20 * time.Second},
+		{"a command an octet a second while others wait", Options{}, func(c *client, w *Conn) {
+			c.talk("=>220")
+			for range 20 {
+				c.send("x")
+				time.Sleep(time.Second)
+			}
+			synctest.Wait()
+			if !w.EndIdle(time.Now(), 10*time.Second) {
+				c.t.Error("EndIdle left it")
+			}
+			c.talk("=>421 4.7.0")
+		}, CauseLimit, 20 * time.Second},
+		{"who is at work while others wait", Options{}, func(c *client, w *Conn) {
+			c.talk(envelope...)
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if w.EndIdle(time.Now(), time.Second) {
+				c.t.Error("a transaction was ended")
+			}
+			c.talk("DATA\r\n=>354", "x\r\n.\r\n=>250", "AUTH TOKEN QUJD\r\n=>235 2.7.0")
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if w.EndIdle(time.Now(), time.Second) {
+				c.t.Error("the session of a user was ended")
+			}
+			c.talk("QUIT\r\n=>221")
+		}, CauseQuit, 2 * time.Minute},
+		{"a late greeting", Options{Delay: 7 * time.Second}, func(c *client, _ *Conn) {
+			c.talk("=>220", "QUIT\r\n=>221")
+		}, CauseQuit, 7 * time.Second},
+		{"drained in a pause", Options{Delay: time.Hour}, func(c *client, w *Conn) {
+			time.Sleep(time.Second)
+			synctest.Wait()
+			w.Drain()
+			c.talk("=>220", "=>421 4.3.2")
+		}, CauseShutdown, time.Second},
 		{"drained while idle", Options{}, func(c *client, w *Conn) {
 			c.talk("=>220", "EHLO me\r\n=>250")
 			synctest.Wait()
@@ -230,6 +292,41 @@ func TestLimits(t *testing.T) {
 				t.Errorf("%d messages", n)
 			}
 		})
+	}
+}
+
+// TestCommandHook lets the session refuse commands, but not the octets after them.
+func TestCommandHook(t *testing.T) {
+	refuse := map[string]bool{}
+	var w *Conn
+	opts := Options{Hooks: Hooks{Command: func(verb string) *mail.ReplyError {
+		switch {
+		case refuse["close"]:
+			w.HangUp(CauseLimit)
+			return mail.Refuse(421, "4.7.0", "throttle", "too many commands")
+		case refuse[verb]:
+			return mail.Refuse(450, "4.7.1", "throttle", "too many commands")
+		}
+		return nil
+	}}}
+	sum, got := timed(t, opts, func(c *client, conn *Conn) {
+		w = conn
+		c.talk("=>220", "EHLO me\r\n=>250")
+		refuse["MAIL"], refuse["DATA"], refuse["BDAT"], refuse["QUIT"] = true, true, true, true
+		c.talk("MAIL FROM:<a@example.com>\r\n=>450 4.7.1 too many commands")
+		delete(refuse, "MAIL")
+		c.talk("MAIL FROM:<a@example.com>\r\n=>250", "RCPT TO:<b@example.com>\r\n=>250", "DATA\r\n=>354", "x\r\n.\r\n=>250")
+		c.talk("MAIL FROM:<a@example.com>\r\n=>250", "RCPT TO:<b@example.com>\r\n=>250")
+		c.talk("BDAT 6 LAST\r\nQUIT\r\n=>250")
+		c.talk("MAIL FROM:<a@example.com>\r\n=>250", "RCPT TO:<b@example.com>\r\n=>250")
+		refuse["close"] = true
+		c.talk("BDAT 6 LAST\r\nNOOP\r\n=>421 4.7.0")
+		if r := c.reply(); r != "" {
+			c.t.Errorf("after 421: %q", r)
+		}
+	})
+	if len(got) != 2 || sum.Cause != CauseLimit {
+		t.Errorf("%d messages and cause %s, want 2 and %s", len(got), sum.Cause, CauseLimit)
 	}
 }
 

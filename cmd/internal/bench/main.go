@@ -28,6 +28,7 @@ func main() {
 
 type options struct {
 	n, rounds, size, queued int
+	idle                    int
 	binary, dir             string
 	relays                  string
 	skipQueue               bool
@@ -39,10 +40,11 @@ func run() error {
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds; the table has their medians")
 	flag.IntVar(&o.size, "size", 10<<10, "octets of a message")
 	flag.IntVar(&o.queued, "queued", 100000, "messages for the queue's memory and restart")
+	flag.IntVar(&o.idle, "idle", 10000, "sessions that are open and say nothing; 0 leaves them out")
 	flag.StringVar(&o.binary, "waybill", "bin/waybill", "the program")
 	flag.StringVar(&o.dir, "dir", "", "where spools go: on the disk to be measured (default: a temporary folder)")
 	flag.BoolVar(&o.skipQueue, "skip-queue", false, "leave out the long queue")
-	flag.StringVar(&o.relays, "relays", "waybill,waybill-untracked,postfix", "which relays to measure")
+	flag.StringVar(&o.relays, "relays", "waybill,waybill-untracked,postfix", "which relays to measure; empty: none")
 	flag.Parse()
 	if o.dir == "" {
 		d, err := os.MkdirTemp("", "waybill-bench-")
@@ -59,8 +61,15 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if err := compare(o, s); err != nil {
-		return err
+	if o.relays != "" {
+		if err := compare(o, s); err != nil {
+			return err
+		}
+	}
+	if o.idle > 0 {
+		if err := idleConnections(o); err != nil {
+			return err
+		}
 	}
 	if o.skipQueue {
 		return nil
@@ -219,7 +228,7 @@ func startWaybill(binary, dir string, port, sinkPort int, tracking bool) (*proce
 	text := fmt.Sprintf(`hostname: relay.test
 data_dir: %[1]s/data
 receive_connectors:
-  - {name: in, usage: internal, listen: ["127.0.0.1:%[2]d"], remote_ranges: ["127.0.0.0/8"], permissions: [submit, relay], limits: {connections: 5000, connections_per_source: 5000}}
+  - {name: in, usage: internal, listen: ["127.0.0.1:%[2]d"], remote_ranges: ["127.0.0.0/8"], permissions: [submit, relay], limits: {connections: 20000, connections_per_source: 20000}}
 send_connectors:
   - {name: sink, address_spaces: [{space: "*", cost: 10}], route: smart_hosts, smart_hosts: ["127.0.0.1:%[3]d"], tls: {level: none}}
 tracking: {engine: %[4]s}
