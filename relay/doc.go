@@ -38,6 +38,7 @@
 //	auth        SASL mechanisms and user stores
 //	policy      relay control: pure decisions
 //	throttle    admission and rates
+//	pressure    what runs out, and what reception does about it
 //	queue       durable truth about undelivered mail; DESIGN.md
 //	route       recipient → send connector and next hop
 //	dns         MX and addresses, cached

@@ -223,7 +223,7 @@ func defaultBackPressure() BackPressure {
 	return BackPressure{
 		Memory:      PercentMarks{70, 85},
 		QueueLength: CountMarks{500_000, 1_000_000},
-		DiskLatency: DurationMarks{250 * Duration(time.Millisecond), 2 * second},
+		DiskLatency: DurationMarks{500 * Duration(time.Millisecond), 5 * second},
 		OutboxLag:   DurationMarks{minute, 10 * minute},
 		Patience:    2 * minute, DelayStep: second, DelayMost: 20 * second,
 	}
