@@ -58,42 +58,50 @@ func TestThrottles(t *testing.T) {
 		want string // scope and action of the fact; empty: none
 	}{
 		{
-			"messages", throttle.Rule{Amount: 1},
+			"messages",
+			throttle.Rule{Amount: 1},
 			[]string{from + "=>250", "RSET=>250", from + "=>450 4.7.1 too many messages from your address, try again in 1h0m0s"},
 			"source defer",
 		},
 		{
-			"messages by sender", throttle.Rule{Amount: 1, By: throttle.BySender},
+			"messages by sender",
+			throttle.Rule{Amount: 1, By: throttle.BySender},
 			[]string{from + "=>250", "RSET=>250", "MAIL FROM:<other@example.net>=>250", "RSET=>250", "MAIL FROM:<>=>250", "RSET=>250", "MAIL FROM:<A@EXAMPLE.net>=>250", "RSET=>250", from + "=>450 4.7.1 too many messages from this sender"},
 			"sender defer",
 		},
 		{
-			"recipients", throttle.Rule{Amount: 2, What: throttle.Recipients, Action: throttle.Reject},
+			"recipients",
+			throttle.Rule{Amount: 2, What: throttle.Recipients, Action: throttle.Reject},
 			[]string{from + "=>250", to + "=>250", "RCPT TO:<c@example.org>=>250", "RCPT TO:<d@example.org>=>550 5.7.1 too many recipients", "DATA=>354", "x\r\n.=>250"},
 			"source reject",
 		},
 		{
-			"octets", throttle.Rule{Amount: 100, What: throttle.Bytes, By: throttle.ByConnector},
+			"octets",
+			throttle.Rule{Amount: 100, What: throttle.Bytes, By: throttle.ByConnector},
 			[]string{from + "=>250", to + "=>250", "DATA=>354", strings.Repeat("x", 500) + "\r\n.=>250", from + "=>450 4.7.1 too many bytes here now"},
 			"total defer",
 		},
 		{
-			"commands", throttle.Rule{Amount: 3, What: throttle.Commands, By: throttle.ByNetwork},
+			"commands",
+			throttle.Rule{Amount: 3, What: throttle.Commands, By: throttle.ByNetwork},
 			[]string{"NOOP=>250", "NOOP=>250", "NOOP=>450 4.7.1 too many commands from your network", "QUIT=>221"},
 			"network defer",
 		},
 		{
-			"commands, and out", throttle.Rule{Amount: 2, What: throttle.Commands, Action: throttle.Close},
+			"commands, and out",
+			throttle.Rule{Amount: 2, What: throttle.Commands, Action: throttle.Close},
 			[]string{"NOOP=>250", "NOOP=>421 4.7.0 too many commands"},
 			"source close",
 		},
 		{
-			"messages, and out", throttle.Rule{Amount: 1, Action: throttle.Close},
+			"messages, and out",
+			throttle.Rule{Amount: 1, Action: throttle.Close},
 			[]string{from + "=>250", "RSET=>250", from + "=>421 4.7.0 too many messages"},
 			"source close",
 		},
 		{
-			"a wait", throttle.Rule{Amount: 50, Per: time.Second, Burst: 1, Action: throttle.Tarpit},
+			"a wait",
+			throttle.Rule{Amount: 50, Per: time.Second, Burst: 1, Action: throttle.Tarpit},
 			[]string{from + "=>250", "RSET=>250", from + "=>250", "QUIT=>221"},
 			"source tarpit",
 		},

@@ -74,7 +74,9 @@ func TestBackPressure(t *testing.T) {
 // rule that does not fit changes nothing.
 func TestThrottlesSurviveReload(t *testing.T) {
 	f := newFixture(t, relaytest.NewSmartHost(t).Addr())
-	with := func(rules string) string { return strings.Replace(standard, "queue: {", "throttles: ["+rules+"]\nqueue: {", 1) }
+	with := func(rules string) string {
+		return strings.Replace(standard, "queue: {", "throttles: ["+rules+"]\nqueue: {", 1)
+	}
 	f.write(with("{name: users, by: user, limit: 2 messages/1d}"))
 	r := f.start()
 	mail := func() error {
