@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"waybill/relay/mail"
+
+	"github.com/xdg-go/scram"
 )
 
 // errEnd ends a session.
@@ -202,6 +204,33 @@ func (s *session) startTLS() error {
 	return nil
 }
 
+// scram runs SCRAM-SHA-256 (RFC 5802); the user is empty when it fails.
+func (s *session) scram(message string, ask func(string) (string, error)) (user string, err error) {
+	client, err := scram.SHA256.NewClient(s.host.user, s.host.password, "")
+	if err != nil {
+		return "", err
+	}
+	keys, err := client.GetStoredCredentialsWithError(scram.KeyFactors{Salt: "relaytest salt", Iters: 4096})
+	if err != nil {
+		return "", err
+	}
+	server, err := scram.SHA256.NewServer(func(string) (scram.StoredCredentials, error) { return keys, nil })
+	if err != nil {
+		return "", err
+	}
+	conv := server.NewConversation()
+	for !conv.Done() {
+		challenge, err := conv.Step(message)
+		if err != nil {
+			return "", nil //nolint:nilerr // it is the client that failed
+		}
+		if message, err = ask(challenge); err != nil {
+			return "", err
+		}
+	}
+	return conv.Username(), nil
+}
+
 func (s *session) commandAuth(arg string) error {
 	mech, initial, has := strings.Cut(arg, " ")
 	mech = strings.ToUpper(mech)
@@ -251,6 +280,16 @@ func (s *session) commandAuth(arg string) error {
 			return err
 		}
 		password = decode(line)
+	case "SCRAM-SHA-256":
+		if user, err = s.scram(decode(initial), func(challenge string) (string, error) {
+			line, err := ask(challenge)
+			return decode(line), err
+		}); err != nil {
+			return err
+		}
+		if user != "" {
+			password = s.host.password
+		}
 	}
 	usual := "535 5.7.8 credentials invalid"
 	if user == s.host.user && password == s.host.password {

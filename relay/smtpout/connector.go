@@ -59,9 +59,9 @@ func New(opts Options) (*Connector, error) {
 	if opts.TLS == TLSMTASTS && (opts.Policies == nil || len(opts.SmartHosts) > 0) {
 		bad("the TLS level mta_sts needs policies, and mail exchangers")
 	}
-	switch opts.Auth.Mechanism {
-	case "":
-	case "PLAIN", "LOGIN":
+	switch {
+	case opts.Auth.Mechanism == "":
+	case slices.Contains(Mechanisms(), opts.Auth.Mechanism):
 		if opts.Auth.Password == nil {
 			bad("auth has no password")
 		}

@@ -48,8 +48,8 @@ func (p *replyReader) read() error {
 			}
 			return err
 		}
-		p.log.add(fromServer, line, 0)
 		code, last, ok := parseReplyLine(line)
+		p.log.add(fromServer, shown(line, code), 0)
 		if !ok {
 			return errReplySyntax
 		}
@@ -63,6 +63,14 @@ func (p *replyReader) read() error {
 		}
 		p.text = append(p.text, '\n')
 	}
+}
+
+// shown is a line as transcripts have it: what AUTH asks helps who guesses.
+func shown(line []byte, code int) []byte {
+	if code == 334 {
+		return []byte("334 ***")
+	}
+	return line
 }
 
 // line appends a line to p.text without its end, at most maxReplyLine octets of

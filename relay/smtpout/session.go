@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"encoding/base64"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -294,65 +292,6 @@ func (e *extensions) limits(params string) {
 			e.maxMail = int(n)
 		}
 	}
-}
-
-// auth logs in (RFC 4954). Whatever goes wrong is ours to mend, so it never
-// bounces mail.
-func (s *session) auth() *failure {
-	o := &s.c.opts.Auth
-	fail := func(code int, enhanced, format string, args ...any) *failure {
-		f := ours("AUTH", code, enhanced, mail.ClassAuth, format, args...)
-		f.at, f.permanent = s.at, false
-		return f
-	}
-	if s.tlsVersion == "" && !o.Insecure {
-		return fail(451, "4.7.11", "%s: no TLS, and credentials do not go without it", s.at)
-	}
-	if !slices.Contains(s.ext.auth, o.Mechanism) {
-		return fail(451, "4.7.0", "%s does not offer AUTH %s", s.at, o.Mechanism)
-	}
-	password, err := o.Password()
-	if err != nil {
-		f := fail(451, "4.3.5", "read the password of %s: %v", s.c.opts.Name, err)
-		f.hopeless = true
-		return f
-	}
-	say := func(secret string) *failure {
-		s.r.log.add(fromClient, []byte("***"), 0)
-		_, _ = s.w.WriteString(secret)
-		_, _ = s.w.WriteString("\r\n")
-		return s.ask("AUTH", s.c.opts.Timeouts.Command)
-	}
-	encode := func(secret string) string { return base64.StdEncoding.EncodeToString([]byte(secret)) }
-	var f *failure
-	if o.Mechanism == "PLAIN" {
-		s.commands++
-		s.r.log.add(fromClient, []byte("AUTH PLAIN ***"), 0)
-		_, _ = s.w.WriteString("AUTH PLAIN " + encode("\x00"+o.Username+"\x00"+password) + "\r\n")
-		f = s.ask("AUTH", s.c.opts.Timeouts.Command)
-	} else {
-		s.line("AUTH LOGIN", "")
-		f = s.ask("AUTH", s.c.opts.Timeouts.Command)
-		for _, secret := range []string{o.Username, password} {
-			if f == nil && s.r.code == 334 {
-				f = say(encode(secret))
-			}
-		}
-	}
-	switch {
-	case f != nil:
-		return f
-	case s.r.code == 235:
-		s.user = o.Username
-		return nil
-	case s.r.code == 334:
-		f = fail(451, "4.7.0", "%s: AUTH asks for more than there is", s.at)
-		f.lost, f.cause = true, "protocol"
-		return f
-	}
-	f = said("AUTH", s.at, s.r.reply())
-	f.permanent, f.class = false, mail.ClassAuth
-	return f
 }
 
 // line puts one command into the buffer.

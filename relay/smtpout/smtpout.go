@@ -71,7 +71,7 @@ type Options struct {
 
 // Auth is how to log in at smart hosts. The zero Auth does not.
 type Auth struct {
-	Mechanism string // "", PLAIN or LOGIN
+	Mechanism string // empty, or one of [Mechanisms]
 	Username  string
 	Password  func() (string, error) // read when needed, so that a changed file counts
 	Insecure  bool                   // allow it without TLS

@@ -223,6 +223,7 @@ func TestOffersBeforeTLSDoNotCount(t *testing.T) {
 }
 
 func TestAuth(t *testing.T) {
+	scramOnly := []string{"SCRAM-SHA-256"}
 	good := func() (string, error) { return "sec\x20ret", nil }
 	bad := func() (string, error) { return "wrong", nil }
 	broken := func() (string, error) { return "", errors.New("open password file: no such file") }
@@ -238,6 +239,12 @@ func TestAuth(t *testing.T) {
 	}{
 		{"PLAIN", "PLAIN", good, true, false, nil, nil, "relayed 250 2.0.0"},
 		{"LOGIN", "LOGIN", good, true, false, nil, nil, "relayed 250 2.0.0"},
+		{"SCRAM-SHA-256", "SCRAM-SHA-256", good, true, false, scramOnly, nil, "relayed 250 2.0.0"},
+		{"wrong password, SCRAM-SHA-256", "SCRAM-SHA-256", bad, true, false, scramOnly, nil, "deferred 535 5.7.8 at AUTH auth"},
+		{"SCRAM-SHA-256, password with a control character", "SCRAM-SHA-256", func() (string, error) { return "a\x07", nil }, true, false, scramOnly, nil, "deferred 451 4.3.5 at AUTH auth local"},
+		{"SCRAM-SHA-256, let in without a proof", "SCRAM-SHA-256", good, true, false, scramOnly, func(h *relaytest.SmartHost) { h.On("AUTH", 235, "2.7.0 welcome") }, "deferred 451 4.7.0 at AUTH auth local"},
+		{"SCRAM-SHA-256, nonsense", "SCRAM-SHA-256", good, true, false, scramOnly, func(h *relaytest.SmartHost) { h.On("AUTH", 334, "cj14") }, "deferred 451 4.7.0 at AUTH auth local"},
+		{"SCRAM-SHA-256, not base64", "SCRAM-SHA-256", good, true, false, scramOnly, func(h *relaytest.SmartHost) { h.On("AUTH", 334, "?") }, "deferred 451 4.7.0 at AUTH auth local"},
 		{"PLAIN without TLS", "PLAIN", good, false, true, nil, nil, "relayed 250 2.0.0"},
 		{"never without TLS", "PLAIN", good, false, false, nil, nil, "deferred 451 4.7.11 at AUTH auth local"},
 		{"wrong password, PLAIN", "PLAIN", bad, true, false, nil, nil, "deferred 535 5.7.8 at AUTH auth"},
@@ -287,8 +294,8 @@ func TestAuth(t *testing.T) {
 }
 
 func TestSecretsAreNotInTranscripts(t *testing.T) {
-	for _, mechanism := range []string{"PLAIN", "LOGIN"} {
-		h := relaytest.NewSmartHost(t, relaytest.WithAuth("user", "other"), relaytest.WithTLS("mx.example"))
+	for _, mechanism := range Mechanisms() {
+		h := relaytest.NewSmartHost(t, relaytest.WithAuth("user", "other", Mechanisms()...), relaytest.WithTLS("mx.example"))
 		c := named(t, func(o *Options) {
 			o.TLS = TLSEncrypt
 			o.Auth = Auth{Mechanism: mechanism, Username: "user", Password: func() (string, error) { return "secret", nil }}

@@ -204,7 +204,7 @@ type SmartHost struct {
 
 // SendAuth is how we log in at smart hosts.
 type SendAuth struct {
-	Mechanism    string      `yaml:"mechanism" sendmechanism:"true" type:"none, PLAIN or LOGIN" doc:"SASL mechanism"`
+	Mechanism    string      `yaml:"mechanism" sendmechanism:"true" type:"none, PLAIN, LOGIN or SCRAM-SHA-256" doc:"SASL mechanism"`
 	Username     string      `yaml:"username" doc:"our user name"`
 	Password     auth.Secret `yaml:"password" doc:"our password; better in password_file or ${VARIABLE}"`
 	PasswordFile string      `yaml:"password_file" file:"true" doc:"file that holds the password; it is read at each login"`

@@ -29,11 +29,11 @@ var future = map[string]string{ //nolint:gosec // names of keys, and no credenti
 // SASL mechanisms that are planned, for clients and for ourselves as a client.
 var (
 	futureMechanisms     = []string{}
-	futureSendMechanisms = []string{"SCRAM-SHA-256", "XOAUTH2", "GSSAPI", "NTLM"}
+	futureSendMechanisms = []string{"XOAUTH2", "GSSAPI", "NTLM"}
 )
 
 // sendMechanisms are those that we can log in with at smart hosts.
-var sendMechanisms = []string{"PLAIN", "LOGIN"}
+var sendMechanisms = []string{"PLAIN", "LOGIN", "SCRAM-SHA-256"}
 
 var index = regexp.MustCompile(`\[\d+\]`)
 
