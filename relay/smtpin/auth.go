@@ -211,23 +211,36 @@ func (s *session) countFailure(e *mail.ReplyError) *mail.ReplyError {
 	return mail.Refuse(421, "4.7.0", "auth", "too many failures")
 }
 
-// authEnded states that the client, and not the store, ended an exchange. One
-// that had been told that it failed may end it so (RFC 7628 section 3.2.3).
+// authEnded states that the client, and not the store, ended an exchange.
 func (s *session) authEnded(mechanism, reason string, code int) {
-	f := &auth.Failure{Reason: reason}
-	if s.exchange != nil {
-		if r, ok := s.exchange.server.(auth.Refuser); ok && r.Refused() != nil {
-			f = r.Refused()
-			s.srv.lockout.Failed(time.Now(), s.remote.Addr(), f.User)
-		}
-		s.endExchange()
+	if !s.authLeft(code) {
+		s.authFailed(mechanism, &auth.Failure{Reason: reason}, code)
 	}
-	s.authFailed(mechanism, f, code)
+	s.endExchange()
 	s.failures++
 	if n := s.c.Limits.AuthFailures; n > 0 && s.failures >= n {
 		s.throttled("auth_failures", "close")
 		s.conn.HangUp(wire.CauseErrors)
 	}
+}
+
+// authLeft states the failure that the client was told in a challenge, and did
+// not wait for the end of: it may cancel there (RFC 7628 section 3.2.3), and some
+// just go. It reports whether there was one.
+func (s *session) authLeft(code int) bool {
+	if s.exchange == nil {
+		return false
+	}
+	r, ok := s.exchange.server.(auth.Refuser)
+	if !ok || r.Refused() == nil {
+		return false
+	}
+	f := r.Refused()
+	if !f.Temporary() {
+		s.srv.lockout.Failed(time.Now(), s.remote.Addr(), f.User)
+	}
+	s.authFailed(s.exchange.mechanism, f, code)
+	return true
 }
 
 func (s *session) authFailed(mechanism string, f *auth.Failure, code int) {

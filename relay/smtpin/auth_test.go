@@ -273,7 +273,7 @@ func TestRefusedInAChallenge(t *testing.T) {
 	}{
 		{"answers", []string{"AQ===>535"}, "bob token 535 token is not valid: it is for somebody else"},
 		{"cancels", []string{"*=>501"}, "bob token 501 token is not valid: it is for somebody else"},
-		{"goes", nil, ""},
+		{"goes", nil, "bob token 334 token is not valid: it is for somebody else"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m := &refuser{closed: make(chan struct{})}

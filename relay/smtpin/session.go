@@ -253,6 +253,7 @@ func (s *session) Reset() {
 
 // Logout is called when the connection ends.
 func (s *session) Logout() error {
+	s.authLeft(334)
 	s.endExchange()
 	s.Reset()
 	return nil
