@@ -36,6 +36,7 @@
 //	smtpin      receive connectors: sessions and transactions
 //	pickup      a directory that messages are taken from
 //	auth        SASL mechanisms and user stores
+//	auth/oauth  logins by OAuth tokens
 //	policy      relay control: pure decisions
 //	throttle    admission and rates
 //	pressure    what runs out, and what reception does about it
