@@ -52,7 +52,7 @@ type header struct {
 type encoded struct {
 	head  *header
 	body  []byte
-	posts [][8]byte // index keys without their block, sorted
+	posts []posting // sorted
 }
 
 // colBuild gathers a column while a block is encoded.
@@ -411,24 +411,15 @@ func (b *builder) perMessage(raw []byte, c *colBuild, queue []uint32, messages i
 	return appendNums(raw, rest), true
 }
 
-// postings lists the index keys of the block, each once.
-func (b *builder) postings() [][8]byte {
-	var keys [][8]byte
+// postings lists the postings of the block, each once.
+func (b *builder) postings() []posting {
+	posts := []posting{}
 	for _, p := range postings {
-		c := b.byName[p.column]
-		if c == nil {
-			continue
-		}
-		for _, s := range c.list[1:] {
-			if k := p.key(s); k != "" {
-				keys = append(keys, hashKey(p.post, k))
-			}
+		if c := b.byName[p.column]; c != nil {
+			posts = appendPostings(posts, p.post, p.key, c.list)
 		}
 	}
-	slices.SortFunc(keys, func(x, y [8]byte) int {
-		return cmp.Compare(binary.BigEndian.Uint64(x[:]), binary.BigEndian.Uint64(y[:]))
-	})
-	return slices.Compact(keys)
+	return sortPostings(posts)
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

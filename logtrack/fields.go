@@ -1,13 +1,10 @@
 package logtrack
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"reflect"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/cespare/xxhash/v2"
 
 	"waybill/relay/event"
 	"waybill/relay/mail"
@@ -151,15 +148,6 @@ func domainOf(s string) string {
 		return ""
 	}
 	return foldDomain(s[at+1:])
-}
-
-// hashKey makes an index key's prefix: kind and 48 bits of hash. Who is found
-// by it is rechecked, so that a collision costs time and nothing else.
-func hashKey(post byte, value string) [8]byte {
-	var k [8]byte
-	binary.BigEndian.PutUint64(k[:], xxhash.Sum64String(value)>>16)
-	k[0], k[1] = 'x', post
-	return k
 }
 
 // dispositionOf is what a fact by itself says became of its recipients, for

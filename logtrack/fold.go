@@ -54,10 +54,10 @@ func (sn *snapshot) fold(ctx context.Context, ids []position, set readSet) (map[
 func (sn *snapshot) messageFacts(ctx context.Context, ids []position, set readSet) (map[string][]event.Record, error) {
 	facts := make(map[string][]event.Record, len(ids))
 	want := make(map[string]bool, len(ids))
-	keys := make([][8]byte, len(ids))
+	keys := make([]posting, len(ids))
 	for i, pos := range ids {
 		want[pos.id] = true
-		keys[i] = hashKey(postQueueID, pos.id)
+		keys[i] = postingOf(postQueueID, pos.id)
 	}
 	for _, m := range sn.mem {
 		for i := range m.recs {

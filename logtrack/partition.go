@@ -64,12 +64,16 @@ type partition struct {
 	mu      sync.Mutex
 	meta    meta
 	heads   []*header // grows; a prefix of it never changes
+	runs    []*run    // the index of all blocks but the fresh
+	fresh   []fresh
 	db      *badger.DB
 	ro      bool
 	refs    int
 	used    time.Time
 	dropped bool
 	bytes   int64 // as of the last look
+
+	indexing sync.Mutex // held while runs are made
 }
 
 // badgerOptions are for a database that only ever grows and is then removed
@@ -171,7 +175,11 @@ func (p *partition) openLocked(write bool) error {
 	if err != nil {
 		return errors.Join(err, db.Close())
 	}
-	p.db, p.ro, p.heads = db, ro, heads
+	runs, young, err := readIndex(db, heads, p.log)
+	if err != nil {
+		return errors.Join(err, db.Close())
+	}
+	p.db, p.ro, p.heads, p.runs, p.fresh = db, ro, heads, runs, young
 	return nil
 }
 
@@ -239,12 +247,20 @@ func (p *partition) closeLocked() error {
 		return nil
 	}
 	err := p.db.Close()
-	p.db, p.heads = nil, nil
+	p.db, p.heads, p.runs, p.fresh = nil, nil, nil, nil
 	return err
 }
 
 // finish closes the partition for good: from now on it is opened to read.
 func (p *partition) finish() error {
+	if err := p.acquire(true); err != nil {
+		return err
+	}
+	err := p.settleIndex(true)
+	p.release()
+	if err != nil {
+		return err
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.refs > 0 || p.ro && p.meta.Finished {
@@ -304,37 +320,28 @@ func (p *partition) has(seq uint32) bool {
 	return slices.ContainsFunc(p.heads, func(h *header) bool { return h.seq == seq })
 }
 
-// put stores a block: first what it holds and its index keys, then the header
-// that makes it count. The partition is acquired for writing.
-func (p *partition) put(e *encoded) error {
-	seq := binary.BigEndian.AppendUint32(nil, e.head.seq)
-	wb := p.db.NewWriteBatch()
-	defer wb.Cancel()
-	if err := wb.Set(blockKey('d', e.head.seq), e.body); err != nil {
-		return err
-	}
-	keys := make([]byte, 0, 12*len(e.posts))
-	for _, k := range e.posts {
-		at := len(keys)
-		keys = append(append(keys, k[:]...), seq...)
-		if err := wb.Set(keys[at:len(keys):len(keys)], nil); err != nil {
-			return err
-		}
-	}
-	if err := wb.Flush(); err != nil {
-		return err
-	}
+// put stores blocks, all or none. The partition is acquired for writing.
+func (p *partition) put(list ...*encoded) error {
 	return p.db.Update(func(txn *badger.Txn) error {
-		return txn.Set(blockKey('h', e.head.seq), e.head.append(nil))
+		for _, e := range list {
+			if err := txn.Set(blockKey('d', e.head.seq), e.body); err != nil {
+				return err
+			}
+			if err := txn.Set(blockKey('h', e.head.seq), e.head.append(nil)); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
 // publish makes a stored block visible to queries that begin from now on.
-func (p *partition) publish(h *header) {
+func (p *partition) publish(e *encoded) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.heads = append(p.heads, h)
-	p.meta.add(h)
+	p.heads = append(p.heads, e.head)
+	p.fresh = append(slices.Clip(p.fresh), fresh{e.head.seq, e.posts})
+	p.meta.add(e.head)
 }
 
 // headers is what the partition holds. It is acquired.
@@ -350,27 +357,11 @@ func (p *partition) summary() meta {
 	return p.meta
 }
 
-// lookup lists the blocks that have an index key, in order. The partition is acquired.
-func (p *partition) lookup(keys [][8]byte) ([][]uint32, error) {
-	found := make([][]uint32, len(keys))
-	err := p.db.View(func(txn *badger.Txn) error {
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{'x'}})
-		defer it.Close()
-		for i, k := range keys {
-			for it.Seek(k[:]); it.ValidForPrefix(k[:]); it.Next() {
-				if b := it.Item().Key(); len(b) == 12 {
-					found[i] = append(found[i], binary.BigEndian.Uint32(b[8:]))
-				}
-			}
-		}
-		return nil
-	})
-	return found, err
-}
-
 // body calls read with the stored body of a block. The partition is acquired.
-func (p *partition) body(seq uint32, read func([]byte) error) error {
-	return p.db.View(func(txn *badger.Txn) error {
+func (p *partition) body(seq uint32, read func([]byte) error) error { return readBody(p.db, seq, read) }
+
+func readBody(db *badger.DB, seq uint32, read func([]byte) error) error {
+	return db.View(func(txn *badger.Txn) error {
 		item, err := txn.Get(blockKey('d', seq))
 		if err != nil {
 			return err

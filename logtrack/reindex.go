@@ -148,9 +148,9 @@ func (x *importer) seal(day string) error {
 		return err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	p.publish(e.head)
-	return nil
+	p.publish(e)
+	s.mu.Unlock()
+	return p.settleIndex(false)
 }
 
 // reopen acquires a partition, finished or not, for writing.

@@ -163,9 +163,9 @@ func (sn *snapshot) indexed(p *partition, preds []*pred) (allowed map[uint32]boo
 		if pr.post == postNone {
 			continue
 		}
-		keys := make([][8]byte, len(pr.keys))
+		keys := make([]posting, len(pr.keys))
 		for i, k := range pr.keys {
-			keys[i] = hashKey(pr.post, k)
+			keys[i] = postingOf(pr.post, k)
 		}
 		found, err := p.lookup(keys)
 		if err != nil {

@@ -27,9 +27,11 @@ const (
 	blockRows    = 4096
 	blockBytes   = 8 << 20 // of journal
 	blockAge     = time.Hour
-	maxSealing   = 8       // full blocks that wait to be stored
-	maxUnwritten = 8 << 20 // octets of journal in memory
-	recentBlocks = 4       // sealed blocks whose event ids stay in memory
+	maxSealing   = 12 // full blocks that wait to be stored
+	sealTogether = 4
+	sealWait     = 2 * time.Second // of a full block for company
+	maxUnwritten = 8 << 20         // octets of journal in memory
+	recentBlocks = 4               // sealed blocks whose event ids stay in memory
 	syncEvery    = time.Second
 	// journalBuffer is about what is written at once under load.
 	journalBuffer = maxUnwritten / 8
@@ -103,6 +105,7 @@ type memBlock struct {
 	seg   *segment
 	bytes int
 	since time.Time
+	full  time.Time // since when it waits to be stored
 
 	encoding sync.Once
 	encoded  *encoded
@@ -534,6 +537,7 @@ func (s *Store) rotate() {
 	if s.open == nil || len(s.open.recs) == 0 {
 		return
 	}
+	s.open.full = time.Now()
 	s.sealing = append(s.sealing, s.open)
 	s.open = nil
 	kick(s.sealKick)
@@ -687,44 +691,53 @@ func (s *Store) settle(target uint64) {
 	s.synced.Broadcast()
 }
 
-// sealer stores full blocks, one after the other, in order.
+// sealer stores full blocks in order, several at a time: what is synced
+// together costs the disk, which the queue needs too, one sync.
 func (s *Store) sealer() {
-	delay := time.NewTimer(0)
-	defer delay.Stop()
+	later := time.NewTimer(0)
+	defer later.Stop()
 	for {
+		stopping := false
 		select {
 		case <-s.sealKick:
-		case <-delay.C:
+		case <-later.C:
 		case <-s.stop:
-			s.sealAll()
-			return
+			stopping = true
 		}
-		if !s.sealAll() {
-			delay.Reset(time.Second)
+		wait, ok := s.sealAll(stopping)
+		switch {
+		case stopping:
+			return
+		case !ok:
+			later.Reset(time.Second)
+		case wait > 0:
+			later.Reset(wait)
 		}
 	}
 }
 
-// sealAll stores the waiting blocks; false means that storing failed and is to
-// be tried again.
-func (s *Store) sealAll() bool {
+// sealAll stores the waiting blocks. Those that wait for company, for so long
+// at most, stay unless all are wanted. Not ok means that storing failed and is
+// to be tried again.
+func (s *Store) sealAll(all bool) (wait time.Duration, ok bool) {
 	for {
 		s.mu.Lock()
-		if len(s.sealing) == 0 {
-			s.mu.Unlock()
-			return true
-		}
-		m := s.sealing[0]
-		var ahead sync.WaitGroup
-		if len(s.sealing) > 1 { // the next is encoded while this one goes to the disk
-			next := s.sealing[1]
-			ahead.Go(func() { next.encode() })
+		list := slices.Clone(s.sealing[:min(len(s.sealing), sealTogether)])
+		wait = 0
+		if len(list) > 0 && len(list) < sealTogether && !all && !slices.ContainsFunc(list, func(m *memBlock) bool { return m.seg.err != nil }) {
+			wait = sealWait - time.Since(list[0].full)
 		}
 		s.mu.Unlock()
-
-		err := s.seal(m)
-		ahead.Wait()
-
+		if len(list) == 0 {
+			return 0, true
+		}
+		for _, m := range list {
+			m.encode() // at once, so that queries have its index
+		}
+		if wait > 0 {
+			return wait, true
+		}
+		err := s.seal(list)
 		s.mu.Lock()
 		s.sealErr = err
 		s.room.Broadcast()
@@ -732,17 +745,20 @@ func (s *Store) sealAll() bool {
 		s.mu.Unlock()
 		if err != nil {
 			s.sealErrors.Add(1)
-			s.log.Error("track block cannot be stored; it is tried again", zap.Uint32("block", m.seq), zap.Error(err))
-			return false
+			s.log.Error("track blocks cannot be stored; it is tried again", zap.Uint32("block", list[0].seq), zap.Int("blocks", len(list)), zap.Error(err))
+			return 0, false
 		}
 	}
 }
 
-func (s *Store) seal(m *memBlock) error {
+func (s *Store) seal(list []*memBlock) error {
 	if free, ok := freeBytes(s.opts.Dir); ok && free < minFree {
 		return fmt.Errorf("%w: %d MiB free", errDiskFull, free>>20)
 	}
-	e := m.encode()
+	done := make([]*encoded, len(list))
+	for i, m := range list {
+		done[i] = m.encode()
+	}
 	p, err := s.writable(time.Now())
 	if err != nil {
 		return err
@@ -751,26 +767,29 @@ func (s *Store) seal(m *memBlock) error {
 		return err
 	}
 	defer p.release()
-	if err := p.put(e); err != nil {
+	if err := p.put(done...); err != nil {
 		return err
 	}
 
 	s.mu.Lock()
-	p.publish(e.head)
-	s.sealing = slices.Clone(s.sealing[1:])
-	s.recent = append(s.recent, m.ids)
-	if len(s.recent) > recentBlocks {
-		s.recent = slices.Clone(s.recent[1:])
+	for i, m := range list {
+		p.publish(done[i])
+		s.recent = append(s.recent, m.ids)
+		s.unwritten -= len(m.seg.buf)
+		m.seg.buf = nil
+		s.retired = append(s.retired, m.seg)
 	}
-	s.unwritten -= len(m.seg.buf)
-	m.seg.buf = nil
-	s.retired = append(s.retired, m.seg)
+	s.sealing = slices.Clone(s.sealing[len(list):])
+	s.recent = slices.Clone(s.recent[max(0, len(s.recent)-recentBlocks):])
 	if s.open == nil && len(s.sealing) == 0 { // all there is, is stored
 		s.writtenTo = s.appended
 		s.settle(s.appended)
 	}
 	s.room.Broadcast()
 	s.mu.Unlock()
+	if err := p.settleIndex(false); err != nil {
+		s.log.Error("track index stays in memory; it is tried again", zap.String("partition", p.name), zap.Error(err))
+	}
 	return nil
 }
 

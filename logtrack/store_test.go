@@ -68,6 +68,10 @@ func seal(s *Store) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.rotate()
+	for _, m := range s.sealing {
+		m.full = time.Time{} // not to wait for others
+	}
+	kick(s.sealKick)
 	for len(s.sealing) > 0 {
 		s.room.Wait()
 	}
