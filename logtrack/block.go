@@ -7,8 +7,10 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"waybill/relay/event"
+	"waybill/relay/mail"
 )
 
 // Forms of a stored column.
@@ -45,6 +47,8 @@ type header struct {
 	minAcc, maxAcc int64 // acceptance of the messages, milliseconds; only when hasMsg
 	hasMsg         bool
 	types          []typeRun
+	lastMsg        mail.QueueID // of widen, with its acceptance
+	lastAcc        int64
 	small          map[string][]string // the values of those pruned columns that have few, or none
 }
 
@@ -66,9 +70,16 @@ type colBuild struct {
 	list  []string
 }
 
+// unique is the column whose values are all different, so that it needs no map.
+const unique = "event_id"
+
 func (c *colBuild) code(s string) uint32 {
 	if s == "" {
 		return 0
+	}
+	if c.dict == nil {
+		c.list = append(c.list, s)
+		return uint32(len(c.list) - 1) //nolint:gosec // bounded by the rows of a block
 	}
 	if n := len(c.codes); n > 0 && c.list[c.codes[n-1]] == s {
 		return c.codes[n-1]
@@ -89,7 +100,11 @@ type builder struct {
 	cols   []*colBuild
 	byName map[string]*colBuild
 
-	// scratch
+	// scratch, of blocks before too
+	spare map[string]*colBuild
+	name  []string
+	raw   []byte
+	data  []byte
 	texts []string
 	nums  []int64
 	nanos []int64
@@ -98,7 +113,9 @@ type builder struct {
 
 // encodeBlock seals records into a block. The records do not change.
 func encodeBlock(seq uint32, recs []event.Record) *encoded {
-	b := &builder{recs: recs, head: summarize(recs), byName: map[string]*colBuild{}}
+	b := builders.Get().(*builder)
+	defer b.release()
+	b.recs, b.head = recs, summarize(recs)
 	b.head.seq = seq
 	b.sortByType()
 	for t, run := range b.head.types {
@@ -111,27 +128,49 @@ func encodeBlock(seq uint32, recs []event.Record) *encoded {
 		case c == nil:
 			b.head.small[name] = []string{}
 		case len(c.list) <= maxPruned+1:
-			b.head.small[name] = c.list[1:]
+			b.head.small[name] = slices.Clone(c.list[1:])
 		}
 	}
 	return e
+}
+
+// builders are kept, because their maps and slices are as large as a block.
+var builders = sync.Pool{New: func() any {
+	return &builder{byName: map[string]*colBuild{}, spare: map[string]*colBuild{}}
+}}
+
+// release empties b, so that it holds nothing of its block, for the next one.
+func (b *builder) release() {
+	for key, c := range b.byName {
+		clear(c.dict)
+		if c.text {
+			clear(c.list)
+			c.list = c.list[:1]
+		}
+		c.cover, c.nums, c.codes = c.cover[:0], c.nums[:0], c.codes[:0]
+		b.spare[key] = c
+	}
+	clear(b.byName)
+	clear(b.texts[:cap(b.texts)])
+	clear(b.vals[:cap(b.vals)])
+	b.recs, b.head, b.cols = nil, nil, b.cols[:0]
+	builders.Put(b)
 }
 
 // summarize computes what a header says of the ranges of recs.
 func summarize(recs []event.Record) *header {
 	h := &header{rows: len(recs), small: map[string][]string{}}
 	for i := range recs {
-		h.widen(&recs[i], i == 0)
+		_, id := idKey(&recs[i])
+		h.widen(&recs[i], id, i == 0)
 	}
+	h.lastMsg, h.lastAcc = "", 0
 	return h
 }
 
-func (h *header) widen(r *event.Record, first bool) {
+// widen makes room in the ranges for r, whose event id has the time id.
+func (h *header) widen(r *event.Record, id int64, first bool) {
 	ts := r.Time.UnixMicro()
-	id := acceptMS(r.ID)
-	if id == 0 {
-		id = r.Time.UnixMilli()
-	}
 	if first {
 		h.minTS, h.maxTS, h.minID, h.maxID = ts, ts, id, id
 	}
@@ -140,7 +179,11 @@ func (h *header) widen(r *event.Record, first bool) {
 	if r.Message == "" {
 		return
 	}
-	acc := acceptMS(string(r.Message))
+	acc := h.lastAcc
+	if h.lastMsg != r.Message || !h.hasMsg {
+		acc = acceptMS(string(r.Message))
+		h.lastMsg, h.lastAcc = r.Message, acc
+	}
 	if !h.hasMsg {
 		h.minAcc, h.maxAcc, h.hasMsg = acc, acc, true
 	}
@@ -149,7 +192,8 @@ func (h *header) widen(r *event.Record, first bool) {
 
 func (b *builder) sortByType() {
 	count := map[string]int{}
-	name := make([]string, len(b.recs))
+	name := slices.Grow(b.name[:0], len(b.recs))[:len(b.recs)]
+	b.name = name
 	for i := range b.recs {
 		name[i] = plans[reflect.TypeOf(b.recs[i].Event)].name
 		count[name[i]]++
@@ -165,7 +209,7 @@ func (b *builder) sortByType() {
 		t.start, next[t.name] = start, start
 		start += t.n
 	}
-	b.order = make([]int, len(b.recs))
+	b.order = slices.Grow(b.order[:0], len(b.recs))[:len(b.recs)]
 	for i := range b.recs {
 		b.order[next[name[i]]] = i
 		next[name[i]]++
@@ -179,9 +223,15 @@ func (b *builder) col(name string, text bool) *colBuild {
 	}
 	c := b.byName[key]
 	if c == nil {
-		c = &colBuild{name: name, text: text}
-		if text {
-			c.dict, c.list = map[string]uint32{}, []string{""}
+		c = b.spare[key]
+		if c == nil {
+			c = &colBuild{name: name, text: text}
+			if text {
+				c.list = []string{""}
+				if name != unique {
+					c.dict = map[string]uint32{}
+				}
+			}
 		}
 		b.byName[key] = c
 		b.cols = append(b.cols, c)
@@ -311,7 +361,7 @@ func (b *builder) body() []byte {
 		}
 	}
 	dir := binary.AppendUvarint(make([]byte, bodyStart, 4<<10), uint64(len(b.cols)))
-	var data, raw []byte
+	data, raw := b.data[:0], b.raw
 	for _, c := range b.cols {
 		raw = raw[:0]
 		form, n := formNums, len(c.nums)
@@ -319,7 +369,7 @@ func (b *builder) body() []byte {
 			form, n = formText, len(c.codes)
 		}
 		switch {
-		case c.name == "event_id" && len(c.codes) == len(b.recs):
+		case c.name == unique && len(c.codes) == len(b.recs):
 			var ok bool
 			if raw, ok = b.eventIDs(raw, c); ok {
 				form = formEventIDs
@@ -345,6 +395,7 @@ func (b *builder) body() []byte {
 		dir = binary.AppendUvarint(dir, uint64(len(raw)))
 		dir = binary.AppendUvarint(dir, uint64(len(data)-at)) //nolint:gosec // a length
 	}
+	b.data, b.raw = data, raw
 	return sign(append(dir, data...))
 }
 

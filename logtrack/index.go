@@ -87,7 +87,7 @@ func encodeRun(blocks []fresh) []byte {
 	all := make([]posting, 0, total)
 	for i := range blocks {
 		for _, p := range blocks[i].posts {
-			all = append(all, p|posting(i)) //nolint:gosec // at most runMost
+			all = append(all, p|posting(i))
 		}
 	}
 	slices.Sort(all)
@@ -99,7 +99,7 @@ func encodeRun(blocks []fresh) []byte {
 		all = all[n:]
 		sections++
 	}
-	out := append(make([]byte, bodyStart, bodyStart+len(dirs)+len(data)+5*len(blocks)), byte(sections)) //nolint:gosec // as many as kinds
+	out := append(make([]byte, bodyStart, bodyStart+len(dirs)+len(data)+5*len(blocks)), byte(sections))
 	out = binary.AppendUvarint(out, uint64(len(blocks)))
 	for i := range blocks {
 		out = binary.AppendUvarint(out, uint64(blocks[i].seq))
@@ -127,7 +127,7 @@ func appendSection(dirs, data []byte, list []posting) ([]byte, []byte) {
 		data = binary.AppendUvarint(data, uint64(p&(runMost-1)))
 		last = h
 	}
-	return binary.AppendUvarint(dirs, uint64(len(data)-start)), data
+	return binary.AppendUvarint(dirs, uint64(len(data)-start)), data //nolint:gosec // a length
 }
 
 // readRun reads what memory holds of a run.

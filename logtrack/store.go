@@ -296,7 +296,7 @@ func newMemBlock(seq uint32, seg *segment) *memBlock {
 
 func (m *memBlock) add(r *event.Record, key [16]byte, ms int64) {
 	first := len(m.recs) == 0
-	m.head.widen(r, first)
+	m.head.widen(r, ms, first)
 	m.recs = append(m.recs, *r)
 	if r.ID == "" {
 		return

@@ -3,31 +3,44 @@ package logtrack
 import (
 	"encoding/binary"
 	"encoding/hex"
-
-	"waybill/relay/mail"
 )
 
 const crockford = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
+// crockValue has 0xff for what is no digit.
 var crockValue = func() (t [256]byte) {
+	for i := range t {
+		t[i] = 0xff
+	}
 	for i := range len(crockford) {
 		t[crockford[i]] = byte(i)
 	}
 	return t
 }()
 
-// packULID gives the 16 octets of a ULID: 6 of time, 10 of entropy.
+// packULID gives the 16 octets of a ULID: 6 of time, 10 of entropy. It takes
+// what [mail.ValidID] takes.
 func packULID(s string) (b [16]byte, ok bool) {
-	if !mail.ValidID(s) {
+	if len(s) != 26 {
 		return b, false
 	}
-	var hi, lo uint64 // 128 bits, from 26 times 5 of which the first gives 3
-	for i := range 26 {
-		hi = hi<<5 | lo>>59
-		lo = lo<<5 | uint64(crockValue[s[i]])
+	// 130 bits, of which the first two are none: 50 of time, then twice 40.
+	var part [3]uint64
+	bad := crockValue[s[0]] & 0xf8
+	for i, c := range [...]struct{ from, to int }{{0, 10}, {10, 18}, {18, 26}} {
+		var n uint64
+		for k := c.from; k < c.to; k++ {
+			d := crockValue[s[k]]
+			bad |= d & 0xe0
+			n = n<<5 | uint64(d)
+		}
+		part[i] = n
 	}
-	binary.BigEndian.PutUint64(b[:8], hi)
-	binary.BigEndian.PutUint64(b[8:], lo)
+	if bad != 0 {
+		return b, false
+	}
+	binary.BigEndian.PutUint64(b[:8], part[0]<<16|part[1]>>24)
+	binary.BigEndian.PutUint64(b[8:], part[1]<<40|part[2])
 	return b, true
 }
 
@@ -47,11 +60,23 @@ func ulidMS(b [16]byte) int64 { return int64(binary.BigEndian.Uint64(b[:8]) >> 1
 
 // acceptMS is when the message of a queue ID was accepted, in milliseconds, or 0.
 func acceptMS(id string) int64 {
-	b, ok := packULID(id)
-	if !ok {
+	if len(id) != 26 {
 		return 0
 	}
-	return ulidMS(b)
+	bad := crockValue[id[0]] & 0xf8
+	var ms int64
+	for i := range 10 {
+		d := crockValue[id[i]]
+		bad |= d & 0xe0
+		ms = ms<<5 | int64(d)
+	}
+	for i := 10; i < 26; i++ {
+		bad |= crockValue[id[i]] & 0xe0
+	}
+	if bad != 0 {
+		return 0
+	}
+	return ms
 }
 
 // packUUID gives the 16 octets of a UUID in its canonical lower-case form.
