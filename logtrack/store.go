@@ -79,6 +79,7 @@ type Store struct {
 	appended  uint64     // records taken
 	writtenTo uint64
 	syncedTo  uint64
+	storedTo  uint64 // records in stored blocks, and all before them
 	wantSync  bool
 	oldestDue time.Time // when the first record that is not synced was taken
 	lost      uint64    // durable facts that had to be dropped
@@ -104,6 +105,8 @@ type memBlock struct {
 	ids   *idSet
 	seg   *segment
 	bytes int
+	kept  bool   // some of recs are not in the journal, because the queue keeps them
+	upTo  uint64 // records taken when it was full
 	since time.Time
 	full  time.Time // since when it waits to be stored
 
@@ -409,7 +412,8 @@ var framePool = sync.Pool{New: func() any { b := make([]byte, 0, 2048); return &
 // waits for room, but for facts of the protocol class, which it drops and
 // counts; when the store's disk has failed, it drops everything, and Sync says
 // so. Write does not panic. It keeps the values of r, whose lists must not
-// change any more once a fact is stated.
+// change any more once a fact is stated. A record that the queue keeps
+// (event.Record.Kept) is not written to the journal as well.
 func (s *Store) Write(r *event.Record) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -422,6 +426,10 @@ func (s *Store) Write(r *event.Record) {
 	}
 	p := plans[reflect.TypeOf(r.Event)]
 	if p == nil || s.takesTalk(r) {
+		return
+	}
+	if r.Kept {
+		s.append(r, nil, p.class)
 		return
 	}
 	scratch := framePool.Get().(*[]byte)
@@ -466,7 +474,10 @@ func (s *Store) append(r *event.Record, frame []byte, class event.Durability) {
 	m := s.open
 	m.add(r, key, ms)
 	m.bytes += len(frame)
-	if m.seg.err == nil {
+	switch {
+	case r.Kept:
+		m.kept = true
+	case m.seg.err == nil:
 		if m.seg.buf == nil {
 			m.seg.buf = s.buffer()
 		}
@@ -537,24 +548,54 @@ func (s *Store) rotate() {
 	if s.open == nil || len(s.open.recs) == 0 {
 		return
 	}
-	s.open.full = time.Now()
+	s.open.full, s.open.upTo = time.Now(), s.appended
 	s.sealing = append(s.sealing, s.open)
 	s.open = nil
 	kick(s.sealKick)
 	kick(s.flushKick)
 }
 
-// Sync waits until every record that was written before the call is on disk.
-// It returns an error when that cannot be, or when a durable fact was dropped
+// Mark is the number of records taken so far, for Stored.
+func (s *Store) Mark() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.appended
+}
+
+// Stored returns the Mark up to which every record is in a stored block. It
+// fails once a durable fact was dropped: the queue then keeps its outbox.
+func (s *Store) Stored() (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.lost > 0:
+		return s.storedTo, s.lostErr()
+	case s.open == nil && len(s.sealing) == 0:
+		return s.appended, nil
+	}
+	return s.storedTo, nil
+}
+
+// lostErr says that durable facts were dropped. s.mu is held.
+func (s *Store) lostErr() error {
+	return fmt.Errorf("tracking store: %d durable facts could not be taken: %w", s.lost, errors.Join(errLost, s.sealErr))
+}
+
+// Sync waits until every record that was written before the call is on disk;
+// those that the queue keeps are in a stored block then. It returns an error when that cannot be, or when a durable fact was dropped
 // before: the queue then keeps its outbox, and states the facts again at its
 // next start.
 func (s *Store) Sync() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	target := s.appended
-	for s.syncedTo < target && !s.closed {
+	stored := s.hurry()
+	for (s.syncedTo < target || s.storedTo < stored) && !s.closed {
 		if err := s.journalErr(); err != nil && s.sealErr != nil {
 			return fmt.Errorf("sync tracking store: %w", errors.Join(err, s.sealErr))
+		}
+		if s.storedTo < stored && s.sealErr != nil {
+			return fmt.Errorf("sync tracking store: %w", s.sealErr)
 		}
 		s.wantSync = true
 		kick(s.flushKick)
@@ -562,11 +603,31 @@ func (s *Store) Sync() error {
 	}
 	switch {
 	case s.lost > 0:
-		return fmt.Errorf("sync tracking store: %d durable facts could not be taken: %w", s.lost, errors.Join(errLost, s.sealErr))
-	case s.syncedTo < target:
+		return s.lostErr()
+	case s.syncedTo < target || s.storedTo < stored:
 		return errors.New("sync tracking store: closed")
 	}
 	return nil
+}
+
+// hurry has the blocks with records that are in no journal stored at once, and
+// returns what storedTo will be then. s.mu is held.
+func (s *Store) hurry() (stored uint64) {
+	if s.open != nil && s.open.kept {
+		s.rotate()
+	}
+	for _, m := range s.sealing {
+		if m.kept {
+			stored = m.upTo
+		}
+	}
+	if stored > 0 {
+		for _, m := range s.sealing {
+			m.full = time.Time{} // waits for no company
+		}
+		kick(s.sealKick)
+	}
+	return stored
 }
 
 var errLost = errors.New("repair its disk and restart, so that they are stated again")
@@ -774,6 +835,7 @@ func (s *Store) seal(list []*memBlock) error {
 	s.mu.Lock()
 	for i, m := range list {
 		p.publish(done[i])
+		s.storedTo = max(s.storedTo, m.upTo)
 		s.recent = append(s.recent, m.ids)
 		s.unwritten -= len(m.seg.buf)
 		m.seg.buf = nil

@@ -412,7 +412,10 @@ func (r *Record) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, ev.Interface()); err != nil {
 		return err
 	}
-	*r = Record{head.ID, head.Time, head.Node, head.Source, head.ConfigRev, head.Session, head.Message, head.UID, ev.Elem().Interface().(Event)}
+	*r = Record{
+		ID: head.ID, Time: head.Time, Node: head.Node, Source: head.Source, ConfigRev: head.ConfigRev,
+		Session: head.Session, Message: head.Message, UID: head.UID, Event: ev.Elem().Interface().(Event),
+	}
 	return nil
 }
 

@@ -64,6 +64,10 @@ type Record struct {
 	Message   mail.QueueID `json:"queue_id,omitzero"`    // the message, or empty
 	UID       string       `json:"message_uid,omitzero"` // its identity over splits and moves
 	Event     Event        `json:"-"`
+
+	// Kept says that the queue holds the record in its outbox until the tracking
+	// store has it in a stored block, so that nobody else need write it first.
+	Kept bool `json:"-"`
 }
 
 // A Sink reads the stream. Write does no I/O of its own beyond a buffer; it may

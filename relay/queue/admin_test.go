@@ -371,47 +371,80 @@ func TestOutbox(t *testing.T) {
 	h.put(t, "x", "a@example.com")
 	h.settle(t, h.claim(t), mail.Relayed, time.Time{})
 	eventually(t, "asked", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.n > 2 })
-	if lv := h.Levels(); lv.OutboxRows != 4 || lv.OutboxAge <= 0 { // queued, attempt, relayed, retired
-		t.Errorf("Levels() = %+v, want 4 facts that wait", lv)
-	}
-	c.mu.Lock()
-	c.err = nil
-	c.mu.Unlock()
+	eventually(t, "a store that fails", func() bool {
+		lv := h.Levels()
+		return lv.OutboxRows == 4 && lv.OutboxAge > 0 // queued, attempt, relayed, retired
+	})
+	c.set(true, nil)
+	eventually(t, "a store that works, and is behind", func() bool {
+		lv := h.Levels()
+		return lv.OutboxRows == 4 && lv.OutboxAge == 0
+	})
+	c.set(false, nil)
 	eventually(t, "an empty outbox", func() bool { return h.Levels().OutboxRows == 0 })
 	h.put(t, "x", "b@example.com")
 	eventually(t, "an empty outbox", func() bool { return h.Levels().OutboxRows == 0 })
 }
 
 func TestOutboxAfterRestart(t *testing.T) {
-	h := open(t, nil) // nobody runs: nothing is confirmed
-	h.put(t, "x", "a@example.com")
-	h.settle(t, h.claim(t), mail.Relayed, time.Time{})
-	eventually(t, "stated", func() bool { return len(find[event.MessageRetired](h.rec)) == 1 })
-	first := map[string]string{}
-	for _, r := range h.rec.all() {
-		if event.Class(r.Event) == event.Durable {
-			first[r.ID] = event.Name(r.Event)
-		}
-	}
-	h = h.reopen(t, nil)
-	again := 0
-	for _, r := range h.rec.all() {
-		if event.Class(r.Event) == event.Durable {
-			if first[r.ID] != event.Name(r.Event) {
-				t.Errorf("%s %s was not stated before", event.Name(r.Event), r.ID)
+	for _, test := range []struct {
+		name    string
+		confirm bool // asked while the store was behind
+		stored  bool // the store had all in the end
+		want    string
+	}{
+		{"nobody was asked", false, false, "4 to all, 0 to the store"},
+		{"the readers had them", true, false, "0 to all, 4 to the store"},
+		{"the store had them too", true, true, "0 to all, 0 to the store"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := &confirmer{behind: true}
+			h := open(t, func(o *Options) { o.Confirm = c }) // and nobody runs
+			h.put(t, "x", "a@example.com")
+			h.settle(t, h.claim(t), mail.Relayed, time.Time{})
+			eventually(t, "stated", func() bool { return len(find[event.MessageRetired](h.rec)) == 1 })
+			first := map[string]string{}
+			for _, r := range h.rec.all() {
+				if event.Class(r.Event) == event.Durable {
+					first[r.ID] = event.Name(r.Event)
+				}
+				if r.Kept != (event.Class(r.Event) == event.Durable) {
+					t.Errorf("%s: kept = %t", event.Name(r.Event), r.Kept)
+				}
 			}
-			again++
-		}
-	}
-	if again != 4 || len(first) != 4 {
-		t.Errorf("%d facts, then %d again, want 4 and 4", len(first), again)
-	}
-	if err := h.confirm(); err != nil {
-		t.Fatal(err)
-	}
-	h = h.reopen(t, nil)
-	if ev := find[event.QueueLoaded](h.rec)[0]; ev.Reemitted != 0 {
-		t.Errorf("loaded = %+v, want nothing stated a third time", ev)
+			if test.confirm {
+				if err := h.confirm(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !test.stored {
+				c.set(true, errors.New("not stored at the end either"))
+			} else {
+				c.set(false, nil)
+			}
+			c.again = nil
+			h = h.reopen(t, func(o *Options) { o.Confirm = c })
+			all := 0
+			for _, r := range h.rec.all() {
+				if event.Class(r.Event) == event.Durable {
+					if first[r.ID] != event.Name(r.Event) {
+						t.Errorf("%s %s was not stated before", event.Name(r.Event), r.ID)
+					}
+					all++
+				}
+			}
+			for _, r := range c.again {
+				if first[r.ID] != event.Name(r.Event) || !r.Kept {
+					t.Errorf("%s %s, kept %t, was not stated before", event.Name(r.Event), r.ID, r.Kept)
+				}
+			}
+			if got := fmt.Sprintf("%d to all, %d to the store", all, len(c.again)); got != test.want {
+				t.Errorf("stated again: %s, want %s", got, test.want)
+			}
+			if ev := find[event.QueueLoaded](h.rec)[0]; ev.Reemitted != all+len(c.again) {
+				t.Errorf("loaded = %+v, want as many stated again", ev)
+			}
+		})
 	}
 }
 

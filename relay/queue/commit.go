@@ -29,6 +29,7 @@ const (
 	keyFormat     = "g/format"
 	keySegment    = "g/segment" // a segment number that no new segment may go below
 	keyOutbox     = "g/outbox"  // facts below this sequence are confirmed
+	keyTold       = "g/told"    // all readers but the tracking store have the facts below this sequence
 )
 
 func messageKey(id string) []byte { return append([]byte(prefixMessage), id...) }
@@ -87,6 +88,7 @@ func (q *Queue) state(c *change, emit event.Emitter, ev event.Event) error {
 	}
 	c.lines = append(lines, '\n')
 	c.rows++
+	c.facts[len(c.facts)-1].Kept = true
 	return nil
 }
 
@@ -300,7 +302,7 @@ func (q *Queue) publishLoop() {
 			q.opts.Emitter.Publish(c.facts...)
 		}
 		if p.row != 0 {
-			q.outbox.emitted(p.row)
+			q.outbox.emitted(p.row, q.mark())
 		}
 	}
 }

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -87,17 +88,49 @@ func (d *domains) Route(q route.Query) route.Decision {
 	return route.Decision{Hop: route.Hop{Connector: c, Name: domain}, Connector: &route.Connector{Name: c}, Space: "*", Why: "only one"}
 }
 
+// confirmer is a tracking store that is told what it has on disk.
 type confirmer struct {
-	mu  sync.Mutex
-	n   int
-	err error
+	mu     sync.Mutex
+	n      int            // calls of Stored
+	mark   uint64         // Mark, counted up by each call
+	behind bool           // nothing is stored
+	err    error          // of Stored and Sync
+	again  []event.Record // given to Write
+}
+
+func (c *confirmer) Write(r *event.Record) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.again = append(c.again, *r)
+}
+
+func (c *confirmer) Mark() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mark++
+	return c.mark
+}
+
+func (c *confirmer) Stored() (uint64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.n++
+	if c.behind {
+		return 0, c.err
+	}
+	return c.mark, c.err
 }
 
 func (c *confirmer) Sync() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.n++
 	return c.err
+}
+
+func (c *confirmer) set(behind bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.behind, c.err = behind, err
 }
 
 type harness struct {
@@ -134,6 +167,9 @@ func open(t testing.TB, change func(*Options)) *harness {
 // reopen closes h and opens its directory again.
 func (h *harness) reopen(t testing.TB, change func(*Options)) *harness {
 	t.Helper()
+	if c, ok := h.Queue.opts.Confirm.(*confirmer); ok && change == nil { // as after a crash: its facts are stated again
+		c.set(true, errors.New("nothing is stored"))
+	}
 	if err := h.Close(); err != nil {
 		t.Fatalf("Close: %v", err)
 	}

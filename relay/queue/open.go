@@ -596,6 +596,9 @@ func (q *Queue) Close() error {
 		q.life.Lock() // its files are mapped: nobody may read them any more
 		defer q.life.Unlock()
 		q.closed = true
+		if err := q.confirmLast(); err != nil {
+			q.remark("facts stay in the outbox until the next start", err.Error())
+		}
 		err = q.closeFiles()
 	})
 	return err

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -14,8 +15,8 @@ import (
 	"github.com/klauspost/compress/s2"
 )
 
-// outboxMany is how many facts may wait before the tracking store is asked to
-// confirm at once, not only every second. By taste.
+// outboxMany is how many facts may wait before the tracking store is asked what
+// it has at once, not only every second. By taste.
 const outboxMany = 20_000
 
 // packFacts compresses the JSON lines of one transaction. Lines of one group are
@@ -40,23 +41,28 @@ type outboxRow struct {
 	facts int
 	bytes int
 	at    time.Time
-	out   bool // the readers have it
+	out   bool   // the readers have it
+	mark  uint64 // of the tracking store, once it has it in memory
 }
 
 // outbox is what memory holds of the rows that are not yet confirmed.
 type outbox struct {
 	next uint64 // of the next row; the committer's own
 
-	mu    sync.Mutex
-	rows  []outboxRow
-	facts int
-	many  chan struct{} // holds a token when many wait
+	confirming sync.Mutex // held by who confirms
+
+	mu      sync.Mutex
+	rows    []outboxRow
+	facts   int
+	told    uint64        // rows below it are out, and that is on disk
+	failing time.Time     // since when the tracking store has been failing
+	many    chan struct{} // holds a token when many wait
 }
 
 func (o *outbox) add(seq uint64, facts, size int, at time.Time) {
 	o.next = seq + 1
 	o.mu.Lock()
-	o.rows = append(o.rows, outboxRow{seq, facts, size, at, false})
+	o.rows = append(o.rows, outboxRow{seq: seq, facts: facts, bytes: size, at: at})
 	o.facts += facts
 	many := o.facts > outboxMany
 	o.mu.Unlock()
@@ -69,73 +75,173 @@ func (o *outbox) add(seq uint64, facts, size int, at time.Time) {
 }
 
 // emitted notes that the readers have row seq.
-func (o *outbox) emitted(seq uint64) {
+func (o *outbox) emitted(seq, mark uint64) {
 	o.mu.Lock()
 	for i := len(o.rows) - 1; i >= 0; i-- {
 		if o.rows[i].seq == seq {
-			o.rows[i].out = true
+			o.rows[i].out, o.rows[i].mark = true, mark
 			break
 		}
 	}
 	o.mu.Unlock()
 }
 
-// ready returns the leading rows that the readers have, at most n.
-func (o *outbox) ready(n int) []outboxRow {
+// ready returns how many leading rows are stored up to mark, at most n, the
+// sequence of the first row after them, and that of the first which the readers
+// do not have.
+func (o *outbox) ready(mark uint64, n int) (rows []outboxRow, first, told uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	i := 0
-	for i < len(o.rows) && i < n && o.rows[i].out {
+	for i < len(o.rows) && o.rows[i].out {
+		if len(rows) == i && i < n && o.rows[i].mark <= mark {
+			rows = o.rows[:i+1]
+		}
 		i++
 	}
-	return append([]outboxRow(nil), o.rows[:i]...)
+	rows, told = append([]outboxRow(nil), rows...), o.told
+	if i > 0 {
+		told = o.rows[i-1].seq + 1
+	}
+	if len(rows) > 0 {
+		first = rows[len(rows)-1].seq + 1
+	}
+	return rows, first, told
 }
 
-// confirmed forgets the first n rows.
-func (o *outbox) confirmed(n int) {
+// confirmed forgets the first n rows, and remembers what is told.
+func (o *outbox) confirmed(n int, told uint64) {
 	o.mu.Lock()
 	for _, r := range o.rows[:n] {
 		o.facts -= r.facts
 	}
 	o.rows = append([]outboxRow(nil), o.rows[n:]...)
+	o.told = told
 	o.mu.Unlock()
 }
 
+// health notes whether the tracking store works.
+func (o *outbox) health(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case err == nil:
+		o.failing = time.Time{}
+	case o.failing.IsZero():
+		o.failing = time.Now()
+	}
+}
+
+// level is how many facts are not confirmed, and for how long one has been late:
+// because a reader is slow to take it, or because the tracking store fails. A
+// fact that waits for its block to fill is not late.
 func (o *outbox) level(now time.Time) (facts int, age time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.rows) > 0 {
-		age = max(now.Sub(o.rows[0].at), 0)
+	if len(o.rows) > 0 && !o.failing.IsZero() {
+		age = max(now.Sub(o.failing), 0)
+	}
+	for i := range o.rows {
+		if !o.rows[i].out {
+			age = max(age, now.Sub(o.rows[i].at))
+			break
+		}
 	}
 	return o.facts, age
 }
 
-// confirm asks the tracking store to sync, and deletes the rows that it has.
+// mark is that of the tracking store now.
+func (q *Queue) mark() uint64 {
+	if q.opts.Confirm == nil {
+		return 0
+	}
+	return q.opts.Confirm.Mark()
+}
+
+// confirm deletes the rows that the tracking store has on disk, and remembers
+// which the other readers have.
 func (q *Queue) confirm() error {
+	q.outbox.confirming.Lock()
+	defer q.outbox.confirming.Unlock()
 	for {
-		rows := q.outbox.ready(4096)
-		if len(rows) == 0 {
-			return nil
-		}
-		if q.opts.Confirm != nil {
-			if err := q.opts.Confirm.Sync(); err != nil {
-				return fmt.Errorf("confirm facts: %w", err)
+		c, done, err := q.confirmation()
+		if c != nil {
+			if err := q.submit(c); err != nil {
+				return err
 			}
+			done()
 		}
-		c := &change{}
-		for _, r := range rows {
-			c.del = append(c.del, outboxKey(r.seq))
-		}
-		first := rows[len(rows)-1].seq + 1
-		c.set = []pair{{[]byte(keyOutbox), binary.BigEndian.AppendUint64(nil, first)}}
-		if err := q.submit(c); err != nil {
+		if err != nil || c == nil || len(c.del) == 0 {
 			return err
 		}
-		q.outbox.confirmed(len(rows))
 	}
 }
 
-// reemit publishes the facts that were not confirmed when the queue last ended.
+// confirmation is a step of confirm, or nil when there is nothing to do; done
+// is for after its commit.
+func (q *Queue) confirmation() (c *change, done func(), err error) {
+	stored := uint64(math.MaxUint64)
+	if q.opts.Confirm != nil {
+		if stored, err = q.opts.Confirm.Stored(); err != nil {
+			stored, err = 0, fmt.Errorf("confirm facts: %w", err)
+		}
+	}
+	q.outbox.health(err)
+	rows, first, told := q.outbox.ready(stored, 4096)
+	if err != nil {
+		rows = nil // a store that loses facts gets all again that it may not have
+	}
+	if len(rows) == 0 && told == q.outbox.told {
+		return nil, nil, err
+	}
+	c = &change{set: []pair{{[]byte(keyTold), binary.BigEndian.AppendUint64(nil, told)}}}
+	for _, r := range rows {
+		c.del = append(c.del, outboxKey(r.seq))
+	}
+	if len(rows) > 0 {
+		c.set = append(c.set, pair{[]byte(keyOutbox), binary.BigEndian.AppendUint64(nil, first)})
+	}
+	return c, func() { q.outbox.confirmed(len(rows), told) }, err
+}
+
+// confirmLast is confirm at the end, when everything is published and the
+// committer has gone.
+func (q *Queue) confirmLast() error {
+	if q.opts.Confirm == nil || q.failure() != nil {
+		return nil
+	}
+	q.outbox.confirming.Lock()
+	defer q.outbox.confirming.Unlock()
+	if err := q.opts.Confirm.Sync(); err != nil {
+		return fmt.Errorf("confirm facts: %w", err)
+	}
+	for {
+		c, done, err := q.confirmation()
+		if c == nil || err != nil {
+			return err
+		}
+		err = q.db.Update(func(txn *badger.Txn) error {
+			for _, p := range c.set {
+				if err := txn.Set(p.key, p.value); err != nil {
+					return err
+				}
+			}
+			for _, k := range c.del {
+				if err := txn.Delete(k); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("confirm facts: %w", err)
+		}
+		done()
+	}
+}
+
+// reemit publishes the facts that were not confirmed when the queue last ended:
+// to all readers, or to the tracking store alone where the others have them.
 func (q *Queue) reemit() (facts int, err error) {
 	first := uint64(1)
 	err = q.db.View(func(txn *badger.Txn) error {
@@ -143,7 +249,11 @@ func (q *Queue) reemit() (facts int, err error) {
 		if err != nil {
 			return err
 		}
-		first = max(first, mark)
+		told, err := readNumber(txn, keyTold)
+		if err != nil {
+			return err
+		}
+		first, q.outbox.told = max(first, mark), told
 		opts := badger.DefaultIteratorOptions
 		opts.Prefix = []byte(prefixOutbox)
 		it := txn.NewIterator(opts)
@@ -162,15 +272,7 @@ func (q *Queue) reemit() (facts int, err error) {
 					q.remark("a row of the outbox cannot be read", err.Error())
 					return nil
 				}
-				for line := range bytes.Lines(lines) {
-					var r event.Record
-					if err := json.Unmarshal(line, &r); err != nil {
-						q.remark("a fact in the outbox cannot be read", err.Error())
-						continue
-					}
-					q.opts.Emitter.Publish(r)
-					n++
-				}
+				n = q.tellAgain(lines, seq < told)
 				return nil
 			})
 			if err != nil {
@@ -178,15 +280,36 @@ func (q *Queue) reemit() (facts int, err error) {
 			}
 			facts += n
 			q.outbox.add(seq, n, size, time.Now())
-			q.outbox.emitted(seq)
+			q.outbox.emitted(seq, q.mark())
 		}
 		return nil
 	})
-	q.outbox.next = max(q.outbox.next, first)
+	q.outbox.next = max(q.outbox.next, first, q.outbox.told)
 	if err != nil {
 		return facts, fmt.Errorf("read outbox: %w", err)
 	}
 	return facts, nil
+}
+
+// tellAgain publishes the facts of a row, or gives them to the tracking store
+// when the others are told.
+func (q *Queue) tellAgain(lines []byte, told bool) (facts int) {
+	for line := range bytes.Lines(lines) {
+		var r event.Record
+		if err := json.Unmarshal(line, &r); err != nil {
+			q.remark("a fact in the outbox cannot be read", err.Error())
+			continue
+		}
+		r.Kept = true
+		switch {
+		case !told:
+			q.opts.Emitter.Publish(r)
+		case q.opts.Confirm != nil:
+			q.opts.Confirm.Write(&r)
+		}
+		facts++
+	}
+	return facts
 }
 
 // readNumber reads a number of 8 octets, or 0 when there is none.

@@ -27,9 +27,19 @@ type Router interface {
 	Route(q route.Query) route.Decision
 }
 
-// Confirmer is the tracking store's side of the outbox: Sync returns nil when
-// every record written to it before the call is on disk.
-type Confirmer interface{ Sync() error }
+// Confirmer is the tracking store's side of the outbox.
+type Confirmer interface {
+	// Write takes a record of before the last end that the store may not have
+	// yet, and that the other readers have.
+	event.Sink
+	// Mark counts the records that the store has taken.
+	Mark() uint64
+	// Stored is the Mark up to which all of them are on disk. It fails when one
+	// of them was lost.
+	Stored() (uint64, error)
+	// Sync has all of them on disk.
+	Sync() error
+}
 
 // Options configure a Queue.
 type Options struct {
