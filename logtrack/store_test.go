@@ -707,3 +707,58 @@ func TestFailingDisk(t *testing.T) {
 		t.Error("Close hides that facts were lost")
 	}
 }
+
+// TestKeptRecords are those that the queue keeps: not in the journal, and
+// stored when Sync returns.
+func TestKeptRecords(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir)
+	recs := facts(17, 30)
+	stored := func() uint64 {
+		t.Helper()
+		n, err := s.Stored()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if got := stored(); got != s.Mark() {
+		t.Errorf("Stored() = %d of an empty store, want Mark() = %d", got, s.Mark())
+	}
+	half := len(recs) / 2
+	for i := range recs[:half] {
+		recs[i].Kept = true
+		s.Write(&recs[i])
+	}
+	if got, mark := stored(), s.Mark(); got != 0 || mark != uint64(half) {
+		t.Errorf("Stored() = %d of Mark() = %d, want 0 of %d", got, mark, half)
+	}
+	if got := export(t, s); len(got) != half {
+		t.Errorf("%d facts are found before they are stored, want %d", len(got), half)
+	}
+	s.flush(true)
+	if files, _ := filepath.Glob(filepath.Join(dir, "journal", "*")); len(files) != 0 {
+		t.Errorf("the journal has %q, want nothing", files)
+	}
+	if err := s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if got := stored(); got != uint64(half) {
+		t.Errorf("Stored() = %d after Sync, want %d", got, half)
+	}
+	if st := s.Stats(); st.Blocks != 1 {
+		t.Errorf("%d blocks after Sync, want 1", st.Blocks)
+	}
+	for i := range recs { // the first half again, as after a crash; the second in the journal
+		s.Write(&recs[i])
+	}
+	if err := s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Stats(); st.Duplicates != int64(half) || st.Blocks != 1 {
+		t.Errorf("%d duplicates and %d blocks, want %d and 1: nothing new needs storing at once", st.Duplicates, st.Blocks, half)
+	}
+	if got := export(t, s); len(got) != len(recs) {
+		t.Errorf("%d facts, want %d", len(got), len(recs))
+	}
+}

@@ -143,7 +143,7 @@ func (c *levels) define(d *definer, opts Options) {
 	def(&c.destinations, g, "queue_destinations", "Next hops with a queue, by what they do.", words("status", hopStates))
 	def(&c.accepting, g, "queue_accepting", "1 when the queue takes messages, 0 when it does not: the disk is full or storage has failed.")
 	def(&c.outboxRecords, g, "queue_outbox_records", "Durable facts that the tracking store has not confirmed yet.")
-	def(&c.outboxAge, g, "queue_outbox_oldest_age_seconds", "Age of the oldest fact in the outbox; 0 when it is empty.")
+	def(&c.outboxAge, g, "queue_outbox_oldest_age_seconds", "For how long a fact of the outbox has been late: a reader does not take it, or the tracking store fails; 0 when none is.")
 	def(&c.segmentBytes, g, "queue_segment_bytes", "Octets of the files that hold contents.")
 	def(&c.segmentFiles, g, "queue_segment_files", "Files that hold contents.")
 	def(&c.lifetime, g, "config_message_lifetime_seconds", "How long a message may wait before it expires.")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -71,8 +72,75 @@ type kind struct {
 type fieldPlan struct {
 	key      string
 	lead     string // `,"key":`
-	index    []int
 	omitZero bool
+	form     form
+
+	in   []int // of the embedded struct that has the field; empty: the fact itself
+	same bool  // in the same struct as the field before
+	at   int   // in that struct
+}
+
+// form is what is written of a field.
+type form uint8
+
+const (
+	formString form = iota
+	formBool
+	formInt
+	formUint
+	formSeconds
+	formDisposition
+	formTime
+	formAddr
+	formSlice
+)
+
+func formOf(t reflect.Type) form {
+	switch t {
+	case reflect.TypeFor[Seconds]():
+		return formSeconds
+	case reflect.TypeFor[mail.Disposition]():
+		return formDisposition
+	case reflect.TypeFor[time.Time]():
+		return formTime
+	case reflect.TypeFor[netip.Addr]():
+		return formAddr
+	}
+	switch t.Kind() {
+	case reflect.String:
+		return formString
+	case reflect.Bool:
+		return formBool
+	case reflect.Slice:
+		return formSlice
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return formInt
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return formUint
+	}
+	panic("event: a fact has a field of type " + t.String()) // a new kind of field, which nobody can write yet
+}
+
+// each calls yield with every field of v that is not omitted.
+func each(plan []fieldPlan, v reflect.Value, yield func(p *fieldPlan, fv reflect.Value) error) error {
+	base := v
+	for i := range plan {
+		p := &plan[i]
+		if !p.same {
+			base = v
+			for _, k := range p.in {
+				base = base.Field(k)
+			}
+		}
+		fv := base.Field(p.at)
+		if p.omitZero && fv.IsZero() {
+			continue
+		}
+		if err := yield(p, fv); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 var (
@@ -88,25 +156,32 @@ var (
 func buildKinds() bool {
 	for _, row := range table {
 		typ := reflect.TypeOf(row.event)
-		k := &kind{name: snake(typ.Name()), class: row.class, typ: typ, fields: planFields(typ, nil)}
+		k := &kind{name: snake(typ.Name()), class: row.class, typ: typ, fields: makePlan(typ)}
 		kinds[typ], byName[k.name] = k, k
 		names = append(names, k.name)
 	}
 	return true
 }
 
-func planFields(typ reflect.Type, index []int) []fieldPlan {
+func makePlan(typ reflect.Type) []fieldPlan {
+	plan := planFields(typ, nil)
+	for i := 1; i < len(plan); i++ {
+		plan[i].same = slices.Equal(plan[i].in, plan[i-1].in)
+	}
+	return plan
+}
+
+func planFields(typ reflect.Type, in []int) []fieldPlan {
 	var plan []fieldPlan
 	for f := range typ.Fields() {
-		at := append(append([]int(nil), index...), f.Index...)
 		if f.Anonymous {
-			plan = append(plan, planFields(f.Type, at)...)
+			plan = append(plan, planFields(f.Type, append(slices.Clone(in), f.Index...))...)
 			continue
 		}
 		key, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
-		plan = append(plan, fieldPlan{key: key, lead: `,"` + key + `":`, index: at, omitZero: opts == "omitzero"})
+		plan = append(plan, fieldPlan{key: key, lead: `,"` + key + `":`, omitZero: opts == "omitzero", form: formOf(f.Type), in: in, at: f.Index[0]})
 		if t := f.Type; t.Kind() == reflect.Slice && elements[t.Elem()] == nil {
-			elements[t.Elem()] = planFields(t.Elem(), nil)
+			elements[t.Elem()] = makePlan(t.Elem())
 		}
 	}
 	return plan
@@ -185,46 +260,41 @@ func (r *Record) AppendFields(dst []Field) []Field {
 		}
 	}
 	v := reflect.ValueOf(r.Event)
-	for _, p := range kinds[v.Type()].fields {
-		fv := v.FieldByIndex(p.index)
-		if p.omitZero && fv.IsZero() {
-			continue
-		}
-		dst = append(dst, fieldOf(p.key, fv))
-	}
+	_ = each(kinds[v.Type()].fields, v, func(p *fieldPlan, fv reflect.Value) error {
+		dst = append(dst, fieldOf(p, fv))
+		return nil
+	})
 	return dst
 }
 
-func fieldOf(key string, v reflect.Value) Field {
-	switch v.Kind() {
-	case reflect.String:
-		return Field{Key: key, Kind: String, Str: v.String()}
-	case reflect.Bool:
-		f := Field{Key: key, Kind: Bool}
+func fieldOf(p *fieldPlan, v reflect.Value) Field {
+	f := Field{Key: p.key, Kind: String}
+	switch p.form {
+	case formString:
+		f.Str = v.String()
+	case formBool:
+		f.Kind = Bool
 		if v.Bool() {
 			f.Int = 1
 		}
-		return f
-	case reflect.Slice:
-		return Field{Key: key, Kind: Object, Any: v.Interface()}
-	case reflect.Struct:
-		switch x := v.Interface().(type) {
-		case time.Time:
-			return Field{Key: key, Kind: Time, Time: x}
-		case netip.Addr:
-			return Field{Key: key, Kind: String, Str: x.String()}
-		}
+	case formInt:
+		f.Kind, f.Int = Int, v.Int()
+	case formUint:
+		f.Kind, f.Int = Int, int64(v.Uint()) //nolint:gosec // ports only
+	case formSeconds:
+		f.Kind, f.Float = Float, float64(time.Duration(v.Int()).Microseconds())/1e6
+	case formDisposition:
+		f.Str = mail.Disposition(v.Uint()).String() //nolint:gosec // it is one
+	case formTime:
+		f.Kind = Time
+		f.Time, _ = reflect.TypeAssert[time.Time](v)
+	case formAddr:
+		ip, _ := reflect.TypeAssert[netip.Addr](v)
+		f.Str = ip.String()
+	case formSlice:
+		f.Kind, f.Any = Object, v.Interface()
 	}
-	switch v.Type() {
-	case reflect.TypeFor[Seconds]():
-		return Field{Key: key, Kind: Float, Float: float64(time.Duration(v.Int()).Microseconds()) / 1e6}
-	case reflect.TypeFor[mail.Disposition]():
-		return Field{Key: key, Kind: String, Str: mail.Disposition(v.Uint()).String()} //nolint:gosec // it is one
-	}
-	if v.CanInt() {
-		return Field{Key: key, Kind: Int, Int: v.Int()}
-	}
-	return Field{Key: key, Kind: Int, Int: int64(v.Uint())} //nolint:gosec // ports only
+	return f
 }
 
 // header is the record's own part of the JSON form.
@@ -276,39 +346,33 @@ func (r *Record) AppendJSON(dst []byte) ([]byte, error) {
 			dst = appendString(append(dst, f.key...), f.val)
 		}
 	}
-	for i := range k.fields {
-		p := &k.fields[i]
-		fv := v.FieldByIndex(p.index)
-		if p.omitZero && fv.IsZero() {
-			continue
-		}
-		dst = append(dst, p.lead...)
-		if dst, err = appendValue(dst, fv); err != nil {
-			return dst, err
-		}
-	}
-	return append(dst, '}'), nil
+	err = each(k.fields, v, func(p *fieldPlan, fv reflect.Value) (err error) {
+		dst, err = appendValue(append(dst, p.lead...), p.form, fv)
+		return err
+	})
+	return append(dst, '}'), err
 }
 
-// appendValue writes the kinds of values that facts have as package json would.
-func appendValue(dst []byte, v reflect.Value) ([]byte, error) {
-	switch v.Kind() {
-	case reflect.String:
+// appendValue writes a field as package json would.
+func appendValue(dst []byte, f form, v reflect.Value) ([]byte, error) {
+	switch f {
+	case formString:
 		return appendString(dst, v.String()), nil
-	case reflect.Bool:
+	case formBool:
 		return strconv.AppendBool(dst, v.Bool()), nil
-	case reflect.Slice:
-		return appendSlice(dst, v)
-	}
-	switch v.Type() {
-	case typeSeconds:
+	case formInt:
+		return strconv.AppendInt(dst, v.Int(), 10), nil
+	case formUint:
+		return strconv.AppendUint(dst, v.Uint(), 10), nil
+	case formSeconds:
 		return appendSeconds(dst, Seconds(v.Int())), nil
-	case typeDisposition:
+	case formDisposition:
 		return appendString(dst, mail.Disposition(v.Uint()).String()), nil //nolint:gosec // it is one
-	case typeTime:
-		return appendTime(dst, v.Interface().(time.Time))
-	case typeAddr:
-		ip := v.Interface().(netip.Addr)
+	case formTime:
+		t, _ := reflect.TypeAssert[time.Time](v)
+		return appendTime(dst, t)
+	case formAddr:
+		ip, _ := reflect.TypeAssert[netip.Addr](v)
 		if ip.Zone() != "" {
 			return appendString(dst, ip.String()), nil
 		}
@@ -317,19 +381,11 @@ func appendValue(dst []byte, v reflect.Value) ([]byte, error) {
 			dst = ip.AppendTo(dst)
 		}
 		return append(dst, '"'), nil
+	case formSlice:
+		return appendSlice(dst, v)
 	}
-	if v.CanInt() {
-		return strconv.AppendInt(dst, v.Int(), 10), nil
-	}
-	return strconv.AppendUint(dst, v.Uint(), 10), nil
+	return dst, fmt.Errorf("field of form %d", f)
 }
-
-var (
-	typeSeconds     = reflect.TypeFor[Seconds]()
-	typeDisposition = reflect.TypeFor[mail.Disposition]()
-	typeTime        = reflect.TypeFor[time.Time]()
-	typeAddr        = reflect.TypeFor[netip.Addr]()
-)
 
 // appendSlice writes a slice of structs; their plans were made with the kinds.
 func appendSlice(dst []byte, v reflect.Value) ([]byte, error) {
@@ -342,19 +398,13 @@ func appendSlice(dst []byte, v reflect.Value) ([]byte, error) {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		e := v.Index(i)
 		start := len(dst)
-		for j := range plan {
-			p := &plan[j]
-			fv := e.FieldByIndex(p.index)
-			if p.omitZero && fv.IsZero() {
-				continue
-			}
-			dst = append(dst, p.lead...)
-			var err error
-			if dst, err = appendValue(dst, fv); err != nil {
-				return dst, err
-			}
+		err := each(plan, v.Index(i), func(p *fieldPlan, fv reflect.Value) (err error) {
+			dst, err = appendValue(append(dst, p.lead...), p.form, fv)
+			return err
+		})
+		if err != nil {
+			return dst, err
 		}
 		if len(dst) == start {
 			dst = append(dst, '{')
