@@ -16,6 +16,7 @@ import (
 
 const (
 	segmentSize   = 64 << 20  // of a shared segment
+	spareSegments = 2         // kept ready, so that no message waits for a file to be made
 	smallContent  = 256 << 10 // larger contents get a file of their own
 	contentHeader = 40        // octets in front of each content
 	contentAlign  = 8
@@ -94,10 +95,15 @@ type contents struct {
 
 	mu     sync.Mutex
 	active *segment
+	spares []*segment // files that are ready to be active; not among segs
+	making bool       // one is being made
+	made   sync.Cond  // making has ended
+	makers sync.WaitGroup
 	segs   map[uint64]*segment
 	next   uint64
 	dead   []*segment // sealed, nothing refers to them
-	bytes  int64      // given out, over all segments
+	closed bool
+	bytes  int64 // given out, over all segments
 }
 
 // newSegment makes the next segment's file. c.mu is held.
@@ -113,27 +119,78 @@ func (c *contents) newSegment(own bool) (*segment, error) {
 	return s, nil
 }
 
-// rotate seals the active segment and opens the next one. c.mu is held.
+// rotate seals the active segment and takes a spare one, or waits for the one
+// that is being made: then nothing is active when it returns. c.mu is held.
 func (c *contents) rotate() error {
 	c.seal()
-	if !c.spend(c.limit) {
-		return errNoRoom
+	if len(c.spares) == 0 && c.making {
+		c.made.Wait()
+		return nil
 	}
-	s, err := c.newSegment(false)
-	if err != nil {
-		return err
+	if len(c.spares) == 0 {
+		if !c.spend(c.limit) {
+			return errNoRoom
+		}
+		s, err := c.ready(c.number(), "")
+		if err != nil {
+			return err
+		}
+		c.spares = append(c.spares, s)
 	}
-	err = s.f.allocate(c.limit)
-	if err == nil && !c.noSync {
-		err = c.fs.syncDir(c.dir)
-	}
-	if err != nil {
-		_ = s.f.Close()
-		delete(c.segs, s.seq)
-		return errors.Join(err, c.fs.remove(filepath.Join(c.dir, s.name())))
-	}
-	c.active = s
+	c.active = c.spares[0]
+	c.spares = slices.Delete(c.spares, 0, 1)
+	c.segs[c.active.seq] = c.active
 	return nil
+}
+
+// number gives the number of the next file. c.mu is held.
+func (c *contents) number() uint64 {
+	c.next++
+	return c.next - 1
+}
+
+// ready makes a shared segment's file, of the file old that nothing refers to
+// any more or, when that is empty, a new one. Its name is on disk when it
+// returns. A used file is the better one: its blocks are written already, so
+// that a sync has nothing but data to write.
+func (c *contents) ready(seq uint64, old string) (*segment, error) {
+	s := &segment{seq: seq}
+	path := filepath.Join(c.dir, s.name())
+	var err error
+	if old == "" {
+		s.f, err = c.fs.create(path)
+	} else {
+		s.f, err = c.fs.reuse(filepath.Join(c.dir, old), path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err = s.f.allocate(c.limit); err == nil {
+		err = c.syncDir()
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.f.Close(), c.fs.remove(path))
+	}
+	return s, nil
+}
+
+// makeSpare makes a spare segment beside those who write. c.mu is held.
+func (c *contents) makeSpare() {
+	if c.making || c.closed || len(c.spares) > 0 || !c.spend(c.limit) {
+		return
+	}
+	c.making = true
+	seq := c.number()
+	c.makers.Go(func() {
+		s, err := c.ready(seq, "")
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if err == nil { // otherwise whoever needs one meets the error
+			c.spares = append(c.spares, s)
+		}
+		c.making = false
+		c.made.Broadcast()
+	})
 }
 
 // seal ends the active segment. c.mu is held.
@@ -154,7 +211,7 @@ func (c *contents) settled(s *segment) {
 	if s.f != nil {
 		_ = s.f.Close() // everything in it is on disk, or of no concern
 		s.f = nil
-		if !s.own {
+		if !s.own && !c.full(s) {
 			_ = c.fs.truncate(filepath.Join(c.dir, s.name()), s.used) // gives the rest back; no harm if not
 		}
 	}
@@ -162,6 +219,9 @@ func (c *contents) settled(s *segment) {
 		c.dead = append(c.dead, s)
 	}
 }
+
+// full reports whether a shared segment was used nearly to its end.
+func (c *contents) full(s *segment) bool { return s.used >= c.limit-c.limit/16 }
 
 // append writes a small content into the active segment. rec has room for the
 // header in front. The caller must answer with commit or abort.
@@ -171,7 +231,7 @@ func (c *contents) append(id ident, rec []byte) (*segment, int64, error) {
 	need := (int64(len(rec)) + contentAlign - 1) &^ (contentAlign - 1)
 
 	c.mu.Lock()
-	if c.active == nil || c.active.used+need > c.limit {
+	for c.active == nil || c.active.used+need > c.limit {
 		if err := c.rotate(); err != nil {
 			c.mu.Unlock()
 			return nil, 0, fmt.Errorf("new segment: %w", err)
@@ -179,6 +239,9 @@ func (c *contents) append(id ident, rec []byte) (*segment, int64, error) {
 	}
 	s, off := c.active, c.active.used
 	s.used += need
+	if s.used > c.limit/2 {
+		c.makeSpare()
+	}
 	s.pending++
 	c.bytes += need
 	c.mu.Unlock()
@@ -294,8 +357,9 @@ func (c *contents) usage() (bytes int64, files int) {
 	return c.bytes, len(c.segs)
 }
 
-// sweep removes the files that nothing refers to and returns the ids whose
-// keys may be deleted now. An active segment that is worth it is sealed first.
+// sweep removes the files that nothing refers to, or makes spares of them, and
+// returns the ids whose keys may be deleted now: no file has their segment's
+// number any more. An active segment that is worth it is sealed first.
 func (c *contents) sweep() ([]ident, error) {
 	c.mu.Lock()
 	if s := c.active; s != nil && s.live == 0 && s.pending == 0 && s.used >= c.limit/16 {
@@ -307,6 +371,10 @@ func (c *contents) sweep() ([]ident, error) {
 
 	var ids []ident
 	for i, s := range dead {
+		if c.recycle(s) {
+			ids = append(ids, s.ids...)
+			continue
+		}
 		if err := c.fs.remove(filepath.Join(c.dir, s.name())); err != nil && !errors.Is(err, os.ErrNotExist) {
 			c.mu.Lock()
 			c.dead = append(c.dead, dead[i:]...)
@@ -320,6 +388,27 @@ func (c *contents) sweep() ([]ident, error) {
 		ids = append(ids, s.ids...)
 	}
 	return ids, nil
+}
+
+// recycle makes a spare of a dead segment, if it is worth it and one is wanted.
+func (c *contents) recycle(s *segment) bool {
+	c.mu.Lock()
+	if s.own || !c.full(s) || c.closed || len(c.spares) >= spareSegments {
+		c.mu.Unlock()
+		return false
+	}
+	seq := c.number()
+	c.mu.Unlock()
+	spare, err := c.ready(seq, s.name())
+	if err != nil { // then it is removed, if it is still there
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.segs, s.seq)
+	c.bytes -= s.used
+	c.spares = append(c.spares, spare)
+	return true
 }
 
 // sparse returns a shared segment of which little is still needed, or nil.
@@ -408,8 +497,16 @@ func (c *contents) trim(ends map[uint64]int64) {
 // close closes what is open.
 func (c *contents) close() error {
 	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.makers.Wait()
+	c.mu.Lock()
 	defer c.mu.Unlock()
 	var errs []error
+	for _, s := range c.spares {
+		errs = append(errs, s.f.Close(), c.fs.remove(filepath.Join(c.dir, s.name())))
+	}
+	c.spares = nil
 	for _, s := range c.segs {
 		if s.f != nil {
 			errs = append(errs, s.f.Close())

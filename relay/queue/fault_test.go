@@ -47,6 +47,14 @@ func (f *faulty) create(name string) (file, error) {
 	return &faultyFile{inner, f}, nil
 }
 
+func (f *faulty) reuse(old, name string) (file, error) {
+	inner, err := f.disk.reuse(old, name)
+	if err != nil {
+		return nil, err
+	}
+	return &faultyFile{inner, f}, nil
+}
+
 type faultyFile struct {
 	file
 	f *faulty

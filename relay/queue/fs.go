@@ -12,8 +12,9 @@ import (
 // that tests can make a sync fail or a disk fill up.
 type fsys interface {
 	mkdirAll(dir string) error
-	create(name string) (file, error) // fails when name exists
-	open(name string) (file, error)   // to read
+	create(name string) (file, error)     // fails when name exists
+	open(name string) (file, error)       // to read
+	reuse(old, name string) (file, error) // old, under a new name, to write
 	remove(name string) error
 	truncate(name string, size int64) error
 	list(dir string) (map[string]int64, error) // names and sizes of the files in dir
@@ -40,6 +41,17 @@ func (disk) create(name string) (file, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // names are made by this package
 	if err != nil {
 		return nil, err
+	}
+	return diskFile{f}, nil
+}
+
+func (disk) reuse(old, name string) (file, error) {
+	if err := os.Rename(old, name); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(name, os.O_RDWR, 0o600) //nolint:gosec // names are made by this package
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(name))
 	}
 	return diskFile{f}, nil
 }

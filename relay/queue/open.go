@@ -158,6 +158,7 @@ func newQueue(opts Options) (*Queue, error) {
 	q.sched.holdOf = q.holdFor
 	q.guard = newGuard(q)
 	q.contents.spend = q.guard.spend
+	q.contents.made.L = &q.contents.mu
 	q.opts.Emitter = opts.Emitter.Source(event.SourceQueue)
 	q.timer = time.AfterFunc(time.Hour, q.ring)
 	return q, nil

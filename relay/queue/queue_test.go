@@ -297,3 +297,52 @@ func TestCloseUnderLoad(t *testing.T) {
 		}
 	}
 }
+
+// TestSegmentsAreUsedAgain fills segments, empties them, and expects their files
+// under new numbers, with the contents that were written there last.
+func TestSegmentsAreUsedAgain(t *testing.T) {
+	h := open(t, func(o *Options) { o.tune.segment = 1 << 20 })
+	content := func(round, i int) string { return strings.Repeat(fmt.Sprintf("%d.%d ", round, i), 20_000) }
+	var next uint64
+	for round := range 4 {
+		for i := range 30 {
+			h.put(t, content(round, i), fmt.Sprintf("u%d@d%d.example", i, i%3))
+		}
+		for range 30 {
+			l := h.claim(t)
+			var i int
+			if _, err := fmt.Sscanf(l.Message.Envelope.Recipients[0].Address.Local, "u%d", &i); err != nil {
+				t.Fatal(err)
+			}
+			if got := read(t, l.Open); got != content(round, i) {
+				t.Fatalf("round %d: content of message %d is another", round, i)
+			}
+			h.settle(t, l, mail.Relayed, time.Time{})
+		}
+		h.idle(t)
+		if err := h.reclaim(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		h.contents.mu.Lock()
+		spares := len(h.contents.spares)
+		next = h.contents.next
+		h.contents.mu.Unlock()
+		if spares != spareSegments {
+			t.Errorf("round %d: %d spare segments, want %d", round, spares, spareSegments)
+		}
+		if _, files := h.contents.usage(); files > 2 {
+			t.Errorf("round %d: %d segments are in use, want at most 2", round, files)
+		}
+	}
+	if next < 10 { // each round fills two, and more
+		t.Errorf("the next segment is number %d: not all were given new ones", next)
+	}
+	last := h.put(t, content(9, 9), "a@example.com")
+	h = h.reopen(t, nil)
+	if l := h.claim(t); l.Message.ID != last || read(t, l.Open) != content(9, 9) {
+		t.Errorf("%s has another content after the restart", l.Message.ID)
+	}
+	if _, files := h.contents.usage(); files != 1 {
+		t.Errorf("%d files after the restart, want 1: spares go at the end", files)
+	}
+}
