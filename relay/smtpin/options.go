@@ -56,6 +56,8 @@ type Options struct {
 	Throttles    *throttle.Set     // rules beside the connectors' own limits; nil: none
 	Pressure     *pressure.Monitor // nil: there is always enough of everything
 	MaxSessions  int               // of all connectors together: what file descriptors allow; zero: no limit
+
+	patience time.Duration // with idle sessions when others want their places; zero means crowded
 }
 
 // A Connector is one receive connector: where it listens, for whom, and what

@@ -119,13 +119,13 @@ func (s *Server) full() bool {
 func (s *Server) evict(c *connector) {
 	now := time.Now()
 	last := c.evicted.Load()
-	if now.Sub(time.Unix(0, last)) < s.patience/10 || !c.evicted.CompareAndSwap(last, now.UnixNano()) {
+	if now.Sub(time.Unix(0, last)) < s.opts.patience/10 || !c.evicted.CompareAndSwap(last, now.UnixNano()) {
 		return
 	}
 	ended := 0
 	s.mu.Lock()
 	for ses := range s.sessions {
-		if ses.conn.EndIdle(now, s.patience) {
+		if ses.conn.EndIdle(now, s.opts.patience) {
 			ended++
 		}
 	}

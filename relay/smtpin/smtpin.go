@@ -27,8 +27,7 @@ type Server struct {
 	feed      *feed
 	lockout   *throttle.Lockout
 	throttles *throttle.Set
-	patience  time.Duration // with idle sessions when others want their places
-	first     []*connector  // of Options, until Listen
+	first     []*connector // of Options, until Listen
 
 	// life ends when sessions must end at once. Sessions are called by go-smtp,
 	// which has no context to hand on: this is the one that they use.
@@ -55,6 +54,9 @@ func New(opts Options) (*Server, error) {
 	if opts.Hostname == "" || opts.Acceptor == nil {
 		return nil, errors.New("smtpin: a host name and an acceptor are needed")
 	}
+	if opts.patience <= 0 {
+		opts.patience = crowded
+	}
 	if opts.DrainTimeout <= 0 {
 		opts.DrainTimeout = 25 * time.Second
 	}
@@ -64,7 +66,7 @@ func New(opts Options) (*Server, error) {
 	}
 	s := &Server{
 		opts: opts, emit: opts.Emitter.Source(event.SourceSMTPIn), feed: newFeed(), first: connectors,
-		counters: map[string]*counters{}, sessions: map[*session]struct{}{}, empty: make(chan struct{}), lockout: opts.Lockout, patience: crowded,
+		counters: map[string]*counters{}, sessions: map[*session]struct{}{}, empty: make(chan struct{}), lockout: opts.Lockout,
 	}
 	if s.throttles = opts.Throttles; s.throttles == nil {
 		if s.throttles, err = throttle.NewSet(); err != nil {

@@ -318,7 +318,7 @@ func TestMillionSources(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	var b [4]byte
-	for i := range 1_000_000 {
+	for i := range sources {
 		binary.BigEndian.PutUint32(b[:], 0x0a000000+uint32(i))
 		s.Take(start, Messages, 1, Client{IP: netip.AddrFrom4(b)}, event.Emitter{})
 		if i%50_000 == 0 && !s.Take(start, Messages, 1, regular, event.Emitter{}).Refused() {

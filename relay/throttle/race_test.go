@@ -1,0 +1,6 @@
+//go:build race
+
+package throttle
+
+// sources is how many come in TestMillionSources: the race detector is slow.
+const sources = 200_000
