@@ -194,13 +194,13 @@ func fit(s string, n int) string {
 // cellStyle colours what the eye looks for.
 func cellStyle(head, cell string) string {
 	switch head {
-	case "STATE", "DISPOSITION", "LEVEL":
+	case "STATE", "DISPOSITION", "LEVEL", "VERDICT":
 		switch cell {
 		case "relayed", "ready", "ok", "info":
 			return "green"
-		case "deferred", "retry", "held", "queued", "warning", "active":
+		case "deferred", "retry", "held", "queued", "warning", "active", "unclear":
 			return "yellow"
-		case "bounced", "expired", "poison", "unroutable", "error", "dropped":
+		case "bounced", "expired", "poison", "unroutable", "error", "dropped", "open", "leak":
 			return "red"
 		}
 	}

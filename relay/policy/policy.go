@@ -18,6 +18,8 @@ import (
 	"net/netip"
 	"strings"
 
+	"golang.org/x/text/unicode/norm"
+
 	"waybill/relay/mail"
 )
 
@@ -118,8 +120,9 @@ func (c *Control) Recipient(p Peer, _ mail.Envelope, r mail.Recipient) *mail.Rep
 func accepted(p Peer, d Domain, to mail.Address) *mail.ReplyError {
 	// The hosts behind us may read routes out of local parts: user%elsewhere,
 	// elsewhere!user, "user@elsewhere". From strangers such an address is an
-	// attempt to relay through them.
-	if !p.Permissions.Relay && strings.ContainsAny(to.Local, "@%!") {
+	// attempt to relay through them. So is one with letters that some of them
+	// take for these, such as U+FF20 (RFC 8265 section 2.1 is why).
+	if !p.Permissions.Relay && strings.ContainsAny(norm.NFKC.String(to.Local), "@%!") {
 		return refuse(ReasonRelay, "5.7.1", "relay access denied", fmt.Errorf("%s: sender-specified routing in %s", p, to))
 	}
 	// Every domain that takes mail has a postmaster (RFC 5321 section 4.5.1).

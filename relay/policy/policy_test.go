@@ -62,6 +62,7 @@ func TestRecipient(t *testing.T) {
 		{"postmaster without domain", "<postmaster>", stranger, ok},
 		{"postmaster in capitals", "<POSTMASTER>", stranger, ok},
 		{"postmaster at our literal", "<postmaster@[192.0.2.25]>", stranger, ok},
+		{"postmaster of a domain that has none", "<PostMaster@known.wide.example>", stranger, ok},
 		{"unknown recipient", "<nobody@accepted.example>", stranger, unknown},
 		{"unknown recipient, trusted peer", "<nobody@accepted.example>", trusted, unknown},
 		{"narrow domain within a wide one", "<other@known.wide.example>", stranger, unknown},
@@ -72,6 +73,9 @@ func TestRecipient(t *testing.T) {
 		{"percent hack", "<user%victim.example@accepted.example>", stranger, relay},
 		{"percent hack twice", "<user%victim.example%wide.example@accepted.example>", stranger, relay},
 		{"percent hack, quoted", `<"user%victim.example"@accepted.example>`, stranger, relay},
+		{"percent hack, full width", "<user％victim.example@accepted.example>", stranger, relay},
+		{"at sign, small", "<user﹫victim.example@accepted.example>", stranger, relay},
+		{"bang path, full width", "<victim.example！user@accepted.example>", stranger, relay},
 		{"percent hack to a foreign domain", "<user%accepted.example@victim.example>", stranger, relay},
 		{"percent hack, trusted peer", "<user%victim.example@accepted.example>", trusted, ok},
 		{"bang path", "<victim.example!user@accepted.example>", stranger, relay},
@@ -103,8 +107,8 @@ func TestRecipient(t *testing.T) {
 		{"parameter in a quoted local part", `<"x> NOTIFY=NEVER t"@victim.example>`, stranger, relay},
 		{"ideographic full stop", "<user@victim。accepted。example>", stranger, relay},
 		{"ideographic full stop in our name", "<user@accepted。example>", stranger, ok},
-		{"full-width at sign", "<user＠victim.example@accepted.example>", stranger, ok}, // a letter like others, and never an @
-		{"homograph", "<user@аccepted.example>", stranger, relay},                      // Cyrillic
+		{"full-width at sign", "<user＠victim.example@accepted.example>", stranger, relay}, // a letter like others, and never an @
+		{"homograph", "<user@аccepted.example>", stranger, relay},                         // Cyrillic
 		{"soft hyphen alone as a label", "<user@\u00ad.wide.example>", stranger, syntax},
 		{"not UTF-8", "<user@accepted.example\xff>", stranger, syntax},
 
@@ -216,6 +220,8 @@ func TestTarget(t *testing.T) {
 		{"other", "bob@accepted.example", "bob@accepted.example"},
 		{"postmaster", "Postmaster", "postmaster@accepted.example"},
 		{"postmaster at our literal", "postmaster@[192.0.2.25]", "postmaster@accepted.example"},
+		{"postmaster of a domain that has none", "Postmaster@known.wide.example", "postmaster@accepted.example"},
+		{"postmaster of a domain that may have one", "postmaster@wide.example", "postmaster@wide.example"},
 		{"postmaster elsewhere", "postmaster@victim.example", "postmaster@victim.example"},
 		{"postmaster at a foreign literal", "postmaster@[198.51.100.1]", "postmaster@[198.51.100.1]"},
 	} {

@@ -41,7 +41,7 @@ func (d Directory) Secret() (auth.Secret, error) {
 type UsersLDAP struct {
 	Directory        string   `yaml:"directory" doc:"name of a directory; empty is none" default:"\"default\", or the only one, when the ldap key is there"`
 	BaseDN           string   `yaml:"base_dn" doc:"below it are the users" default:"the directory's"`
-	Filter           string   `yaml:"filter" doc:"finds {user}, the name that was given (RFC 4515)" default:"the schema's, see How to use LDAP"`
+	Filter           string   `yaml:"filter" doc:"finds {user}, the name that was given (RFC 4515)" default:"the schema's"`
 	BindName         string   `yaml:"bind_name" doc:"what {user} is bound as without a search before, such as \"uid={user},ou=people,dc=example,dc=com\" or \"{user}@corp.example.com\"" default:"what the filter finds"`
 	UserAttribute    string   `yaml:"user_attribute" doc:"attribute with the user's name" default:"uid, or sAMAccountName"`
 	SenderAttributes []string `yaml:"sender_attributes" doc:"attributes with the addresses that the user may send as" default:"mail, and mailAlternateAddress or proxyAddresses"`
@@ -57,7 +57,7 @@ func (u *UsersLDAP) setScalar(word string) { u.Directory = word }
 type RecipientsLDAP struct {
 	Directory string `yaml:"directory" doc:"name of a directory to ask; empty is none" default:"\"default\", or the only one, when the ldap key is there"`
 	BaseDN    string `yaml:"base_dn" doc:"below it are the recipients" default:"the directory's"`
-	Filter    string `yaml:"filter" doc:"finds {address}, or {local} and {domain} (RFC 4515)" default:"the schema's, see How to use LDAP"`
+	Filter    string `yaml:"filter" doc:"finds {address}, or {local} and {domain} (RFC 4515)" default:"the schema's"`
 }
 
 // setScalar reads the short form, a name.
