@@ -206,8 +206,13 @@ func sessionTricks() []trick {
 		{"commands in a refused chunk", false, chunks},
 	}
 	for _, end := range []struct{ name, seq string }{
-		{"LF . LF", "\n.\n"}, {"LF . CRLF", "\n.\r\n"}, {"CRLF . LF", "\r\n.\n"}, {"CR . CR", "\r.\r"}, {"CRLF . CR", "\r\n.\r"},
-		{"CRLF NUL . CRLF", "\r\n\x00.\r\n"}, {"CR . CRLF", "\r.\r\n"},
+		{"LF . LF", "\n.\n"},
+		{"LF . CRLF", "\n.\r\n"},
+		{"CRLF . LF", "\r\n.\n"},
+		{"CR . CR", "\r.\r"},
+		{"CRLF . CR", "\r\n.\r"},
+		{"CRLF NUL . CRLF", "\r\n\x00.\r\n"},
+		{"CR . CRLF", "\r.\r\n"},
 	} {
 		list = append(list, trick{"smuggling by " + end.name, false, func(ctx context.Context, t *trial) error { return smuggle(ctx, t, end.seq) }})
 	}
@@ -450,7 +455,8 @@ func userTricks() []trick {
 		}})
 	}
 	for _, e := range []struct{ name, to string }{
-		{"address of this machine", "<{user}@[127.0.0.1]>"}, {"address of this machine, IPv6", "<{user}@[IPv6:::1]>"},
+		{"address of this machine", "<{user}@[127.0.0.1]>"},
+		{"address of this machine, IPv6", "<{user}@[IPv6:::1]>"},
 		{"address of this machine, mapped", "<{user}@[IPv6:::ffff:127.0.0.1]>"},
 	} {
 		list = append(list, trick{e.name, false, func(ctx context.Context, t *trial) error {
