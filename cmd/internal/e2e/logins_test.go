@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -115,9 +116,7 @@ func (l *logins) token(change map[string]any) string {
 	claims := map[string]any{
 		"iss": l.idp, "aud": "waybill", "preferred_username": "app", "scope": "mail.send", "exp": time.Now().Add(time.Hour).Unix(),
 	}
-	for k, v := range change {
-		claims[k] = v
-	}
+	maps.Copy(claims, change)
 	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: l.key}, (&jose.SignerOptions{}).WithType("at+jwt").WithHeader("kid", "one"))
 	if err != nil {
 		l.t.Fatal(err)
