@@ -28,7 +28,7 @@ func main() {
 
 type options struct {
 	n, rounds, size, queued int
-	idle                    int
+	idle, tls               int
 	binary, dir             string
 	relays                  string
 	skipQueue               bool
@@ -41,6 +41,7 @@ func run() error {
 	flag.IntVar(&o.size, "size", 10<<10, "octets of a message")
 	flag.IntVar(&o.queued, "queued", 100000, "messages for the queue's memory and restart")
 	flag.IntVar(&o.idle, "idle", 10000, "sessions that are open and say nothing; 0 leaves them out")
+	flag.IntVar(&o.tls, "tls-sessions", 10000, "sessions with a TLS 1.3 handshake in a round; 0 leaves them out")
 	flag.StringVar(&o.binary, "waybill", "bin/waybill", "the program")
 	flag.StringVar(&o.dir, "dir", "", "where spools go: on the disk to be measured (default: a temporary folder)")
 	flag.BoolVar(&o.skipQueue, "skip-queue", false, "leave out the long queue")
@@ -63,6 +64,11 @@ func run() error {
 	}
 	if o.relays != "" {
 		if err := compare(o, s); err != nil {
+			return err
+		}
+	}
+	if o.tls > 0 {
+		if err := tlsSessions(o); err != nil {
 			return err
 		}
 	}
@@ -215,7 +221,8 @@ type process struct {
 	http int
 }
 
-func startWaybill(binary, dir string, port, sinkPort int, tracking bool) (*process, error) {
+// startWaybill starts the program; more are further keys of its configuration.
+func startWaybill(binary, dir string, port, sinkPort int, tracking bool, more ...string) (*process, error) {
 	httpPort, err := peers.FreePort()
 	if err != nil {
 		return nil, err
@@ -234,7 +241,7 @@ send_connectors:
 tracking: {engine: %[4]s}
 http: {listen: "127.0.0.1:%[5]d"}
 log: {file: %[1]s/waybill.log}
-`, dir, port, sinkPort, engine, httpPort)
+`, dir, port, sinkPort, engine, httpPort) + strings.Join(more, "")
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}

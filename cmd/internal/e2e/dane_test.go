@@ -267,8 +267,7 @@ func authentic(t testing.TB, r *dns.Resolver, domain string, at uint16) string {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	mx, err := r.MX(ctx, domain)
-	var e *dns.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*dns.Error](err); ok {
 		return string(e.Kind)
 	}
 	host, err2 := r.Host(ctx, "mx."+domain)
