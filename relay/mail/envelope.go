@@ -172,13 +172,13 @@ func ParseMail(args string) (Envelope, error) {
 			if err != nil || len(val) > 9 || n == 0 || !e.Release.IsZero() {
 				return errBadValue
 			}
-			e.Release = time.Now().Add(time.Duration(n) * time.Second)
+			e.Release = time.Now().UTC().Truncate(time.Microsecond).Add(time.Duration(n) * time.Second)
 		case "HOLDUNTIL":
 			at, err := time.Parse(time.RFC3339, strings.ToUpper(val))
 			if err != nil || !e.Release.IsZero() || len(val) > 40 {
 				return errBadValue
 			}
-			e.Release = at
+			e.Release = at.UTC()
 		default:
 			return ErrUnknownParameter
 		}

@@ -27,6 +27,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -296,7 +297,7 @@ func (p *Pickup) take(ctx context.Context, name string, s sight) error {
 	}
 	session := mail.NewID(time.Now())
 	t := transfer{p: p, session: session, emit: p.emit.Session(session), name: name}
-	err = t.run(ctx, f, s.mod)
+	err = p.guarded(&t, func() error { return t.run(ctx, f, s.mod) })
 	_ = f.Close() // only read
 	if err == nil {
 		return p.remove(name, s)
@@ -315,6 +316,18 @@ func (p *Pickup) take(ctx context.Context, name string, s sight) error {
 		return err
 	}
 	return p.reject(name, t.parsed.env, t.size, e, t.stated)
+}
+
+// guarded runs do. A panic is a fact, and puts the file aside: it would come
+// again with it.
+func (p *Pickup) guarded(t *transfer, do func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			t.emit.Emit(event.Panicked{Where: "pickup", Value: printable(fmt.Sprint(v)), Stack: string(debug.Stack())})
+			err = refuse("internal", "a programming error, see the log")
+		}
+	}()
+	return do()
 }
 
 // open opens a file as it was seen: a regular one that nobody has put another

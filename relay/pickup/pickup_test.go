@@ -451,24 +451,16 @@ func TestCrash(t *testing.T) {
 	h := open(t, nil)
 	h.put(t, "a.eml", small)
 	h.put(t, "b.eml", small)
-	type crash struct{}
-	func() {
-		defer func() {
-			if v := recover(); v != (crash{}) {
-				t.Fatalf("recovered %v", v)
-			}
-		}()
-		h.a.commit = func() error {
-			if len(h.a.got) == 1 { // the first is committed; its file has gone
-				h.a.got = append(h.a.got, accepted{}) // the second is committed
-				h.a.mu.Unlock()
-				defer h.a.mu.Lock()
-				panic(crash{})
-			}
-			return nil
+	ctx, crash := context.WithCancel(t.Context())
+	h.a.commit = func() error {
+		if len(h.a.got) == 1 { // the first is committed, and its file has gone
+			h.a.got = append(h.a.got, accepted{}) // the second is committed
+			crash()
+			return errors.New("nobody hears this")
 		}
-		_ = h.look(t.Context())
-	}()
+		return nil
+	}
+	_ = h.look(ctx) // it ends here
 	if got := h.files(t, "."); len(got) != 1 {
 		t.Fatalf("left: %q", got)
 	}
@@ -486,6 +478,24 @@ func TestCrash(t *testing.T) {
 	if n := len(h.a.messages()); n != 3 || len(h.files(t, ".")) != 0 {
 		t.Errorf("%d messages of two files, want 3; left: %q", n, h.files(t, "."))
 	}
+}
+
+// TestPanic: a file that breaks its worker is put aside, and the next is taken.
+func TestPanic(t *testing.T) {
+	h := open(t, nil)
+	h.a.begin = func() error {
+		h.a.begin = nil
+		panic("broken")
+	}
+	h.put(t, "a.eml", small)
+	h.put(t, "b.eml", small)
+	if err := h.look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(h.a.messages()); n != 1 || !slices.Contains(h.files(t, "bad"), "a.eml") {
+		t.Errorf("%d messages, bad: %q", n, h.files(t, "bad"))
+	}
+	h.rec.WaitFor(t, "panicked", 1)
 }
 
 // TestRate: more than so many files a minute wait.

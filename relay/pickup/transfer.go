@@ -226,8 +226,8 @@ func readHeader(in *bufio.Reader, limit int) (section []string, err error) {
 				continue
 			}
 			if errors.Is(err, io.EOF) {
-				if line.Len() > 0 {
-					section = append(section, strings.TrimRight(line.String(), "\r"))
+				if text := strings.TrimRight(line.String(), "\r"); text != "" {
+					section = append(section, text)
 				}
 				return section, nil
 			}

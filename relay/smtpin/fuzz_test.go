@@ -37,6 +37,9 @@ func FuzzSession(f *testing.F) {
 				c.Listen = nil
 				c.Limits.ProtocolErrors, c.Limits.MessageSize, c.Limits.HeaderSize = 30, 4096, 2048
 				c.Transcript.Mode = "all"
+				if len(in)%2 == 1 {
+					device(c)
+				}
 			})},
 		})
 		if err != nil {
