@@ -43,6 +43,8 @@
 //	queue       durable truth about undelivered mail; DESIGN.md
 //	route       recipient → send connector and next hop
 //	dns         MX and addresses, cached
+//	dane        certificates by TLSA records
+//	mtasts      policies of domains about TLS
 //	smtpout     send connectors: sessions to next hops
 //	deliver     claims, attempts, settles, retries
 //	dsn         delivery status notifications
