@@ -142,8 +142,8 @@ var protocolOnly = map[string]bool{"protocol": true, "client-ip": true, "connect
 // watch shows conversations while they happen.
 func (e *env) watch(ctx context.Context, cmd *cobra.Command, c *trackapi.Client, q *trackapi.Query, f trackapi.ProtocolFilter) error {
 	var wrong []string
-	cmd.LocalNonPersistentFlags().Visit(func(flag *pflag.Flag) {
-		if !protocolOnly[flag.Name] {
+	cmd.Flags().Visit(func(flag *pflag.Flag) {
+		if !protocolOnly[flag.Name] && cmd.InheritedFlags().Lookup(flag.Name) == nil {
 			wrong = append(wrong, "--"+flag.Name)
 		}
 	})

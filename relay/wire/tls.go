@@ -35,6 +35,7 @@ func (c *Conn) handshake() error {
 		}
 		c.setCause(cause)
 		c.failed = true
+		c.script.Note(time.Now(), "(TLS failed: "+fact.Failure+")")
 		c.opts.Emitter.Emit(fact)
 		return err
 	}
@@ -47,6 +48,7 @@ func (c *Conn) handshake() error {
 		st.VerifiedChains, fact.Verify, err = tlsconf.VerifyClient(st, c.opts.TLS.ClientCAs, c.opts.ClientNames)
 		fact.Reason = tlsconf.Reason(err)
 	}
+	c.script.Note(time.Now(), "(TLS "+fact.Version+" "+fact.Cipher+")")
 	if c.opts.Implicit && c.opts.Hooks.Secured != nil {
 		c.opts.Hooks.Secured()
 	}

@@ -31,7 +31,7 @@ func idleConnections(o options) error {
 	if err != nil {
 		return err
 	}
-	p, err := startWaybill(o.binary, dir, port, dead, true)
+	p, err := startWaybill(o.binary, dir, port, dead, setup{tracking: true})
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func run() error {
 	flag.StringVar(&o.binary, "waybill", "bin/waybill", "the program")
 	flag.StringVar(&o.dir, "dir", "", "where spools go: on the disk to be measured (default: a temporary folder)")
 	flag.BoolVar(&o.skipQueue, "skip-queue", false, "leave out the long queue")
-	flag.StringVar(&o.relays, "relays", "waybill,waybill-untracked,postfix", "which relays to measure; empty: none")
+	flag.StringVar(&o.relays, "relays", "waybill,waybill-untracked,postfix", "which relays to measure; empty: none. There is waybill-transcripts too, which keeps every conversation")
 	flag.Parse()
 	if o.dir == "" {
 		d, err := os.MkdirTemp("", "waybill-bench-")
@@ -99,8 +99,9 @@ type cell struct {
 // compare runs every relay at 20 and 100 connections in alternating rounds.
 func compare(o options, s *sink) error {
 	all := []subject{
-		{"waybill", o.n, waybill(o.binary, true)},
-		{"waybill-untracked", o.n, waybill(o.binary, false)},
+		{"waybill", o.n, waybill(o.binary, setup{tracking: true})},
+		{"waybill-untracked", o.n, waybill(o.binary, setup{})},
+		{"waybill-transcripts", o.n, waybill(o.binary, setup{tracking: true, transcripts: true})},
 		{"postfix", max(1000, o.n/4), postfix},
 	}
 	var subjects []subject
@@ -137,8 +138,9 @@ func compare(o options, s *sink) error {
 			median(fs, func(f figure) float64 { return f.EndRate }), ms(median(fs, func(f figure) float64 { return float64(f.P50) })),
 			ms(median(fs, func(f figure) float64 { return float64(f.P99) })), median(fs, func(f figure) float64 { return f.cpu }))
 	}
-	if len(subjects) == len(all) {
-		fmt.Println()
+	fmt.Println()
+	gains(figures, "transcripts off", "waybill", "waybill-transcripts")
+	if has := func(name string) bool { return len(figures[cell{name, 20}]) > 0 }; has("waybill") && has("waybill-untracked") && has("postfix") {
 		for _, conns := range []int{20, 100} {
 			w, off, p := figures[cell{"waybill", conns}], figures[cell{"waybill-untracked", conns}], figures[cell{"postfix", conns}]
 			accept := func(f figure) float64 { return f.AcceptRate }
@@ -151,6 +153,19 @@ func compare(o options, s *sink) error {
 		}
 	}
 	return nil
+}
+
+// gains says what is gained by being one relay and not the other.
+func gains(figures map[cell][]figure, what, is, not string) {
+	for _, conns := range []int{20, 100} {
+		a, b := figures[cell{is, conns}], figures[cell{not, conns}]
+		if len(a) == 0 || len(b) == 0 {
+			continue
+		}
+		more := func(of func(figure) float64) float64 { return 100 * (median(a, of)/median(b, of) - 1) }
+		fmt.Printf("%d connections: %s gains %.0f %% accept, %.0f %% end to end, %.0f %% CPU\n", conns, what,
+			more(func(f figure) float64 { return f.AcceptRate }), more(func(f figure) float64 { return f.EndRate }), more(func(f figure) float64 { return f.cpu }))
+	}
 }
 
 type figure struct {
@@ -201,18 +216,24 @@ func postfix(dir string, sinkPort int) (string, int, func() error, error) {
 }
 
 // waybill boots the built program with a minimal configuration.
-func waybill(binary string, tracking bool) func(string, int) (string, int, func() error, error) {
+func waybill(binary string, set setup) func(string, int) (string, int, func() error, error) {
 	return func(dir string, sinkPort int) (string, int, func() error, error) {
 		port, err := peers.FreePort()
 		if err != nil {
 			return "", 0, nil, err
 		}
-		p, err := startWaybill(binary, dir, port, sinkPort, tracking)
+		p, err := startWaybill(binary, dir, port, sinkPort, set)
 		if err != nil {
 			return "", 0, nil, err
 		}
 		return fmt.Sprintf("127.0.0.1:%d", port), p.cmd.Process.Pid, p.stop, nil
 	}
+}
+
+// setup is how a Waybill under test is configured.
+type setup struct {
+	tracking    bool
+	transcripts bool // of every session and attempt
 }
 
 type process struct {
@@ -222,26 +243,30 @@ type process struct {
 }
 
 // startWaybill starts the program; more are further keys of its configuration.
-func startWaybill(binary, dir string, port, sinkPort int, tracking bool, more ...string) (*process, error) {
+func startWaybill(binary, dir string, port, sinkPort int, set setup, more ...string) (*process, error) {
 	httpPort, err := peers.FreePort()
 	if err != nil {
 		return nil, err
 	}
 	engine := "badger"
-	if !tracking {
+	if !set.tracking {
 		engine = "off"
+	}
+	transcript := "failures"
+	if set.transcripts {
+		transcript = "all"
 	}
 	conf := filepath.Join(dir, "waybill.yaml")
 	text := fmt.Sprintf(`hostname: relay.test
 data_dir: %[1]s/data
 receive_connectors:
-  - {name: in, usage: internal, listen: ["127.0.0.1:%[2]d"], remote_ranges: ["127.0.0.0/8"], permissions: [submit, relay], limits: {connections: 20000, connections_per_source: 20000}}
+  - {name: in, usage: internal, listen: ["127.0.0.1:%[2]d"], remote_ranges: ["127.0.0.0/8"], permissions: [submit, relay], limits: {connections: 20000, connections_per_source: 20000}, transcript: %[6]s}
 send_connectors:
-  - {name: sink, address_spaces: [{space: "*", cost: 10}], route: smart_hosts, smart_hosts: ["127.0.0.1:%[3]d"], tls: {level: none}}
+  - {name: sink, address_spaces: [{space: "*", cost: 10}], route: smart_hosts, smart_hosts: ["127.0.0.1:%[3]d"], tls: {level: none}, transcript: %[6]s}
 tracking: {engine: %[4]s}
 http: {listen: "127.0.0.1:%[5]d"}
 log: {file: %[1]s/waybill.log}
-`, dir, port, sinkPort, engine, httpPort) + strings.Join(more, "")
+`, dir, port, sinkPort, engine, httpPort, transcript) + strings.Join(more, "")
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -283,7 +308,7 @@ func longQueue(o options) error {
 	if err != nil {
 		return err
 	}
-	p, err := startWaybill(o.binary, dir, port, dead, true)
+	p, err := startWaybill(o.binary, dir, port, dead, setup{tracking: true})
 	if err != nil {
 		return err
 	}
@@ -300,7 +325,7 @@ func longQueue(o options) error {
 		return fmt.Errorf("stop: %w", err)
 	}
 	began := time.Now()
-	if p, err = startWaybill(o.binary, dir, port, dead, true); err != nil {
+	if p, err = startWaybill(o.binary, dir, port, dead, setup{tracking: true}); err != nil {
 		return err
 	}
 	ready := time.Since(began)

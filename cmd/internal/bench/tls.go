@@ -56,7 +56,7 @@ func tlsSessions(o options) error {
 			if err != nil {
 				return "", 0, nil, err
 			}
-			p, err := startWaybill(o.binary, dir, port, dead, true, fmt.Sprintf("certificates: {default: {cert_file: %s, key_file: %s}}\n", cert, key))
+			p, err := startWaybill(o.binary, dir, port, dead, setup{tracking: true}, fmt.Sprintf("certificates: {default: {cert_file: %s, key_file: %s}}\n", cert, key))
 			if err != nil {
 				return "", 0, nil, err
 			}
