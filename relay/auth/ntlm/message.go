@@ -163,7 +163,7 @@ func (m *Authenticate) Name() string {
 var ErrWeak = fmt.Errorf("%w: NTLMv1 is not taken", auth.ErrWeak)
 
 // ParseAuthenticate reads AUTHENTICATE (MS-NLMP section 2.2.1.3), and refuses what
-// is not NTLMv2.
+// is not NTLMv2: with ErrWeak, and who it was.
 func ParseAuthenticate(b []byte) (*Authenticate, error) {
 	if err := header(b, typeAuthenticate, atFlags); err != nil {
 		return nil, err
@@ -176,24 +176,22 @@ func ParseAuthenticate(b []byte) (*Authenticate, error) {
 	if err != nil {
 		return nil, err
 	}
+	unicode := len(b) < atFlags+4 || binary.LittleEndian.Uint32(b[atFlags:])&flagUnicode != 0
 	var m Authenticate
-	if m.User, err = text(b, atUser); err != nil {
+	if m.User, err = text(b, atUser, unicode); err != nil {
 		return nil, err
 	}
-	if m.Domain, err = text(b, atDomain); err != nil {
+	if m.Domain, err = text(b, atDomain, unicode); err != nil {
 		return nil, err
 	}
-	if _, err = text(b, atWorkstation); err != nil {
+	if _, err = text(b, atWorkstation, unicode); err != nil {
 		return nil, err
 	}
 	switch {
 	case m.User == "":
 		return nil, fmt.Errorf("%w: nobody", auth.ErrCredentials) // anonymous
 	case len(response) <= 24 && len(lm)+len(response) > 0:
-		return nil, ErrWeak
-	}
-	if len(b) >= atFlags+4 && binary.LittleEndian.Uint32(b[atFlags:])&flagUnicode == 0 {
-		return nil, malformed("names are not in Unicode")
+		return &m, ErrWeak
 	}
 	if err := m.response(response); err != nil {
 		return nil, err
@@ -258,18 +256,25 @@ func field(b []byte, at int) ([]byte, error) {
 	return b[from : from+int64(size)], nil
 }
 
-// text reads a name in UTF-16.
-func text(b []byte, at int) (string, error) {
+// text reads a name, in UTF-16 or in ASCII: what else older clients may mean by
+// their own character set, nobody knows.
+func text(b []byte, at int, unicode bool) (string, error) {
 	raw, err := field(b, at)
-	if err != nil || len(raw)%2 != 0 || len(raw) > 2*maxName {
+	switch {
+	case err != nil:
+		return "", err
+	case len(raw) > 2*maxName || unicode && len(raw)%2 != 0:
 		return "", malformed("name")
 	}
-	units := make([]uint16, len(raw)/2)
-	for i := range units {
-		units[i] = binary.LittleEndian.Uint16(raw[2*i:])
+	s := string(raw)
+	if unicode {
+		units := make([]uint16, len(raw)/2)
+		for i := range units {
+			units[i] = binary.LittleEndian.Uint16(raw[2*i:])
+		}
+		s = string(utf16.Decode(units))
 	}
-	s := string(utf16.Decode(units))
-	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd }) {
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd || !unicode && r > 0x7f }) || len(s) > 2*maxName {
 		return "", malformed("character in a name")
 	}
 	return s, nil

@@ -95,7 +95,11 @@ func (s *server) Next(response []byte) (challenge []byte, done bool, err error) 
 	defer s.end()
 	m, err := ParseAuthenticate(response)
 	if err != nil {
-		return nil, false, auth.Fail("", err)
+		name := ""
+		if m != nil {
+			name = exchange.Account(m)
+		}
+		return nil, false, auth.Fail(name, err)
 	}
 	id, err := s.verify(ctx, exchange, m, response)
 	if err != nil {

@@ -49,6 +49,7 @@ type client struct {
 	user, domain, password string
 
 	flags   uint32 // of AUTHENTICATE
+	ascii   bool   // names, and not Unicode
 	mic     bool
 	binding [16]byte
 	nonce   [8]byte // instead of the server's
@@ -91,13 +92,19 @@ func (c *client) authenticate(challenge []byte) []byte {
 	proof := mac(key, nonce, blob)
 
 	parts := [][]byte{make([]byte, 24), append(bytes.Clone(proof), blob...), auth.UTF16(c.domain), auth.UTF16(c.user), auth.UTF16("PC1"), nil}
+	if c.ascii {
+		parts[2], parts[3], parts[4] = []byte(c.domain), []byte(c.user), []byte("PC1")
+	}
 	b := append([]byte(signature), typeAuthenticate, 0, 0, 0)
 	at := micEnd
 	for _, p := range parts {
 		b = appendField(b, len(p), at)
 		at += len(p)
 	}
-	b = binary.LittleEndian.AppendUint32(b, c.flags|flagUnicode)
+	if !c.ascii {
+		c.flags |= flagUnicode
+	}
+	b = binary.LittleEndian.AppendUint32(b, c.flags)
 	b = append(b, make([]byte, micEnd-atFlags-4)...)
 	for _, p := range parts {
 		b = append(b, p...)
@@ -151,7 +158,8 @@ func TestLogin(t *testing.T) {
 		{"nobody", client{password: "pass word"}, auth.ReasonCredentials},
 		{"NTLMv1", client{user: "bob", password: "pass word", mangle: put(atNT, 24, 0, 24, 0)}, auth.ReasonWeak},
 		{"LM alone", client{user: "bob", password: "pass word", mangle: put(atNT, 0, 0, 0, 0)}, auth.ReasonWeak},
-		{"names not in Unicode", client{user: "bob", password: "pass word", mangle: put(atFlags, 2, 0, 0, 0)}, auth.ReasonMalformed},
+		{"names in ASCII", client{user: "bob", password: "pass word", ascii: true}, ""},
+		{"names that are said to be in ASCII", client{user: "böb", password: "pass word", mangle: put(atFlags, 2, 0, 0, 0)}, auth.ReasonMalformed},
 		{"name outside the message", client{user: "bob", password: "pass word", mangle: put(atUser+4, 0xff, 0xff, 0xff, 0xff)}, auth.ReasonMalformed},
 		{"name of odd length", client{user: "bob", password: "pass word", mangle: put(atUser, 5, 0)}, auth.ReasonMalformed},
 		{"control character in the name", client{user: "bob\n", password: "pass word"}, auth.ReasonMalformed},
