@@ -14,6 +14,8 @@ import (
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
 	"go.uber.org/zap"
+
+	"waybill/relay/badgerdir"
 )
 
 const metaFile = "meta.json"
@@ -163,6 +165,9 @@ func (p *partition) acquire(write bool) error {
 
 func (p *partition) openLocked(write bool) error {
 	ro := p.meta.Finished && !write
+	if err := badgerdir.Tidy(p.dir); err != nil {
+		return err
+	}
 	db, err := badger.Open(badgerOptions(p.dir, p.log, ro))
 	if err != nil && ro { // not closed as cleanly as it says
 		ro = false

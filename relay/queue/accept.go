@@ -119,11 +119,14 @@ func (in *Incoming) flush() error {
 }
 
 // writeFailed answers for a write that failed: a full disk is the guard's
-// business and passes, anything else stops the queue.
+// business and passes, too many open files pass too, anything else stops the queue.
 func (q *Queue) writeFailed(err error) error {
 	if isFull(err) || errors.Is(err, errNoRoom) {
 		q.guard.full()
 		return fullReply(err)
+	}
+	if isExhausted(err) { // nothing is wrong with the disk
+		return storageReply(err)
 	}
 	q.fail(err)
 	return storageReply(fmt.Errorf("%w: %w", ErrStorage, err))

@@ -41,6 +41,9 @@ func (disk) space(dir string) (free, size int64, err error) {
 // isFull reports an error that a full volume or a used-up quota gives.
 func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
+// isExhausted reports that no more files can be opened now.
+func isExhausted(err error) bool { return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) }
+
 // lockDir takes dir for this process alone, until the lock is closed.
 func lockDir(dir string) (io.Closer, error) {
 	d, err := os.Open(dir) //nolint:gosec // the directory of the queue

@@ -22,3 +22,6 @@ func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) }
 
 // lockDir leaves the locking to Badger.
 func lockDir(string) (io.Closer, error) { return io.NopCloser(nil), nil }
+
+// isExhausted reports that no more files can be opened now.
+func isExhausted(err error) bool { return errors.Is(err, syscall.EMFILE) }

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"waybill/relay/badgerdir"
 	"waybill/relay/event"
 	"waybill/relay/mail"
 	"waybill/relay/route"
@@ -238,6 +239,9 @@ func openBadger(dir string, q *Queue) (db *badger.DB, err error) {
 		WithChecksumVerificationMode(options.OnBlockRead).
 		WithMetricsEnabled(false).
 		WithLogger(&badgerLog{q: q})
+	if err := badgerdir.Tidy(dir); err != nil {
+		return nil, err
+	}
 	if db, err = badger.Open(opts); err != nil {
 		return nil, fmt.Errorf("open database %s: %w", dir, err)
 	}
