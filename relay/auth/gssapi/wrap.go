@@ -23,7 +23,7 @@ const (
 	acceptorKey
 )
 
-// usages are the key usages of what the acceptor and the initiator wrap.
+// usage is the key usage of what the acceptor, or the initiator, wraps.
 func usage(acceptor bool) uint32 {
 	if acceptor {
 		return keyusage.GSSAPI_ACCEPTOR_SEAL

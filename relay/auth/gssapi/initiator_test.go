@@ -51,7 +51,7 @@ func (i *initiator) Start() (mechanism string, token []byte, err error) {
 	binary.LittleEndian.PutUint32(sum[20:], flagMutual|flagReplay|flagSequence|flagIntegrity)
 	token, err = i.request(types.Authenticator{
 		AVNO: 5, CRealm: i.realm, CName: i.name, Cksum: types.Checksum{CksumType: gssChecksum, Checksum: sum},
-		Cusec: i.at.Nanosecond() / 1000, CTime: i.at.Truncate(time.Second), SubKey: key, SeqNumber: int64(i.ctx.send), //nolint:gosec // 30 bits
+		Cusec: i.at.Nanosecond() / 1000, CTime: i.at.Truncate(time.Second), SubKey: key, SeqNumber: int64(i.ctx.send),
 	})
 	i.step = stepToken
 	return "GSSAPI", token, err
@@ -130,7 +130,7 @@ func (i *initiator) check(token []byte) (err error) {
 	if !part.CTime.Equal(i.at.Truncate(time.Second)) || part.Cusec != i.at.Nanosecond()/1000 {
 		return errors.New("the server's reply is to another request")
 	}
-	i.ctx.receive = uint64(uint32(part.SequenceNumber)) //nolint:gosec // may be written as a signed number
+	i.ctx.receive = uint64(uint32(part.SequenceNumber))
 	if len(part.Subkey.KeyValue) > 0 {
 		if !usable(part.Subkey) {
 			return fmt.Errorf("the server's sub-key is of encryption type %d, which is not taken", part.Subkey.KeyType)
