@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"waybill/relay/auth"
+	"waybill/relay/policy"
 )
 
 func userCmd(e *env) *cobra.Command {
@@ -68,6 +69,7 @@ func userAddCmd(e *env, file *string) *cobra.Command {
 	}
 	cmd.Flags().StringSliceVar(&u.Senders, "sender", nil, "`ADDRESS` or @domain that the user may send as; may be given several times")
 	cmd.Flags().BoolVar(&u.AnySender, "any-sender", false, "the user may send as anybody")
+	cmd.Flags().StringSliceVar(&u.Permissions, "permission", nil, "a `RIGHT` of the user instead of those of the receive connector: "+strings.Join(policy.PermissionWords(), ", ")+"; may be given several times")
 	cmd.Flags().StringVar(&passwordFile, "password-file", "", "`FILE` with the password")
 	cmd.Flags().BoolVar(&u.NTLM, "ntlm", false, "keep the password in the form that NTLM needs, too: an NT hash, which is as good as the password")
 	cmd.Flags().BoolVar(&u.Passwordless, "no-password", false, "no password: the user logs in with a Kerberos ticket, a token or a certificate")
@@ -97,14 +99,18 @@ func userListCmd(e *env, file *string) *cobra.Command {
 				return err
 			}
 			list := users.List()
-			t := newTable("NAME", "SENDERS", "CREDENTIALS", "DISABLED")
+			t := newTable("NAME", "SENDERS", "PERMISSIONS", "CREDENTIALS", "DISABLED")
 			t.flex = []int{1}
 			for _, u := range list {
 				senders := strings.Join(u.Senders, " ")
 				if u.AnySender {
 					senders = "(any)"
 				}
-				t.add(u.Name, senders, strings.Join(u.Stored, " "), fmt.Sprint(u.Disabled))
+				rights := "(connector's)"
+				if u.Permissions != nil {
+					rights = strings.Join(u.Permissions, " ")
+				}
+				t.add(u.Name, senders, rights, strings.Join(u.Stored, " "), fmt.Sprint(u.Disabled))
 			}
 			return render(e, list, list, t)
 		},

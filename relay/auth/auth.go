@@ -18,6 +18,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"waybill/relay/policy"
 )
 
 // Identity is a user who has proved who they are.
@@ -25,6 +27,10 @@ type Identity struct {
 	User      string   // the name in the store's spelling
 	Senders   []string // what the user may send as: addresses, "@example.com" or "*"
 	AnySender bool     // may use any sender address
+
+	// Permissions, when there are any, are the user's own: instead of those of the
+	// receive connector, fewer or more. Nil leaves the connector's.
+	Permissions *policy.Permissions
 }
 
 // A Store knows users.

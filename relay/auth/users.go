@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 
 	"waybill/relay/mail"
+	"waybill/relay/policy"
 
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sync/semaphore"
@@ -29,6 +30,8 @@ type User struct {
 	Disabled  bool     `json:"disabled,omitempty"`
 	Stored    []string `json:"stored"` // which credentials there are: "argon2id", "scram-sha-256", "nt"
 
+	Permissions []string `json:"permissions,omitempty"` // nil: those of the receive connector
+
 	NTLM         bool `json:"-"` // keep the password in the form that NTLM needs, too: see [NTHash]
 	Passwordless bool `json:"passwordless,omitempty"`
 }
@@ -41,6 +44,7 @@ type User struct {
 //	    scram_sha_256: SCRAM-SHA-256$4096:…$…:…
 //	    senders: [app1@example.com, "@app1.example.com"]
 //	    any_sender: false
+//	    permissions: [submit, relay]
 //	    disabled: false
 //
 // It is safe for use by many goroutines.
@@ -98,6 +102,8 @@ type userLine struct {
 	Senders   []string `yaml:"senders,omitempty,flow"`
 	AnySender bool     `yaml:"any_sender,omitempty"`
 	Disabled  bool     `yaml:"disabled,omitempty"`
+
+	Permissions []string `yaml:"permissions,omitempty,flow"` // nil: those of the connector; empty: none
 
 	// Passwordless users log in with a ticket, a token or a certificate only.
 	Passwordless bool `yaml:"passwordless,omitempty"`
@@ -250,6 +256,13 @@ func (l userLine) entry() (userEntry, error) {
 	case l.Password == "" && l.Scram == "" && !l.Passwordless && !l.Disabled:
 		errs = append(errs, errors.New("no password: set one, disable the user, or make them passwordless"))
 	}
+	if l.Permissions != nil {
+		rights, err := policy.ParsePermissions(l.Permissions)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		e.id.Permissions = &rights
+	}
 	for _, s := range l.Senders {
 		if err := CheckSender(s); err != nil {
 			errs = append(errs, err)
@@ -381,8 +394,12 @@ func (u *Users) List() []User {
 	list := make([]User, 0, len(t.names))
 	for _, name := range t.names {
 		e := t.users[name]
+		var rights []string
+		if e.id.Permissions != nil {
+			rights = append([]string{}, e.id.Permissions.Words()...)
+		}
 		list = append(list, User{
-			Name: e.id.User, Senders: slices.Clone(e.id.Senders), AnySender: e.id.AnySender,
+			Name: e.id.User, Senders: slices.Clone(e.id.Senders), AnySender: e.id.AnySender, Permissions: rights,
 			Disabled: e.disabled, Stored: slices.Clone(e.stored), NTLM: e.nt != nil, Passwordless: e.passwordless,
 		})
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"waybill/relay/policy"
+
 	"go.yaml.in/yaml/v3"
 )
 
@@ -76,8 +78,11 @@ func newLine(user User, password Secret) (userLine, error) {
 			return userLine{}, err
 		}
 	}
+	if _, err := policy.ParsePermissions(user.Permissions); err != nil {
+		return userLine{}, err
+	}
 	line := userLine{
-		Name: user.Name, Senders: user.Senders, AnySender: user.AnySender, Disabled: user.Disabled, Passwordless: user.Passwordless,
+		Name: user.Name, Senders: user.Senders, AnySender: user.AnySender, Permissions: user.Permissions, Disabled: user.Disabled, Passwordless: user.Passwordless,
 	}
 	if user.Passwordless && password.IsZero() {
 		return line, nil

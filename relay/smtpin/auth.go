@@ -157,7 +157,8 @@ func (s *session) become(id auth.Identity, mechanism string) {
 	if id.User == "" {
 		mechanism = ""
 	}
-	s.user, s.senders, s.anySender, s.mechanism = id.User, id.Senders, id.AnySender, mechanism
+	s.user, s.senders, s.anySender, s.mechanism, s.rights = id.User, id.Senders, id.AnySender, mechanism, id.Permissions
+	s.conn.Announce(s.announced())
 }
 
 // keyOf is a user's name as failures are counted by.

@@ -178,7 +178,7 @@ func (s *session) command(string) *mail.ReplyError {
 // pressed.
 func (s *session) pressed() *mail.ReplyError {
 	p := s.srv.opts.Pressure.Now()
-	stranger := s.user == "" && !s.c.Permissions.Relay
+	stranger := s.user == "" && !s.may().Relay
 	switch {
 	case p.Stage >= pressure.Shut:
 		s.conn.HangUp(wire.CauseLimit)

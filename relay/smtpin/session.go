@@ -37,6 +37,7 @@ type session struct {
 	user      string
 	senders   []string
 	anySender bool
+	rights    *policy.Permissions // of the user; nil: those of the connector
 	mechanism string
 	failures  int       // of AUTH
 	exchange  *exchange // the AUTH in hand, or nil
@@ -71,13 +72,9 @@ func (s *Server) newSession(at entrances, c *connector, raw net.Conn, v visit, l
 // options are those of the connection for the connector and the client of now.
 func (s *session) options() wire.Options {
 	c := s.c
-	announced := c.Limits.MessageSize
-	if c.Permissions.BypassSize {
-		announced = 0
-	}
 	return wire.Options{
 		Hostname: c.hostname(s.srv.opts), Banner: c.Banner, Connector: c.Name, Client: s.remote.Addr(),
-		TLS: c.TLS, Implicit: c.TLSMode == "implicit", ClientNames: c.ClientNames, MaxSize: announced,
+		TLS: c.TLS, Implicit: c.TLSMode == "implicit", ClientNames: c.ClientNames, MaxSize: s.announced(),
 		MaxRecipients: c.Limits.Recipients, Extensions: c.extensions, Lenient: c.Lenient, NoVerify: c.NoVerify,
 		BareNewline: c.bare, BareNewlineChunks: c.bareChunks,
 		CommandTimeout: c.Limits.CommandTimeout, SessionTimeout: c.Limits.SessionTimeout,
@@ -134,9 +131,26 @@ func (s *session) keep(sum wire.Summary) {
 	})
 }
 
+// may is what the client may do now: what its user may, if the store says so,
+// else what the connector allows.
+func (s *session) may() policy.Permissions {
+	if s.rights != nil {
+		return *s.rights
+	}
+	return s.c.Permissions
+}
+
+// announced is the size of messages that EHLO announces; 0 is any.
+func (s *session) announced() int64 {
+	if s.may().BypassSize {
+		return 0
+	}
+	return s.c.Limits.MessageSize
+}
+
 // peer is the client as relay control sees it.
 func (s *session) peer() policy.Peer {
-	p := s.c.Permissions
+	p := s.may()
 	p.AnySender = p.AnySender || s.anySender
 	return policy.Peer{IP: s.remote.Addr(), User: s.user, Senders: s.senders, TLS: s.conn.TLS() != nil, Permissions: p}
 }
@@ -163,7 +177,7 @@ func (s *session) mayMail(env mail.Envelope) *mail.ReplyError {
 		return mail.Refuse(530, "5.7.0", "tls_required", "STARTTLS first") // RFC 3207 section 4
 	case s.c.AuthRequired && s.user == "":
 		return mail.Refuse(530, "5.7.0", "auth_required", "authentication required") // RFC 4954 section 6
-	case l.MessageSize > 0 && env.Size > l.MessageSize && !s.c.Permissions.BypassSize:
+	case l.MessageSize > 0 && env.Size > l.MessageSize && !s.may().BypassSize:
 		return mail.Refuse(552, "5.3.4", "size", "message too large") // RFC 1870 section 6.1
 	}
 	if s.c.Policy != nil {

@@ -84,7 +84,7 @@ func (tx *transaction) receive(body *wire.Body) (mail.QueueID, *mail.ReplyError)
 // take checks and passes on a part of the content.
 func (tx *transaction) take(p []byte) *mail.ReplyError {
 	tx.size += int64(len(p))
-	if l := tx.s.c.Limits.MessageSize; l > 0 && tx.size > l && !tx.s.c.Permissions.BypassSize {
+	if l := tx.s.c.Limits.MessageSize; l > 0 && tx.size > l && !tx.s.may().BypassSize {
 		return mail.Refuse(552, "5.3.4", "size", "message too large")
 	}
 	if !tx.head.done {
@@ -160,7 +160,7 @@ func (tx *transaction) abort() {
 // trust lowers what an envelope asks for to what its sender may have: strangers
 // do not overtake others (RFC 6710 section 5.2).
 func (s *session) trust(env *mail.Envelope) {
-	if env.Priority <= 0 || s.user != "" || s.c.Permissions.Relay {
+	if env.Priority <= 0 || s.user != "" || s.may().Relay {
 		return
 	}
 	env.Priority = 0

@@ -298,6 +298,11 @@ func (c *Conn) SetWriteDeadline(time.Time) error { return nil }
 // TLS is the state of the TLS connection, or nil when there is none.
 func (c *Conn) TLS() *tls.ConnectionState { return c.tls }
 
+// Announce changes the size of messages that EHLO announces from now on; 0
+// announces no limit. Limits that are less for some than for others are the
+// session's to enforce.
+func (c *Conn) Announce(size int64) { c.opts.MaxSize = size }
+
 // Helo is the client's name for itself, fit for records, and whether it said
 // EHLO.
 func (c *Conn) Helo() (name string, esmtp bool) { return c.helo, c.esmtp }
