@@ -305,6 +305,9 @@ func (c *Conn) dispatch(line []byte) {
 		}
 	}
 	args = bytes.TrimLeft(args, " \t")
+	if c.hasty(v) {
+		return
+	}
 	switch v {
 	case helo, ehlo:
 		c.hello(v, args)
@@ -348,6 +351,23 @@ func (c *Conn) dispatch(line []byte) {
 		}
 		c.offend(500, "5.5.1", "command not recognised")
 	}
+}
+
+// hasty refuses a command that others came with, where PIPELINING is not
+// announced: the client has to wait for each reply (RFC 2920 section 3.1).
+func (c *Conn) hasty(v verb) bool {
+	if c.in.len() == 0 || c.opts.Extensions.has(pipelining) {
+		return false
+	}
+	switch v {
+	case bdat, starttls: // a chunk follows its command; what follows STARTTLS ends the session
+		return false
+	case data: // a content, which must not be run
+		c.bye(CauseProtocol, 503, "5.5.1", "wait for the reply to each command")
+	default:
+		c.offend(503, "5.5.1", "wait for the reply to each command")
+	}
+	return true
 }
 
 var space = []byte{' '}

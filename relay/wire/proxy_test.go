@@ -225,3 +225,32 @@ func FuzzParseXClient(f *testing.F) {
 		}
 	})
 }
+
+// TestHasteWithoutPipelining: what comes with a command, where each reply has to
+// be waited for, is refused, and never run.
+func TestHasteWithoutPipelining(t *testing.T) {
+	const from, to = "MAIL FROM:<a@example.com>\r\n", "RCPT TO:<b@example.com>\r\n"
+	without, err := NewExtensions(nil, []string{"PIPELINING"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name string
+		ext  Extensions
+		talk []string
+	}{
+		{"announced", Extensions{}, []string{from + to + "RSET\r\n=>250", "=>250", "=>250"}},
+		{"one by one", without, []string{from + "=>250", to + "=>250", "DATA\r\n=>354", "x\r\n.\r\n=>250"}},
+		{"a group", without, []string{from + to + "=>503 5.5.1 wait", "=>503 5.5.1 bad sequence", from + "=>250"}},
+		{"a content before its time", without, []string{from + "=>250", to + "=>250", "DATA\r\nx\r\n.\r\nNOOP\r\n=>503 5.5.1 wait", "=>"}},
+		{"a chunk comes with its command", without, []string{from + "=>250", to + "=>250", "BDAT 3 LAST\r\nx\r\n=>250"}},
+		{"too often", without, []string{"NOOP\r\nNOOP\r\nNOOP\r\nNOOP\r\n=>503 5.5.1 wait", "=>503 5.5.1 wait", "=>421 4.7.0"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := dial(t, serve(t, true, Options{Extensions: test.ext, ProtocolErrors: 3}, nil).addr)
+			c.expect("220")
+			c.talk("EHLO me\r\n=>250")
+			c.talk(test.talk...)
+		})
+	}
+}
