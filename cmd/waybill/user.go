@@ -12,7 +12,6 @@ import (
 	"golang.org/x/term"
 
 	"waybill/relay/auth"
-	"waybill/relay/policy"
 )
 
 func userCmd(e *env) *cobra.Command {
@@ -37,6 +36,7 @@ func userAddCmd(e *env, file *string) *cobra.Command {
 		Use:   "add NAME",
 		Short: "Add a user; asks for the password",
 		Example: `  waybill user add app --sender app@example.com --sender @app.example.com
+  waybill user add crm --sender @example.com --permission submit --permission relay
   pwgen 24 1 | waybill user add app --any-sender`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -69,7 +69,7 @@ func userAddCmd(e *env, file *string) *cobra.Command {
 	}
 	cmd.Flags().StringSliceVar(&u.Senders, "sender", nil, "`ADDRESS` or @domain that the user may send as; may be given several times")
 	cmd.Flags().BoolVar(&u.AnySender, "any-sender", false, "the user may send as anybody")
-	cmd.Flags().StringSliceVar(&u.Permissions, "permission", nil, "a `RIGHT` of the user instead of those of the receive connector: "+strings.Join(policy.PermissionWords(), ", ")+"; may be given several times")
+	cmd.Flags().StringSliceVar(&u.Permissions, "permission", nil, "a `RIGHT` of the user's own instead of the receive connector's, such as relay; may be given several times")
 	cmd.Flags().StringVar(&passwordFile, "password-file", "", "`FILE` with the password")
 	cmd.Flags().BoolVar(&u.NTLM, "ntlm", false, "keep the password in the form that NTLM needs, too: an NT hash, which is as good as the password")
 	cmd.Flags().BoolVar(&u.Passwordless, "no-password", false, "no password: the user logs in with a Kerberos ticket, a token or a certificate")

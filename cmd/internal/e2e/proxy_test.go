@@ -168,7 +168,7 @@ mail {
 		{"swaks, PROXY version 2", in, "127.0.0.1", proxy("2", "10.1.2.4"), "", "10.1.2.4"},
 		{"swaks, PROXY, outside", in, "127.0.0.1", proxy("1", "198.51.100.7"), "550 5.7.1 relay", ""},
 		{"swaks, PROXY, not trusted", in, "127.0.0.8", proxy("1", "10.1.2.3"), "554 5.5.1", ""},
-		{"swaks, no header where one is needed", in, "127.0.0.1", nil, "lost connection", ""},
+		{"swaks, no header where one is needed", in, "127.0.0.1", nil, "closed connection unexpectedly", ""},
 		{"swaks, XCLIENT", open, "127.0.0.9", []string{"--xclient-addr", "10.1.2.5", "--xclient-name", "printer.inside.test", "--xclient-port", "99"}, "", "10.1.2.5"},
 		{"swaks, XCLIENT in two", open, "127.0.0.9", []string{"--xclient-addr", "10.1.2.6", "--xclient-delim", "--xclient-name", "p.inside.test"}, "", "10.1.2.6"},
 		{"swaks, XCLIENT, outside", open, "127.0.0.9", []string{"--xclient-addr", "198.51.100.7"}, "550 5.7.1 relay", ""},
@@ -179,7 +179,7 @@ mail {
 			to := strings.NewReplacer(" ", "-", ",", "").Replace(strings.ToLower(test.name)) + "@dest.test"
 			out, err := swaks(test.port, test.local, append([]string{"--to", to}, test.args...)...)
 			if test.want != "" {
-				if err == nil || !strings.Contains(out, test.want) && !(test.want == "lost connection" && strings.Contains(strings.ToLower(out), "connection")) {
+				if err == nil || !strings.Contains(strings.ToLower(out), strings.ToLower(test.want)) {
 					t.Errorf("swaks: %v, want %q in:\n%s", err, test.want, out)
 				}
 				return
