@@ -47,12 +47,16 @@ func (l *load) run(s *sink, patience time.Duration) (result, error) {
 		s.expect(l.n)
 	}
 	var next atomic.Int64
-	var wg sync.WaitGroup
+	var wg, ready sync.WaitGroup
 	errs := make([]error, l.conns)
-	l.began = time.Now()
+	start := make(chan struct{})
+	ready.Add(l.conns)
 	for c := range l.conns {
-		wg.Go(func() { errs[c] = l.worker(&next) })
+		wg.Go(func() { errs[c] = l.worker(&next, sync.OnceFunc(ready.Done), start) })
 	}
+	ready.Wait()
+	l.began = time.Now()
+	close(start)
 	wg.Wait()
 	l.lastReply = time.Now()
 	if err := errors.Join(errs...); err != nil {
@@ -80,7 +84,10 @@ func (l *load) run(s *sink, patience time.Duration) (result, error) {
 	return r, nil
 }
 
-func (l *load) worker(next *atomic.Int64) error {
+// worker submits over one connection, once all are open and logged in: it says
+// that its own is ready, and waits for start.
+func (l *load) worker(next *atomic.Int64, ready func(), start <-chan struct{}) error {
+	defer ready()
 	conn, err := net.Dial("tcp", l.addr)
 	if err != nil {
 		return err
@@ -106,6 +113,8 @@ func (l *load) worker(next *atomic.Int64) error {
 			return err
 		}
 	}
+	ready()
+	<-start
 	msg := content(l.size)
 	at := bytes.Index(msg, []byte("00000000"))
 	for {

@@ -7,6 +7,7 @@
 package main
 
 import (
+	"encoding/base64"
 	"flag"
 	"fmt"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"waybill/cmd/internal/peers"
+	"waybill/relay/auth"
 )
 
 func main() {
@@ -45,7 +47,7 @@ func run() error {
 	flag.StringVar(&o.binary, "waybill", "bin/waybill", "the program")
 	flag.StringVar(&o.dir, "dir", "", "where spools go: on the disk to be measured (default: a temporary folder)")
 	flag.BoolVar(&o.skipQueue, "skip-queue", false, "leave out the long queue")
-	flag.StringVar(&o.relays, "relays", "waybill,waybill-untracked,postfix", "which relays to measure; empty: none. There is waybill-transcripts too, which keeps every conversation")
+	flag.StringVar(&o.relays, "relays", "waybill,waybill-untracked,postfix", "which relays to measure; empty: none. There are waybill-transcripts too, which keeps every conversation, and waybill-login, where clients log in")
 	flag.Parse()
 	if o.dir == "" {
 		d, err := os.MkdirTemp("", "waybill-bench-")
@@ -88,6 +90,7 @@ type subject struct {
 	name string
 	n    int // messages in a round: slow relays get fewer
 	boot func(dir string, sinkPort int) (addr string, pid int, stop func() error, err error)
+	auth string // of AUTH PLAIN, base64; empty: no login
 }
 
 // cell is one row of the table: a relay at a number of connections.
@@ -99,10 +102,11 @@ type cell struct {
 // compare runs every relay at 20 and 100 connections in alternating rounds.
 func compare(o options, s *sink) error {
 	all := []subject{
-		{"waybill", o.n, waybill(o.binary, setup{tracking: true})},
-		{"waybill-untracked", o.n, waybill(o.binary, setup{})},
-		{"waybill-transcripts", o.n, waybill(o.binary, setup{tracking: true, transcripts: true})},
-		{"postfix", max(1000, o.n/4), postfix},
+		{"waybill", o.n, waybill(o.binary, setup{tracking: true}), ""},
+		{"waybill-untracked", o.n, waybill(o.binary, setup{}), ""},
+		{"waybill-transcripts", o.n, waybill(o.binary, setup{tracking: true, transcripts: true}), ""},
+		{"waybill-login", o.n, waybill(o.binary, setup{tracking: true, logins: true}), login},
+		{"postfix", max(1000, o.n/4), postfix, ""},
 	}
 	var subjects []subject
 	for _, sub := range all {
@@ -140,6 +144,7 @@ func compare(o options, s *sink) error {
 	}
 	fmt.Println()
 	gains(figures, "transcripts off", "waybill", "waybill-transcripts")
+	gains(figures, "no login", "waybill", "waybill-login")
 	if has := func(name string) bool { return len(figures[cell{name, 20}]) > 0 }; has("waybill") && has("waybill-untracked") && has("postfix") {
 		for _, conns := range []int{20, 100} {
 			w, off, p := figures[cell{"waybill", conns}], figures[cell{"waybill-untracked", conns}], figures[cell{"postfix", conns}]
@@ -187,7 +192,7 @@ func measure(o options, s *sink, sub subject, conns int) (figure, error) {
 		return figure{}, err
 	}
 	before := peers.CPU(pid)
-	l := &load{addr: addr, n: sub.n, conns: conns, size: o.size, to: func(i int) string { return fmt.Sprintf("user%d@sink.test", i%1000) }}
+	l := &load{addr: addr, n: sub.n, conns: conns, size: o.size, auth: sub.auth, to: func(i int) string { return fmt.Sprintf("user%d@sink.test", i%1000) }}
 	r, err := l.run(s, 2*time.Minute)
 	used := peers.CPU(pid) - before
 	if stopErr := stop(); err == nil {
@@ -234,6 +239,20 @@ func waybill(binary string, set setup) func(string, int) (string, int, func() er
 type setup struct {
 	tracking    bool
 	transcripts bool // of every session and attempt
+	logins      bool // are required
+}
+
+// login is the name and the password of setup.logins, as AUTH PLAIN sends them.
+var login = base64.StdEncoding.EncodeToString([]byte("\x00bench\x00bench password"))
+
+// addLogin makes the user file, and says what the configuration and the receive connector need for it.
+func addLogin(dir string) (keys, connector string, err error) {
+	file := filepath.Join(dir, "users.yaml")
+	users, err := auth.CreateUsers(file)
+	if err == nil {
+		err = users.Add(auth.User{Name: "bench", AnySender: true}, auth.NewSecret("bench password"))
+	}
+	return fmt.Sprintf("users: {file: %s}\n", file), ", auth: {required: true, mechanisms: [PLAIN], before_tls: true}", err
 }
 
 type process struct {
@@ -256,17 +275,25 @@ func startWaybill(binary, dir string, port, sinkPort int, set setup, more ...str
 	if set.transcripts {
 		transcript = "all"
 	}
+	connector := ""
+	if set.logins {
+		keys, c, err := addLogin(dir)
+		if err != nil {
+			return nil, err
+		}
+		more, connector = append(more, keys), c
+	}
 	conf := filepath.Join(dir, "waybill.yaml")
 	text := fmt.Sprintf(`hostname: relay.test
 data_dir: %[1]s/data
 receive_connectors:
-  - {name: in, usage: internal, listen: ["127.0.0.1:%[2]d"], remote_ranges: ["127.0.0.0/8"], permissions: [submit, relay], limits: {connections: 20000, connections_per_source: 20000}, transcript: %[6]s}
+  - {name: in, usage: internal, listen: ["127.0.0.1:%[2]d"], remote_ranges: ["127.0.0.0/8"], permissions: [submit, relay], limits: {connections: 20000, connections_per_source: 20000}, transcript: %[6]s%[7]s}
 send_connectors:
   - {name: sink, address_spaces: [{space: "*", cost: 10}], route: smart_hosts, smart_hosts: ["127.0.0.1:%[3]d"], tls: {level: none}, transcript: %[6]s}
 tracking: {engine: %[4]s}
 http: {listen: "127.0.0.1:%[5]d"}
 log: {file: %[1]s/waybill.log}
-`, dir, port, sinkPort, engine, httpPort, transcript) + strings.Join(more, "")
+`, dir, port, sinkPort, engine, httpPort, transcript, connector) + strings.Join(more, "")
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
