@@ -38,6 +38,8 @@
 //	auth        SASL mechanisms and user stores
 //	auth/oauth  logins by OAuth tokens
 //	policy      relay control: pure decisions
+//	directory   users and recipients of LDAP directories
+//	recipients  which recipients of accepted domains exist
 //	throttle    admission and rates
 //	pressure    what runs out, and what reception does about it
 //	queue       durable truth about undelivered mail; DESIGN.md

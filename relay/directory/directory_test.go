@@ -170,6 +170,26 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestOwnRights holds that without a service account users are read by their own
+// rights, each on a connection that is theirs at that moment.
+func TestOwnRights(t *testing.T) {
+	srv := ldaptest.New(t, ldaptest.Options{Entries: people()})
+	c, err := New(Options{Servers: []string{srv.URL()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	u := newUsers(t, c, UserOptions{Schema: schema(t, "generic"), Name: "uid={user},ou=people," + base, BaseDN: base})
+	for range 2 {
+		if id, err := u.Verify(t.Context(), "ann", "secret"); err != nil || id.User != "Ann" {
+			t.Errorf("Verify = %+v, %v", id, err)
+		}
+		if _, err := u.Verify(t.Context(), "ann", "wrong"); !errors.Is(err, auth.ErrCredentials) {
+			t.Errorf("Verify = %v, want %v", err, auth.ErrCredentials)
+		}
+	}
+}
+
 // TestUnknownCosts holds that for an unknown user as many questions are asked as
 // for a wrong password, and that both take their time.
 func TestUnknownCosts(t *testing.T) {

@@ -176,22 +176,28 @@ func (u *Users) verify(ctx context.Context, user, password string) (auth.Identit
 	return u.identity(user, entry)
 }
 
-// bindFirst logs in without a search before: the user's own rights then serve to
-// read the user's entry.
+// bindFirst logs in without a search before. The entry is read afterwards: as the
+// service account, or without one by the user's own rights.
 func (u *Users) bindFirst(ctx context.Context, user, password string) (auth.Identity, error) {
 	name, err := bindName(template(u.opts.Name), user)
 	if err != nil {
 		return auth.Identity{}, fmt.Errorf("%w: %w", auth.ErrUnknownUser, err)
 	}
 	var entry *ldap.Entry
-	err = u.c.ask(ctx, login, func(conn *conn) error {
-		if err := bind(conn, name, password); err != nil || u.opts.BaseDN == "" {
-			return err
-		}
-		var err error
+	find := func(conn *conn) (err error) {
 		entry, err = u.find(conn, user)
 		return err
+	}
+	own := u.opts.BaseDN != "" && u.c.opts.BindDN == ""
+	err = u.c.ask(ctx, login, func(conn *conn) error {
+		if err := bind(conn, name, password); err != nil || !own {
+			return err
+		}
+		return find(conn)
 	})
+	if err == nil && !own && u.opts.BaseDN != "" {
+		err = u.c.ask(ctx, searching, find)
+	}
 	if err != nil {
 		return auth.Identity{}, err
 	}
