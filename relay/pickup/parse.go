@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"waybill/relay/mail"
+	"waybill/relay/policy"
 )
 
 // parsed is what a header section says.
@@ -42,6 +43,7 @@ func (f *field) value() string {
 // parser collects what fields say of the envelope.
 type parser struct {
 	parsed
+	rights     policy.Permissions
 	sender     *mail.Envelope   // from X-Sender
 	receivers  []mail.Recipient // from X-Receiver
 	from       []mail.Address
@@ -90,8 +92,8 @@ func (p *parser) add(list []mail.Address) {
 
 // parse reads a header section. Envelope addresses come from X-Sender and
 // X-Receiver where they are there, and else from From and from To, Cc and Bcc.
-func parse(section []string) (parsed, error) {
-	var p parser
+func parse(section []string, rights policy.Permissions) (parsed, error) {
+	p := parser{rights: rights}
 	fields, err := split(section)
 	if err != nil {
 		return parsed{}, err
@@ -164,6 +166,9 @@ func split(section []string) ([]field, error) {
 func (p *parser) read(f *field) error {
 	if ours, err := p.control(f); ours || err != nil {
 		return err
+	}
+	if trusted, _ := policy.TrustedField([]byte(f.name)); trusted && !p.rights.KeepHeaders {
+		return nil
 	}
 	p.names = append(p.names, f.name)
 	for _, l := range f.lines {

@@ -181,6 +181,7 @@ func TestMessages(t *testing.T) {
 		{"odd octets", "From: a@example.net\nTo: b@example.org\n\na\rb\x00c\r\r\n.\n\xe4", "a@example.net", "b@example.org", "From: a@example.net\r\nTo: b@example.org\r\n\r\na b c \r\n.\r\n\xe4\r\n"},
 		{"only a header section", "From: a@example.net\nTo: b@example.org", "a@example.net", "b@example.org", "From: a@example.net\r\nTo: b@example.org\r\n\r\n"},
 		{"quoted", "From: \"a b\"@example.net\nTo: b@example.org\n\n", "\"a b\"@example.net", "b@example.org", "From: \"a b\"@example.net\r\nTo: b@example.org\r\n\r\n"},
+		{"fields of servers of an organisation", "From: a@example.net\nX-MS-Exchange-Organization-SCL: -1\n x\nTo: b@example.org\n\n", "a@example.net", "b@example.org", "From: a@example.net\r\nTo: b@example.org\r\n\r\n"},
 		{"undisclosed", "From: a@example.net\nTo: undisclosed-recipients:;\nBcc: b@example.org\n\n", "a@example.net", "b@example.org", "From: a@example.net\r\nTo: undisclosed-recipients:;\r\n\r\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -591,7 +592,7 @@ func FuzzFile(f *testing.F) {
 		if err != nil {
 			return
 		}
-		p, err := parse(section)
+		p, err := parse(section, policy.Permissions{})
 		if err != nil {
 			return
 		}

@@ -36,7 +36,7 @@ func (t *transfer) run(ctx context.Context, f *os.File, written time.Time) error
 	if err != nil {
 		return err
 	}
-	if t.parsed, err = parse(head); err != nil {
+	if t.parsed, err = parse(head, p.opts.Permissions); err != nil {
 		return err
 	}
 	if n := len(t.parsed.env.Recipients); n > p.opts.Recipients {

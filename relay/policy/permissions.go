@@ -13,7 +13,7 @@ type Permissions struct {
 	AnySender     bool // may, once logged in, use any sender address
 	BypassFilters bool // its mail is not filtered
 	BypassSize    bool // its mail may be larger than the connector's limit
-	KeepHeaders   bool // its mail keeps header fields that are removed from strangers' mail
+	KeepHeaders   bool // its mail keeps header fields that are removed from strangers' mail, see TrustedField
 }
 
 var permissions = []struct {

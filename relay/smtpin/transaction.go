@@ -3,6 +3,7 @@ package smtpin
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -20,6 +21,7 @@ type transaction struct {
 	at   time.Time           // MAIL was read
 	in   Incoming            // nil before content, and when it is ended
 	head headerScanner
+	wall firewall
 	size int64
 }
 
@@ -59,6 +61,9 @@ func (tx *transaction) receive(body *wire.Body) (mail.QueueID, *mail.ReplyError)
 		return "", e
 	}
 	s := tx.s
+	if err := tx.wall.end(tx.in); err != nil {
+		return "", replyError(err, mail.Refuse(451, "4.3.0", "storage", "cannot take the message now"))
+	}
 	id := mail.QueueID(mail.NewID(ended))
 	o := tx.origin(ended)
 	draft := mail.Draft{
@@ -73,10 +78,16 @@ func (tx *transaction) receive(body *wire.Body) (mail.QueueID, *mail.ReplyError)
 			draft.Header.From = tx.env.Sender.String()
 		}
 	}
+	draft.Header.Bytes = max(0, draft.Header.Bytes-tx.wall.removed)
 	in := tx.in
 	tx.in = nil // Commit ends it, whatever comes of it
 	if err := in.Commit(s.srv.life, draft); err != nil {
 		return "", replyError(err, mail.Refuse(451, "4.3.0", "storage", "cannot take the message now"))
+	}
+	if n := tx.wall.fields; n > 0 {
+		s.emit.Message(id, draft.UID).Emit(event.Remarked{
+			Remark: "header fields were removed that clients of this connector may not set", Detail: fmt.Sprintf("%s %s, %d fields", s.c.Name, s.remote.Addr(), n),
+		})
 	}
 	return id, nil
 }
@@ -93,10 +104,19 @@ func (tx *transaction) take(p []byte) *mail.ReplyError {
 			return e
 		}
 	}
-	if _, err := tx.in.Write(p); err != nil {
+	if err := tx.store(p); err != nil {
 		return replyError(err, mail.Refuse(451, "4.3.0", "storage", "cannot take the message now"))
 	}
 	return nil
+}
+
+// store passes on what the client has the right to hand in.
+func (tx *transaction) store(p []byte) error {
+	if tx.s.may().KeepHeaders {
+		_, err := tx.in.Write(p)
+		return err
+	}
+	return tx.wall.pass(p, tx.in)
 }
 
 // check looks at what is known of the header section.

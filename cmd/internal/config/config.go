@@ -69,7 +69,7 @@ type ReceiveConnector struct {
 	Banner            string     `yaml:"banner" doc:"text of the greeting, after our name" default:"\"ESMTP Waybill\""`
 	TLS               ReceiveTLS `yaml:"tls" doc:"encryption"`
 	Auth              Auth       `yaml:"auth" doc:"logging in (RFC 4954)"`
-	Permissions       []string   `yaml:"permissions" enum:"submit,relay,any_sender,bypass_filters,bypass_size,keep_headers" doc:"what clients may do: hand in mail for accepted domains; for any domain; as any sender; past the filters; past the size limit; with header fields that are removed otherwise"`
+	Permissions       []string   `yaml:"permissions" enum:"submit,relay,any_sender,bypass_filters,bypass_size,keep_headers" doc:"what clients may do: hand in mail for accepted domains; for any domain; as any sender; past the filters, of which there are none yet; past the size limit; with the header fields of servers of one Exchange organisation (X-MS-Exchange-Organization-*, X-MS-Exchange-Forest-*), which are removed otherwise"`
 	BareNewline       string     `yaml:"bare_newline" enum:"reject,normalise" doc:"what becomes of a message with a CR or LF that is not part of a CRLF: refused, or repaired for devices that know no better"`
 	Protocol          Protocol   `yaml:"protocol" doc:"what is announced and taken of SMTP"`
 	Headers           Headers    `yaml:"headers" doc:"what becomes of header sections"`

@@ -90,6 +90,14 @@ func checkLockout(l Lockout, p *collector) {
 	}
 }
 
+// everybody are issuers with which everybody has an account, or can make one. Whom
+// they vouch for is a stranger still.
+var everybody = []string{
+	"https://accounts.google.com", "accounts.google.com", "https://appleid.apple.com", "https://www.facebook.com", "https://gitlab.com",
+	"https://token.actions.githubusercontent.com", "https://api.login.yahoo.com", "https://www.linkedin.com/oauth",
+	"https://login.microsoftonline.com/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0", // personal accounts, of no organisation
+}
+
 func checkUsers(c *Config, p *collector) {
 	checkLockout(c.Users.Lockout, p)
 	seen := map[string]int{}
@@ -117,6 +125,10 @@ func checkUsers(c *Config, p *collector) {
 			if err := oauth.CheckURL(is.Issuer); err != nil {
 				p.errorf(path+".issuer", "set jwks_url or jwks_file", "its keys cannot be found there: %v", err)
 			}
+		}
+		if slices.Contains(everybody, strings.TrimRight(strings.ToLower(is.Issuer), "/")) && !is.KnownUsers && len(is.Claims) == 0 {
+			p.errorf(path+".issuer", "set known_users: true, or claims that only your users have, such as {hd: example.com}",
+				"open relay: anybody can get a token from %s", clip(is.Issuer))
 		}
 		if is.KnownUsers && c.Users.File == "" {
 			p.errorf(path+".known_users", "set users: {file: users.yaml}", "there is no user file")
