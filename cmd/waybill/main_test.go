@@ -178,7 +178,7 @@ func logged(ts *testscript.TestScript, _ bool, args []string) {
 
 // poll asks again until real processes are as they should be.
 func poll(ts *testscript.TestScript, what string, ok func() error) {
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		err := ok()
 		if err == nil {

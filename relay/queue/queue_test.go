@@ -64,7 +64,7 @@ func TestDeferAndRetry(t *testing.T) {
 	l := h.claim(t)
 	os := outcomes(l, mail.Deferred)
 	os[0] = mail.Outcome{Disposition: mail.Relayed, Reply: mail.Reply{Code: 250}}
-	next := time.Now().Add(time.Second)
+	next := time.Now().Add(5 * time.Second)
 	if err := h.Settle(t.Context(), l, Settlement{Outcomes: os, Next: next, DelaySent: true}); err != nil {
 		t.Fatal(err)
 	}

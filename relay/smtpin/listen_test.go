@@ -343,7 +343,7 @@ func TestChangeUnderLoad(t *testing.T) {
 					t.Errorf("connect: %v", err)
 					return
 				}
-				_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+				_ = conn.SetDeadline(time.Now().Add(time.Minute))
 				_, err = io.WriteString(conn, "EHLO a.example\r\nMAIL FROM:<a@example.net>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n")
 				all, err2 := readUntil(conn, "354 ")
 				if _, err3 := io.WriteString(conn, "x\r\n.\r\nQUIT\r\n"); errors.Join(err, err2, err3) != nil {

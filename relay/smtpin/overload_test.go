@@ -21,7 +21,7 @@ import (
 // eventually polls until f has no complaint.
 func eventually(t testing.TB, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		err := f()
 		if err == nil {
@@ -101,7 +101,7 @@ func TestThrottles(t *testing.T) {
 		},
 		{
 			"a wait",
-			throttle.Rule{Amount: 1, Per: 2 * time.Second, Action: throttle.Tarpit},
+			throttle.Rule{Amount: 1, Per: 4 * time.Second, Action: throttle.Tarpit},
 			[]string{from + "=>250", "RSET=>250", from + "=>250", "QUIT=>221"},
 			"source tarpit",
 		},
@@ -171,7 +171,7 @@ func TestThrottledConnections(t *testing.T) {
 }
 
 func TestLateGreeting(t *testing.T) {
-	r := start(t, Options{Throttles: rules(t, throttle.Rule{What: throttle.Connects, Amount: 1, Per: 2 * time.Second, Action: throttle.Tarpit})})
+	r := start(t, Options{Throttles: rules(t, throttle.Rule{What: throttle.Connects, Amount: 1, Per: 4 * time.Second, Action: throttle.Tarpit})})
 	r.dial(t).expect("220")
 	r.dial(t).expect("220")
 	if f := facts[event.ThrottleEngaged](r.rec); len(f) != 1 || f[0].Action != "tarpit" {

@@ -66,7 +66,7 @@ func facts[T event.Event](r *recorder) []T {
 // await waits until there are n facts of a kind.
 func await[T event.Event](t testing.TB, r *recorder, n int) []T {
 	t.Helper()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		if got := facts[T](r); len(got) >= n {
 			return got
@@ -255,7 +255,7 @@ func start(t testing.TB, opts Options) *relay {
 			if err != nil {
 				t.Errorf("Run() = %v", err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("Run did not end")
 		}
 	})
@@ -290,7 +290,7 @@ func (r *relay) dial(t testing.TB) *client {
 
 func newClient(t testing.TB, c net.Conn) *client {
 	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	return &client{t, c, bufio.NewReader(c)}
 }
 

@@ -28,7 +28,7 @@ func TestFailedImplicitTLS(t *testing.T) {
 	if _, err := io.WriteString(conn, "EHLO plain.example\r\n"); err != nil {
 		t.Fatal(err)
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
 	_, _ = io.Copy(io.Discard, conn)
 	refused := await[event.SessionRefused](t, rec, 1)[0]
 	if refused.Reason != "tls_error" || refused.Connector != "test" || !refused.ClientIP.IsLoopback() {

@@ -30,8 +30,8 @@ func smart(t testing.TB, change func(o *Options), hosts ...*relaytest.SmartHost)
 	o := Options{
 		Name: "out", Hostname: "relay.example", TLS: TLSNone,
 		Timeouts: Timeouts{
-			Connect: 5 * time.Second, Greeting: 5 * time.Second, Command: 5 * time.Second, Mail: 5 * time.Second, Rcpt: 5 * time.Second,
-			Data: 5 * time.Second, Block: 5 * time.Second, Dot: 5 * time.Second, Quit: 5 * time.Second,
+			Connect: time.Minute, Greeting: time.Minute, Command: time.Minute, Mail: time.Minute, Rcpt: time.Minute,
+			Data: time.Minute, Block: time.Minute, Dot: time.Minute, Quit: time.Minute,
 		},
 	}
 	for i, h := range hosts {
@@ -540,7 +540,7 @@ func TestIdleSessionEnds(t *testing.T) {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); {
+	for deadline := time.Now().Add(time.Minute); !ok(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("it never happened that %s", what)
 		}
@@ -1014,8 +1014,13 @@ func TestConcurrent(t *testing.T) {
 // TestClosed says of attempts that come too late, or wait when the connector is
 // closed, that they were not made.
 func TestClosed(t *testing.T) {
-	h := relaytest.NewSmartHost(t)
-	h.Do(".", relaytest.Action{Times: 1, Delay: 300 * time.Millisecond})
+	gate := make(chan struct{})
+	h := relaytest.NewSmartHost(t, relaytest.WithBehaviour(func(phase, _ string) (string, time.Duration, bool) {
+		if phase == relaytest.PhaseDot {
+			<-gate
+		}
+		return "", 0, false
+	}))
 	c := smart(t, func(o *Options) { o.Limits.Connections, o.Limits.ConnectionsPerDestination = 1, 1 }, h)
 	first, waiting := make(chan Result, 1), make(chan Result, 1)
 	go func() { first <- c.Attempt(t.Context(), outHop, message(sample)) }()
@@ -1026,11 +1031,15 @@ func TestClosed(t *testing.T) {
 		defer c.mu.Unlock()
 		return c.waiting == 1
 	})
-	_ = c.Close()
+	closed := make(chan struct{})
+	go func() { defer close(closed); _ = c.Close() }()
+	second := <-waiting
+	close(gate)
+	<-closed
 	if r := <-first; r.Closed || r.Outcomes[0].Disposition != mail.Relayed {
 		t.Errorf("the attempt under way: closed %t, %s; want it relayed", r.Closed, r.Outcomes[0].Disposition)
 	}
-	for name, r := range map[string]Result{"waiting": <-waiting, "late": c.Attempt(t.Context(), outHop, message(sample))} {
+	for name, r := range map[string]Result{"waiting": second, "late": c.Attempt(t.Context(), outHop, message(sample))} {
 		if !r.Closed || r.Outcomes[0].Disposition != mail.Deferred {
 			t.Errorf("the %s attempt: closed %t, %s; want closed and deferred", name, r.Closed, r.Outcomes[0].Disposition)
 		}

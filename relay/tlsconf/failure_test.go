@@ -96,7 +96,7 @@ func sides(t *testing.T, server, client *tls.Config) (serverErr, clientErr error
 	if err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	if err := errors.Join(a.SetDeadline(deadline), b.SetDeadline(deadline)); err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func TestFaults(t *testing.T) {
 	}{
 		{
 			name: "F1 content that stalls is not followed by commands",
-			bare: func(s *smtp.Server) { s.ReadTimeout = 300 * time.Millisecond }, opts: Options{CommandTimeout: 300 * time.Millisecond},
+			bare: func(s *smtp.Server) { s.ReadTimeout = time.Second }, opts: Options{CommandTimeout: time.Second},
 			script: func(c *client, s *server) string {
 				c.talk(envelope...)
 				c.talk("DATA\r\n=>354")
@@ -132,6 +132,7 @@ func TestFaults(t *testing.T) {
 				c.talk(envelope...)
 				c.talk("BDAT 5\r\nabcde=>250", "RSET\r\n=>250", "NOOP\r\n=>250")
 				c.talk("QUIT\r\n=>221")
+				s.bodies.Wait()
 				s.mu.Lock()
 				defer s.mu.Unlock()
 				return fmt.Sprint(s.overlaps)
@@ -160,7 +161,7 @@ func TestFaults(t *testing.T) {
 		},
 		{
 			name: "F12 the end after a line that ends in CR CR LF",
-			bare: func(s *smtp.Server) { s.ReadTimeout = 300 * time.Millisecond }, opts: Options{BareNewline: Normalise},
+			bare: func(s *smtp.Server) { s.ReadTimeout = time.Second }, opts: Options{BareNewline: Normalise},
 			script: func(c *client, s *server) string {
 				c.talk(envelope...)
 				c.talk("DATA\r\n=>354")

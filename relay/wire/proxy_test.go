@@ -73,7 +73,7 @@ func TestReadProxy(t *testing.T) {
 				_, _ = io.WriteString(near, test.in)
 				_ = near.Close()
 			}()
-			conn, p, err := ReadProxy(far, time.Now().Add(10*time.Second))
+			conn, p, err := ReadProxy(far, time.Now().Add(time.Minute))
 			if test.bad {
 				if err == nil || !strings.Contains(err.Error(), test.want) {
 					t.Fatalf("ReadProxy() = %v, %v, want %q", p, err, test.want)
@@ -133,7 +133,7 @@ func FuzzReadProxy(f *testing.F) {
 			_, _ = near.Write(in)
 			_ = near.Close()
 		}()
-		conn, p, err := ReadProxy(far, time.Now().Add(time.Second))
+		conn, p, err := ReadProxy(far, time.Now().Add(time.Minute))
 		if err == nil && p.Client.IsValid() {
 			h := proxyproto.HeaderProxyFromAddrs(2, net.TCPAddrFromAddrPort(p.Client), net.TCPAddrFromAddrPort(p.Local))
 			again, err := proxied(h)

@@ -26,8 +26,9 @@ type backend struct {
 	mu       sync.Mutex
 	wire     bool
 	messages []message
-	stop     int64 // refuse contents above it; 0 none
-	overlaps int   // how often Reset was called during Data
+	stop     int64          // refuse contents above it; 0 none
+	overlaps int            // how often Reset was called during Data
+	bodies   sync.WaitGroup // calls of Data
 }
 
 type message struct {
@@ -98,8 +99,11 @@ func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
 }
 
 func (s *session) Data(r io.Reader) error {
+	s.b.bodies.Add(1)
+	defer s.b.bodies.Done()
+	patience := 10 * time.Second
 	if s.b.wire {
-		r = s.c.Conn().(*Conn).Body()
+		r, patience = s.c.Conn().(*Conn).Body(), 100*time.Millisecond
 	}
 	var buf bytes.Buffer
 	if s.b.stop > 0 {
@@ -115,7 +119,7 @@ func (s *session) Data(r io.Reader) error {
 			s.b.mu.Lock()
 			s.b.overlaps++
 			s.b.mu.Unlock()
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(patience):
 		}
 	}
 	s.mu.Lock()
@@ -229,7 +233,7 @@ func dial(t testing.TB, addr string) *client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	return &client{t, c, bufio.NewReader(c)}
 }
 

@@ -97,7 +97,7 @@ func relay(t *testing.T, change func(*smtpin.Connector)) (addr string, s *store,
 
 func run(t *testing.T, o Options) []Result {
 	t.Helper()
-	o.Foreign, o.Quiet, o.Timeout = "selftest@elsewhere.example", 300*time.Millisecond, 10*time.Second
+	o.Foreign, o.Quiet, o.Timeout = "selftest@elsewhere.example", 300*time.Millisecond, time.Minute
 	if o.Domain == "" {
 		o.Domain = "ours.example"
 	}

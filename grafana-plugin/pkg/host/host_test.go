@@ -39,7 +39,7 @@ func TestHost(t *testing.T) {
 	h := start(t)
 	api := httptest.NewServer(host.Canned("../../testdata/api", "viewer"))
 	defer api.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 
 	if err := h.Configure(api.URL, "wrong", nil); err != nil {

@@ -327,7 +327,7 @@ func TestFailures(t *testing.T) {
 		}, 502, "redirect"},
 		{"not JSON", answer(200, "text/html", `<h1>welcome</h1>`), 502, "cannot be read"},
 		{"cut off", answer(200, "application/json", `{"messages":[`), 502, "cannot be read"},
-		{"too large", answer(200, "application/json", `{"messages":[`+strings.Repeat(`{},`, maxResponse/3+1)+`{}]}`), 502, "larger than 32 MiB"},
+		{"too large", answer(200, "application/json", `{"messages":[],"padding":"`+strings.Repeat("x", maxResponse)+`"}`), 502, "larger than 32 MiB"},
 		{"closed without an answer", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 502, "does not answer"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
