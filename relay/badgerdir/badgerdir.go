@@ -13,12 +13,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
-// Tidy removes from dir the logs of memtables that are empty files: their
-// process was killed between the creation and the first octet. A directory that
-// is not there is tidy.
+// Tidy removes from dir the logs of memtables and of values that are empty files:
+// their process was killed between the creation and the first octet. A directory
+// that is not there is tidy.
 func Tidy(dir string) error {
 	files, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -28,7 +27,7 @@ func Tidy(dir string) error {
 		return fmt.Errorf("database directory: %w", err)
 	}
 	for _, f := range files {
-		if !strings.HasSuffix(f.Name(), ".mem") {
+		if ext := filepath.Ext(f.Name()); ext != ".mem" && ext != ".vlog" {
 			continue
 		}
 		info, err := f.Info()
