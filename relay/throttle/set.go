@@ -280,7 +280,7 @@ func (t *taking) refused(a Answer, now time.Time, count int) {
 			b.hits++
 			b.hit = now
 		}
-		if l.atOnce() && b.open == 0 {
+		if l.atOnce() && b.open == 0 && b.hits == 0 {
 			l.table.forget(b)
 		}
 	}
@@ -316,11 +316,12 @@ func spend(r *rate.Limiter, now time.Time, n int64) {
 	}
 }
 
-// leave ends what was counted as being there.
+// leave ends what was counted as being there. Who was refused meanwhile is
+// remembered for the listing.
 func (t *table) leave(b *bucket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if b.open--; b.open <= 0 && t.keys[b.key] == b {
+	if b.open--; b.open <= 0 && b.hits == 0 && t.keys[b.key] == b {
 		t.forget(b)
 	}
 }

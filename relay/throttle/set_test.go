@@ -183,14 +183,49 @@ func TestConnect(t *testing.T) {
 		t.Errorf("a fourth in a minute: %+v", a)
 	}
 	second()
-	if rows, _ := s.List(now, Select{Rule: "two", All: true}); len(rows) != 0 {
-		t.Errorf("after all have left: %+v", rows)
+	if rows, _ := s.List(now, Select{Rule: "two"}); len(rows) != 1 || rows[0].Used != 0 || rows[0].Engaged || rows[0].Hits != 1 {
+		t.Errorf("after all have left: %+v, want who was refused lately", rows)
 	}
 	now = now.Add(time.Hour)
+	if rows, _ := s.List(now, Select{Rule: "two", All: true}); len(rows) != 0 {
+		t.Errorf("an hour later: %+v", rows)
+	}
 	if a, leave := connect(); a.Refused() {
 		t.Errorf("later: %+v", a)
 	} else {
 		leave()
+	}
+}
+
+// TestRefusedAreForgotten: those whom a rule about what is there now has refused
+// are remembered for a while, those who are there are counted for as long.
+func TestRefusedAreForgotten(t *testing.T) {
+	s := set(t, Rule{Name: "one", What: Connects, Amount: 1})
+	now, refused := start, 0
+	stays, _ := s.Connect(now, Client{IP: ip("198.51.100.1")}, event.Emitter{})
+	if stays.Refused() {
+		t.Fatal("the first is refused")
+	}
+	for i := range 500 {
+		now = now.Add(lately / 100)
+		c := Client{IP: netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)})}
+		_, leave := s.Connect(now, c, event.Emitter{})
+		if a, _ := s.Connect(now, c, event.Emitter{}); a.Refused() {
+			refused++
+		}
+		leave()
+	}
+	if refused != 500 {
+		t.Errorf("%d second connections are refused, want 500", refused)
+	}
+	if rows, total := s.List(now, Select{}); total < 100 || total > 102 || !rows[0].Engaged || rows[0].Key != "198.51.100.1" {
+		t.Errorf("%d were refused lately, want about 100, and the one who stays first: %+v", total, rows[0])
+	}
+	tab := s.now.Load().all[0].table
+	tab.mu.Lock()
+	defer tab.mu.Unlock()
+	if n := len(tab.keys); n > 110 {
+		t.Errorf("%d are remembered", n)
 	}
 }
 

@@ -38,7 +38,9 @@ func newTable(id uint64) *table {
 }
 
 // get returns the bucket of k, which it makes when there is none. A bucket that
-// was not used for full is as good as none, and forgotten; zero is never.
+// was not used for full is as good as none, and forgotten. Zero is for rules about
+// what is there now: nothing that is there is forgotten, and who was refused is
+// remembered lately.
 func (t *table) get(now time.Time, k key, full time.Duration) *bucket {
 	b := t.keys[k]
 	if b != nil {
@@ -48,16 +50,25 @@ func (t *table) get(now time.Time, k key, full time.Duration) *bucket {
 		t.keys[k] = b
 	}
 	b.used = now
-	b.prev, b.next = t.ends.prev, &t.ends
-	b.prev.next, t.ends.prev = b, b
-	if full > 0 {
-		for range 2 { // more than come, so that the table shrinks again
-			if old := t.ends.next; old != b && (len(t.keys) > maxKeys || now.Sub(old.used) > full) {
-				t.forget(old)
-			}
+	t.link(b)
+	for range 2 { // more than come, so that the table shrinks again
+		old := t.ends.next
+		switch {
+		case old == b:
+		case old.open > 0: // it is looked at again when all others were
+			t.unlink(old)
+			t.link(old)
+		case len(t.keys) > maxKeys, full > 0 && now.Sub(old.used) > full, full == 0 && now.Sub(old.hit) > lately:
+			t.forget(old)
 		}
 	}
 	return b
+}
+
+// link makes b the latest.
+func (t *table) link(b *bucket) {
+	b.prev, b.next = t.ends.prev, &t.ends
+	b.prev.next, t.ends.prev = b, b
 }
 
 func (t *table) unlink(b *bucket) { b.prev.next, b.next.prev = b.next, b.prev }
