@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -78,7 +79,14 @@ func limitText(r trackapi.Throttle) string {
 		amount = size(r.Amount)
 	}
 	if r.Per > 0 {
-		return amount + "/" + time.Duration(r.Per*float64(time.Second)).String()
+		per := time.Duration(r.Per * float64(time.Second)).String()
+		if strings.HasSuffix(per, "m0s") {
+			per = strings.TrimSuffix(per, "0s")
+		}
+		if strings.HasSuffix(per, "h0m") {
+			per = strings.TrimSuffix(per, "0m")
+		}
+		return amount + "/" + per
 	}
 	return amount
 }

@@ -392,6 +392,14 @@ func (e *env) tailLine(raw json.RawMessage) error {
 		Client      string `json:"client_ip"`
 		Reason      string `json:"reason"`
 		User        string `json:"auth_user"`
+		Connector   string `json:"connector"`
+		Verb        string `json:"verb"`
+		Cause       string `json:"cause"`
+		Limit       string `json:"throttle_limit"`
+		Action      string `json:"action"`
+		Resource    string `json:"resource"`
+		Stage       string `json:"pressure_stage"`
+		Detail      string `json:"detail"`
 	}
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return err
@@ -404,7 +412,7 @@ func (e *env) tailLine(raw json.RawMessage) error {
 		}
 	}
 	var parts []string
-	for _, p := range []string{r.QueueID, arrow(r.MailFrom, to), r.Disposition, prefix("by ", r.Remote), prefix("client ", r.Client), prefix("user ", r.User), r.Reason, strings.TrimSpace(codes(r.Code, r.Enhanced) + r.Reply)} {
+	for _, p := range []string{r.QueueID, arrow(r.MailFrom, to), about(r.QueueID, r.Connector), r.Verb, prefix("limit ", r.Limit), r.Action, prefix("resource ", r.Resource), prefix("stage ", r.Stage), r.Detail, r.Disposition, prefix("by ", r.Remote), prefix("client ", r.Client), prefix("user ", r.User), r.Cause, r.Reason, strings.TrimSpace(codes(r.Code, r.Enhanced) + r.Reply)} {
 		if p != "" {
 			parts = append(parts, clean(p))
 		}
@@ -418,6 +426,14 @@ func (e *env) tailLine(raw json.RawMessage) error {
 	}
 	_, err := fmt.Fprintf(e.out, "%s %s %s\n", e.paint("dim", r.Time.Local().Format("15:04:05.000")), e.paint(style, fmt.Sprintf("%-18s", r.Event)), strings.Join(parts, "  "))
 	return err
+}
+
+// about names the connector of facts that are about no message.
+func about(queueID, connector string) string {
+	if queueID != "" {
+		return ""
+	}
+	return connector
 }
 
 func arrow(from, to string) string {
