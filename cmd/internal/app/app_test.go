@@ -29,7 +29,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // standard is a relay with a login, and one smart host at HOST. DIR is the
-// fixture's folder.
+// fixture's folder. The disk of a machine that runs tests may be as slow as it is.
 const standard = `hostname: relay.test
 data_dir: DIR/data
 certificates:
@@ -41,6 +41,7 @@ receive_connectors:
 send_connectors:
   - {name: out, address_spaces: [{space: "*"}], smart_hosts: ["HOST"], tls: {level: none}, retry: {schedule: [1s]}}
 queue: {disk_free_min: 256MiB}
+back_pressure: {disk_latency: {medium: 0s, high: 0s}}
 http: {listen: "127.0.0.1:0"}
 log: {file: DIR/waybill.log}
 `

@@ -19,7 +19,7 @@ func TestBackPressure(t *testing.T) {
 	host := relaytest.NewSmartHost(t)
 	host.Do(relaytest.PhaseRcpt, relaytest.Action{Reply: "451 4.7.1 later"})
 	f := newFixture(t, host.Addr())
-	f.write(strings.Replace(standard, "queue: {", "back_pressure: {queue_length: {medium: 2, high: 3}, delay_step: 0s}\nqueue: {", 1))
+	f.write(strings.Replace(standard, "back_pressure: {", "back_pressure: {queue_length: {medium: 2, high: 3}, delay_step: 0s, ", 1))
 	r := f.start()
 	for i := range 3 {
 		r.submit("app", fmt.Sprintf("u%d@dest.test", i))
@@ -55,7 +55,7 @@ func TestBackPressure(t *testing.T) {
 	}
 
 	host.Do(relaytest.PhaseRcpt)
-	f.write(strings.Replace(standard, "queue: {", "back_pressure: {queue_length: {medium: 100, high: 200}}\nqueue: {", 1))
+	f.write(strings.Replace(standard, "back_pressure: {", "back_pressure: {queue_length: {medium: 100, high: 200}, ", 1))
 	if err := r.Reload(); err != nil {
 		t.Fatal(err)
 	}
