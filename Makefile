@@ -31,7 +31,7 @@ test: test-go test-plugin ## Every test that needs no other server: Go, TypeScri
 .PHONY: test-go
 test-go: ## Vet and test the Go code
 	$(GO) vet ./...
-	$(GO) test -shuffle=on ./...
+	$(GO) test -shuffle=on -timeout 20m ./...
 
 .PHONY: test-plugin
 test-plugin: $(PLUGIN_DEPS) ## Check, test and build the Grafana plugin's frontend
@@ -53,7 +53,7 @@ plugin: $(PLUGIN_DEPS) ## Build the Grafana plugin: frontend and backend, in gra
 
 .PHONY: race
 race: ## Go tests with the race detector, in random order
-	CGO_ENABLED=1 $(GO) test -race -shuffle=on ./...
+	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 20m ./...
 
 .PHONY: lint
 lint: $(GOLANGCI) ## Lint and check formatting
@@ -75,7 +75,7 @@ fuzz: ## Run every fuzz target for a while (FUZZTIME=30s)
 .PHONY: e2e
 e2e: build plugin ## Real peers: Postfix, swaks, curl, Prometheus, Chromium, kill -9
 	./.ci/install-peers
-	$(GO) test -v -count=1 -timeout 10m -tags e2e $(AS_ROOT) ./cmd/internal/e2e/
+	$(GO) test -v -count=1 -timeout 20m -tags e2e $(AS_ROOT) ./cmd/internal/e2e/
 	WAYBILL_REQUIRE_PROMTOOL=1 $(GO) test -count=1 -timeout 10m -tags e2e ./dashboards/ ./metrics/
 	$(NPM) run screens
 

@@ -55,7 +55,7 @@ func start(t testing.TB, conf string) *daemon {
 	t.Helper()
 	d := &daemon{t: t, dir: shared(t)}
 	httpPort := port(t)
-	d.api = &trackapi.Client{BaseURL: fmt.Sprintf("http://127.0.0.1:%d", httpPort), HTTP: &http.Client{Timeout: 30 * time.Second}}
+	d.api = &trackapi.Client{BaseURL: fmt.Sprintf("http://127.0.0.1:%d", httpPort), HTTP: &http.Client{Timeout: time.Minute}}
 	d.conf = filepath.Join(d.dir, "waybill.yaml")
 	write(t, d.conf, strings.NewReplacer("DIR", d.dir, "HTTPPORT", fmt.Sprint(httpPort)).Replace(conf))
 	t.Cleanup(func() {
@@ -154,8 +154,8 @@ func (d *daemon) ended() {
 	d.t.Helper()
 	select {
 	case <-d.done:
-	case <-time.After(30 * time.Second):
-		d.t.Error("waybill serve goes on 30 s after the signal")
+	case <-time.After(2 * time.Minute):
+		d.t.Error("waybill serve goes on 2 minutes after the signal")
 		d.kill()
 		return
 	}

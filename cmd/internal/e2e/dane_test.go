@@ -75,7 +75,7 @@ func serveZones(t testing.TB, signed, plain map[string]string) *zones {
 func (z *zones) ds(name string) string {
 	z.t.Helper()
 	var record string
-	eventually(z.t, 30*time.Second, "the key of "+name, func() error {
+	eventually(z.t, time.Minute, "the key of "+name, func() error {
 		out, err := exec.Command("/usr/sbin/keymgr", "-c", filepath.Join(z.dir, "knot.conf"), name, "ds").CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
@@ -146,7 +146,7 @@ remote-control:
 		t.Fatal(err)
 	}
 	defer r.Close()
-	eventually(t, 30*time.Second, "the resolver", func() error {
+	eventually(t, time.Minute, "the resolver", func() error {
 		_, err := r.MX(context.Background(), names[0])
 		return err
 	})
@@ -233,7 +233,7 @@ send_connectors:
 		t.Run(test.name, func(t *testing.T) {
 			s.t = t
 			s.send("a@source.test", "b@"+test.name+".test", hello)
-			eventually(t, 30*time.Second, "the attempt", func() error {
+			eventually(t, time.Minute, "the attempt", func() error {
 				list, err := d.api.Events(context.Background(), trackapi.Query{Recipient: "b@" + test.name + ".test", Event: "attempt_finished"})
 				if err != nil {
 					return err

@@ -48,7 +48,7 @@ func TestSMTPSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = sink.Process.Kill(); _ = sink.Wait() })
-	if err := peers.WaitPort(out, 10*time.Second); err != nil {
+	if err := peers.WaitPort(out, time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	d := start(t, relayConf(in, out))
@@ -89,7 +89,7 @@ func TestSMTPSource(t *testing.T) {
 func (d *daemon) reconcile(relayed int) {
 	d.t.Helper()
 	names := []string{"message_queued", "recipient_relayed", "message_retired"}
-	eventually(d.t, 20*time.Second, "tracking and metrics to agree", func() error {
+	eventually(d.t, time.Minute, "tracking and metrics to agree", func() error {
 		now := time.Now()
 		got, err := d.api.Aggregate(context.Background(), trackapi.AggregateQuery{
 			Query: trackapi.Query{From: now.Add(-time.Hour), To: now.Add(time.Minute)}, Metric: "count", By: []string{"event"}, Top: 50,
@@ -281,7 +281,7 @@ log: {file: DIR/waybill.log}
 func (d *daemon) found(recipient, disposition string, n int) []trackapi.Message {
 	d.t.Helper()
 	var rows []trackapi.Message
-	eventually(d.t, 30*time.Second, fmt.Sprintf("%d %s messages to %s", n, disposition, recipient), func() error {
+	eventually(d.t, time.Minute, fmt.Sprintf("%d %s messages to %s", n, disposition, recipient), func() error {
 		now := time.Now()
 		got, err := d.api.Messages(context.Background(), trackapi.Query{Recipient: recipient, Disposition: disposition, From: now.Add(-time.Hour), To: now.Add(time.Minute), Limit: 1000})
 		if err != nil {

@@ -159,7 +159,7 @@ func (l *logins) logged() (list []string) {
 // next waits for the login that follows the first n.
 func (l *logins) next(t *testing.T, n int) (login string) {
 	t.Helper()
-	eventually(t, 10*time.Second, "a login in the log", func() error {
+	eventually(t, time.Minute, "a login in the log", func() error {
 		list := l.logged()
 		if len(list) <= n {
 			return errors.New("there is none")
@@ -294,7 +294,7 @@ func TestLogins(t *testing.T) {
 				t.Errorf("the login was %q, want %q\n%s", got, test.want, out)
 			}
 			if ok && sends {
-				eventually(t, 10*time.Second, "the message at the next hop", func() error {
+				eventually(t, time.Minute, "the message at the next hop", func() error {
 					for _, m := range l.host.Messages() {
 						if strings.Contains(strings.Join(m.RcptArgs, " "), to) {
 							return nil

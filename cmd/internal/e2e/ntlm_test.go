@@ -144,7 +144,7 @@ func TestNTLMHelper(t *testing.T) {
 		_ = winbindd.Process.Signal(syscall.SIGTERM)
 		_ = winbindd.Wait()
 	})
-	eventually(t, 30*time.Second, "winbindd to know its user", func() error {
+	eventually(t, time.Minute, "winbindd to know its user", func() error {
 		out, err := exec.Command("ntlm_auth", "--configfile="+conf, "--username=games", "--password=domain-password", "--domain=WBTEST").CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)

@@ -61,7 +61,7 @@ func open(port, n int, lines ...string) (conns []net.Conn, refused []string) {
 }
 
 func talk(port int, lines []string) (net.Conn, error) {
-	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), 20*time.Second)
+	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Minute)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +154,7 @@ func TestTenThousandIdle(t *testing.T) {
 		slowest = max(slowest, time.Since(began))
 	}
 	wantOnce(t, host, to...)
-	if slowest > 10*time.Second {
+	if slowest > 30*time.Second {
 		t.Errorf("a sender took %s beside them", slowest)
 	}
 	rss, err := peers.RSS(d.cmd.Process.Pid)

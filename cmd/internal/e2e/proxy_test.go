@@ -48,7 +48,7 @@ func spawn(t *testing.T, name string, args ...string) {
 // listening waits until somebody listens on a port.
 func listening(t *testing.T, port int) {
 	t.Helper()
-	eventually(t, 20*time.Second, fmt.Sprintf("port %d", port), func() error {
+	eventually(t, time.Minute, fmt.Sprintf("port %d", port), func() error {
 		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			err = c.Close()
@@ -221,7 +221,7 @@ mail {
 	})
 	t.Run("facts", func(t *testing.T) {
 		for kind, want := range map[string]string{"client_announced": "printer.inside.test", "session_refused": "proxy_protocol", "remarked": "PROXY header"} {
-			eventually(t, 20*time.Second, kind, func() error {
+			eventually(t, time.Minute, kind, func() error {
 				got, err := d.api.Events(context.Background(), trackapi.Query{Event: kind, Limit: 200})
 				if err == nil && !strings.Contains(fmt.Sprintf("%s", got.Events), want) {
 					err = fmt.Errorf("no %s says %s: %s", kind, want, got.Events)

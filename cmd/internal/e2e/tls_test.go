@@ -71,7 +71,7 @@ send_connectors:
 		{"gnutls, device with 1.0", gnutls(device, "LEGACY:-VERS-ALL:+VERS-TLS1.0:%VERIFY_ALLOW_SIGN_WITH_SHA1"), "TLS1.0", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, test.cmd[0], test.cmd[1:]...)
 			cmd.Stdin = strings.NewReader("QUIT\r\n")
@@ -113,10 +113,10 @@ send_connectors:
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(2 * time.Minute))
 		_, _ = io.WriteString(conn, "EHLO plain.test\r\n")
 		_, _ = io.Copy(io.Discard, conn)
-		eventually(t, 30*time.Second, "the refusal", func() error {
+		eventually(t, time.Minute, "the refusal", func() error {
 			list, err := d.api.Events(context.Background(), trackapi.Query{Event: "session_refused"})
 			if err != nil {
 				return err
