@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -112,12 +114,17 @@ func (e *env) selftest(ctx context.Context, o selftestOptions) error {
 	}
 	results, err := selftest.Run(ctx, opts)
 	if selftest.Unreachable(err) {
-		return &exitError{exitUnreachable, err, `is "waybill serve" running?`}
+		err = &exitError{exitUnreachable, err, `is "waybill serve" running?`}
 	}
-	if err != nil {
+	if err != nil && len(results) == 0 {
 		return err
 	}
-	return e.selftestResults(results, o.all)
+	bad := e.selftestResults(results, o.all)
+	if bad == nil || err == nil {
+		return cmp.Or(bad, err)
+	}
+	fmt.Fprintf(e.err, "waybill: %v\n", err) // what is open counts more than what is silent
+	return bad
 }
 
 func (e *env) selftestResults(results []selftest.Result, all bool) error {
@@ -177,6 +184,7 @@ func selftestConfig(cfg *config.Config, opts *selftest.Options) {
 			opts.Targets = append(opts.Targets, selftest.Target{
 				Name: r.Name, Addr: net.JoinHostPort(host, port), Implicit: r.TLS.Mode == "implicit", Clear: r.Auth.BeforeTLS,
 				Trusted: func(client netip.Addr) string { return trusted(cfg, at, client) },
+				Proxied: func(client netip.Addr) bool { return proxied(cfg, at, client) },
 			})
 		}
 	}
@@ -225,6 +233,16 @@ func outside() string {
 		}
 	}
 	return "127.0.0.1"
+}
+
+// proxied reports whether a client has to speak the PROXY protocol to a listener.
+func proxied(cfg *config.Config, listen string, client netip.Addr) bool {
+	return slices.ContainsFunc(cfg.Receive, func(r config.ReceiveConnector) bool {
+		return slices.Contains(r.Listen, listen) && slices.ContainsFunc(r.ProxyProtocol.Trusted, func(word string) bool {
+			p, err := policy.ParseRange(word)
+			return err == nil && p.Contains(policy.Canonical(client))
+		})
+	})
 }
 
 // trusted says by which connector a client that comes to a listener may relay

@@ -30,11 +30,12 @@ func (r reply) String() string {
 
 // client is one session. It says what it is told to, however wrong.
 type client struct {
-	o    *Options
-	conn net.Conn
-	r    *textproto.Reader
-	ext  []string // of EHLO, upper case
-	stop func() bool
+	o      *Options
+	conn   net.Conn
+	client netip.Addr // who we are to the server
+	r      *textproto.Reader
+	ext    []string // of EHLO, upper case
+	stop   func() bool
 }
 
 // maxSaid bounds what is read of a server in one session.
@@ -48,6 +49,16 @@ func dial(ctx context.Context, o *Options, target Target, verify bool) (*client,
 	}
 	c := &client{o: o, conn: conn, stop: context.AfterFunc(ctx, func() { _ = conn.Close() })}
 	c.use(conn)
+	if local, err := netip.ParseAddrPort(conn.LocalAddr().String()); err == nil {
+		c.client = local.Addr().Unmap()
+	}
+	if target.Proxied != nil && target.Proxied(c.client) {
+		c.client = stranger
+		if _, err := fmt.Fprintf(conn, "PROXY TCP4 %s 127.0.0.1 40000 25\r\n", stranger); err != nil {
+			c.close()
+			return nil, err
+		}
+	}
 	if target.Implicit {
 		if err := c.handshake(ctx, target, verify); err != nil {
 			c.close()

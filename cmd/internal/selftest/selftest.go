@@ -57,7 +57,13 @@ type Target struct {
 	// Trusted says why a client with an address may relay there without a login,
 	// or nothing. May be nil.
 	Trusted func(client netip.Addr) string
+	// Proxied reports whether a client with an address has to say for whom it
+	// speaks, by the PROXY protocol: it then speaks for a stranger. May be nil.
+	Proxied func(client netip.Addr) bool
 }
+
+// stranger is whom we speak for as a proxy: nobody has an address of RFC 5737.
+var stranger = netip.MustParseAddr("198.51.100.7")
 
 // Options say what to try.
 type Options struct {
@@ -112,7 +118,8 @@ func (e *unreachableError) Error() string { return e.err.Error() }
 func (e *unreachableError) Unwrap() error { return e.err }
 
 // Run tries everything at all targets. The results are in the order of targets
-// and tricks. An error says that a target cannot be talked to.
+// and tricks. An error says which targets cannot be talked to; the results are
+// those of the others.
 func Run(ctx context.Context, o Options) ([]Result, error) {
 	o.Timeout, o.Quiet, o.Parallel = cmp.Or(o.Timeout, 30*time.Second), cmp.Or(o.Quiet, time.Second), cmp.Or(o.Parallel, 8)
 	if o.here == nil {
@@ -122,22 +129,28 @@ func Run(ctx context.Context, o Options) ([]Result, error) {
 		return nil, fmt.Errorf("%q is not an address", o.Foreign)
 	}
 	var results []*Result
+	var silent []error
 	work, within := errgroup.WithContext(ctx)
 	work.SetLimit(o.Parallel)
 	for _, target := range o.Targets {
-		domain, trusted, err := look(ctx, &o, target)
+		seen, err := look(ctx, &o, target)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("%s: %w", target.Addr, err), work.Wait())
+			silent = append(silent, fmt.Errorf("%s: %w", target.Addr, err))
+			continue
 		}
 		host, _, _ := net.SplitHostPort(target.Addr)
 		add := func(view string, k trick) {
 			r := &Result{Connector: target.Name, Target: target.Addr, View: view, Trick: k.name, Verdict: OK}
 			results = append(results, r)
-			if view == Stranger && k.relay && trusted != "" {
-				r.Verdict, r.Why = Skipped, trusted
+			switch {
+			case seen.refused != "":
+				r.Verdict, r.Why = Skipped, seen.refused
+				return
+			case view == Stranger && k.relay && seen.trusted != "":
+				r.Verdict, r.Why = Skipped, seen.trusted
 				return
 			}
-			t := &trial{o: &o, target: target, view: view, domain: domain, ip: literal(host), result: r}
+			t := &trial{o: &o, target: target, view: view, domain: seen.domain, ip: literal(host), result: r}
 			work.Go(func() error { return t.run(within, k) })
 		}
 		for _, k := range slices.Concat(relayTricks(), sessionTricks()) {
@@ -154,28 +167,38 @@ func Run(ctx context.Context, o Options) ([]Result, error) {
 	for i, r := range results {
 		list[i] = *r
 	}
-	return list, err
+	return list, errors.Join(append(silent, err)...)
+}
+
+// glance is what a target looks like from here.
+type glance struct {
+	domain  string // that it takes mail for
+	trusted string // why we may relay there, or empty
+	refused string // why it does not talk to us at all, or empty
 }
 
 // look finds out where a target is, and who we are to it.
-func look(ctx context.Context, o *Options, target Target) (domain, trusted string, err error) {
+func look(ctx context.Context, o *Options, target Target) (glance, error) {
 	c, err := dial(ctx, o, target, false)
 	if err != nil {
-		return "", "", &unreachableError{err}
+		return glance{}, &unreachableError{err}
 	}
 	defer c.close()
 	greeting, err := c.read()
 	if err != nil {
-		return "", "", &unreachableError{fmt.Errorf("greeting: %w", err)}
+		return glance{}, &unreachableError{fmt.Errorf("greeting: %w", err)}
 	}
-	domain = o.Domain
-	if domain == "" {
-		domain, _, _ = strings.Cut(strings.TrimSpace(greeting.text), " ")
+	g := glance{domain: o.Domain}
+	if greeting.code >= 500 {
+		g.refused = "the server does not talk to " + c.client.String() + ": " + greeting.String()
 	}
-	if local, err := netip.ParseAddrPort(c.conn.LocalAddr().String()); err == nil && target.Trusted != nil {
-		trusted = target.Trusted(local.Addr().Unmap())
+	if g.domain == "" {
+		g.domain, _, _ = strings.Cut(strings.TrimSpace(greeting.text), " ")
 	}
-	return domain, trusted, nil
+	if c.client.IsValid() && target.Trusted != nil {
+		g.trusted = target.Trusted(c.client)
+	}
+	return g, nil
 }
 
 // run tries k, once more if it was told to come again.

@@ -242,6 +242,17 @@ func TestUnreachable(t *testing.T) {
 	if _, err := Run(t.Context(), Options{Foreign: "nobody"}); err == nil {
 		t.Error("Run took what is no address")
 	}
+	other := relaytest.NewSmartHost(t)
+	other.On("CONNECT", 554, "5.7.1 not for you")
+	results, err := Run(t.Context(), Options{Targets: []Target{{Addr: addr}, {Addr: other.Addr()}}, Foreign: "a@b.example"})
+	if !Unreachable(err) || len(results) == 0 {
+		t.Errorf("Run = %d results, %v, want those of the other, and unreachable", len(results), err)
+	}
+	for _, r := range results {
+		if r.Target != other.Addr() || r.Verdict != Skipped || !strings.HasSuffix(r.Why, "554 5.7.1 not for you") {
+			t.Fatalf("%+v, want skipped, for the server refuses us", r)
+		}
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := Run(ctx, Options{Targets: []Target{{Addr: addr}}, Foreign: "a@b.example"}); !errors.Is(err, context.Canceled) {
