@@ -23,6 +23,7 @@ type Levels struct {
 	Connections  []Connections
 	Tracking     *Tracking
 	Log          *Log
+	OTLP         *OTLP
 	Disks        []Disk // beside the queue's own
 	Certificates []Certificate
 	Stores       []Store
@@ -52,6 +53,13 @@ type Log struct {
 	Pending                           int // octets in the buffer
 }
 
+// OTLP is what became of the facts that are sent to a collector.
+type OTLP struct {
+	Sent    uint64
+	Dropped map[string]uint64 // by reason: buffer_full, unavailable, refused, closed
+	Pending int               // facts that wait
+}
+
 // Disk is the space of the volume that a directory is on.
 type Disk struct {
 	Volume     string // what it is for: tracking, log
@@ -78,6 +86,7 @@ var (
 	olderThan    = []string{"1m", "5m", "15m", "1h", "4h", "1d"}
 	hopStates    = []string{"ready", "active", "retry", "held", "unroutable"}
 	dropReasons  = []string{"buffer_full", "store_failed", "closed", "panic"}
+	sendReasons  = []string{"buffer_full", "unavailable", "refused", "closed"}
 	lineResults  = []string{"written", "sampled", "dropped", "failed"}
 )
 
@@ -118,6 +127,7 @@ type levels struct {
 	outboxRecords, outboxAge, segmentBytes, segmentFiles, lifetime, pressure, stage level
 	diskFree, diskSize, connections, connectionsLimit                               level
 	indexLag, oldestEvent, storeBytes, eventsDropped, writeErrors, lines, logBuffer level
+	otlpSent, otlpDropped, otlpPending                                              level
 	certificate, lsmBytes, valueBytes, reloadOK, reloadAt, buildInfo                level
 }
 
@@ -163,6 +173,9 @@ func (c *levels) define(d *definer, opts Options) {
 	def(&c.writeErrors, n, "tracking_write_errors_total", "Writes to the tracking store that failed.")
 	def(&c.lines, n, "protocol_log_lines_total", "Lines of the log, by what became of them.", words("result", lineResults))
 	def(&c.logBuffer, g, "protocol_log_buffer_bytes", "Octets that wait for the log's output.")
+	def(&c.otlpSent, n, "otlp_records_sent_total", "Facts that were sent to the OpenTelemetry collector.")
+	def(&c.otlpDropped, n, "otlp_records_dropped_total", "Facts that the OpenTelemetry collector did not get; the log has them.", words("reason", sendReasons))
+	def(&c.otlpPending, g, "otlp_records_pending", "Facts that wait to be sent to the OpenTelemetry collector.")
 
 	store := Label{Name: "store", Note: "queue, tracking"}
 	def(&c.lsmBytes, g, "badger_lsm_bytes", "Size of the tables of a Badger database.", store)
@@ -221,6 +234,13 @@ func (c *levels) Collect(ch chan<- prometheus.Metric) {
 			c.lines.send(ch, float64(n), lineResults[i])
 		}
 		c.logBuffer.send(ch, float64(l.Log.Pending))
+	}
+	if l.OTLP != nil {
+		c.otlpSent.send(ch, float64(l.OTLP.Sent))
+		for _, reason := range sendReasons {
+			c.otlpDropped.send(ch, float64(l.OTLP.Dropped[reason]), reason)
+		}
+		c.otlpPending.send(ch, float64(l.OTLP.Pending))
 	}
 	for _, x := range l.Disks {
 		if name := label(x.Volume); first("disk", name) && (l.Queue == nil || name != "queue") {

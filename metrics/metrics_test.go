@@ -134,6 +134,7 @@ func sample(now time.Time) Levels {
 			IndexLag: 2 * time.Second, Oldest: now.Add(-24 * time.Hour), Bytes: 1 << 20, Dropped: map[string]uint64{"buffer_full": 1, "cat": 2}, WriteErrors: 1,
 		},
 		Log:          &Log{Written: 100, Sampled: 2, Dropped: 1, Pending: 512},
+		OTLP:         &OTLP{Sent: 90, Dropped: map[string]uint64{"unavailable": 5}, Pending: 7},
 		Disks:        []Disk{{"tracking", 1 << 30, 2 << 30}},
 		Certificates: []Certificate{{"default", now.Add(30 * 24 * time.Hour)}},
 		Stores:       []Store{{"queue", 1000, 2000}, {"tracking", 3000, 0}},

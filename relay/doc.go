@@ -32,11 +32,13 @@
 //	mail        words: address, envelope, reply, outcome, identifiers
 //	event       facts, their Emitter and codec
 //	protolog    reader: facts → JSON lines
+//	otlplog     reader: facts → OpenTelemetry logs
 //	wire        the connection under go-smtp
 //	smtpin      receive connectors: sessions and transactions
 //	pickup      a directory that messages are taken from
 //	auth        SASL mechanisms and user stores
 //	auth/oauth  logins by OAuth tokens
+//	auth/command users whom an external program knows
 //	policy      relay control: pure decisions
 //	directory   users and recipients of LDAP directories
 //	recipients  which recipients of accepted domains exist

@@ -67,6 +67,7 @@ type kind struct {
 	class  Durability
 	typ    reflect.Type
 	fields []fieldPlan
+	lists  []fieldPlan // those of fields that are lists
 }
 
 type fieldPlan struct {
@@ -157,6 +158,11 @@ func buildKinds() bool {
 	for _, row := range table {
 		typ := reflect.TypeOf(row.event)
 		k := &kind{name: snake(typ.Name()), class: row.class, typ: typ, fields: makePlan(typ)}
+		for _, p := range k.fields {
+			if p.form == formSlice {
+				k.lists = append(k.lists, p)
+			}
+		}
 		kinds[typ], byName[k.name] = k, k
 		names = append(names, k.name)
 	}
@@ -295,6 +301,38 @@ func fieldOf(p *fieldPlan, v reflect.Value) Field {
 		f.Kind, f.Any = Object, v.Interface()
 	}
 	return f
+}
+
+// List gives the items of an Object, each with its fields, as [Record.AppendFields]
+// gives those of a record.
+func (f Field) List() [][]Field {
+	v := reflect.ValueOf(f.Any)
+	if f.Kind != Object || v.Kind() != reflect.Slice {
+		return nil
+	}
+	plan := elements[v.Type().Elem()]
+	list := make([][]Field, v.Len())
+	for i := range list {
+		_ = each(plan, v.Index(i), func(p *fieldPlan, fv reflect.Value) error {
+			list[i] = append(list[i], fieldOf(p, fv))
+			return nil
+		})
+	}
+	return list
+}
+
+// Items is how many items the lists of ev have, taken together: what makes a
+// fact large.
+func Items(ev Event) (n int) {
+	v := reflect.ValueOf(ev)
+	for _, p := range kinds[v.Type()].lists {
+		list := v
+		for _, k := range p.in {
+			list = list.Field(k)
+		}
+		n += list.Field(p.at).Len()
+	}
+	return n
 }
 
 // header is the record's own part of the JSON form.

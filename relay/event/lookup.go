@@ -2,13 +2,14 @@ package event
 
 // The words of [LookupAnswered.Lookup].
 const (
-	LookupUsers = "users_ldap"
-	LookupLDAP  = "recipients_ldap"
-	LookupProbe = "recipients_probe"
+	LookupUsers   = "users_ldap"
+	LookupCommand = "users_command"
+	LookupLDAP    = "recipients_ldap"
+	LookupProbe   = "recipients_probe"
 )
 
 // Lookups are the words of [LookupAnswered.Lookup].
-func Lookups() []string { return []string{LookupUsers, LookupLDAP, LookupProbe} }
+func Lookups() []string { return []string{LookupUsers, LookupCommand, LookupLDAP, LookupProbe} }
 
 // The words of [LookupAnswered.Result].
 const (

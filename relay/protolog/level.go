@@ -23,6 +23,9 @@ func parseLevel(s string) (zapcore.Level, error) {
 	return 0, fmt.Errorf("log level %.20q: want debug, info, warn or error", s)
 }
 
+// Severity is the level of the line of ev: debug, info, warn or error.
+func Severity(ev event.Event) string { return levelOf(ev).String() }
+
 // levelOf says how much a fact asks for attention: debug is for the protocol,
 // info for the ordinary course, warn for what somebody's mail suffered from,
 // error for what an operator must look at.

@@ -33,6 +33,7 @@ import (
 	"waybill/relay/deliver"
 	"waybill/relay/event"
 	"waybill/relay/mail"
+	"waybill/relay/otlplog"
 	"waybill/relay/pickup"
 	"waybill/relay/pressure"
 	"waybill/relay/protolog"
@@ -63,6 +64,7 @@ type App struct {
 	opts     Options
 	started  time.Time
 	log      *protolog.Log
+	otlp     *otlplog.Log // nil without a collector
 	logger   *zap.Logger
 	emit     event.Emitter
 	track    *logtrack.Store // nil when tracking is off
@@ -172,6 +174,12 @@ func (a *App) openReaders(cfg *config.Config) (err error) {
 	})
 	a.gather = metrics.Handler(registry)
 	sinks := []event.Sink{a.metrics, a.log}
+	if cfg.Telemetry.Endpoint != "" {
+		if err := a.openTelemetry(cfg); err != nil {
+			return err
+		}
+		sinks = append(sinks, a.otlp)
+	}
 	if cfg.Tracking.Engine != "off" {
 		if a.track, err = logtrack.Open(trackOptions(cfg, a.logger.Named("track"), a.metrics.ObserveQuery)); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 
 	"waybill/cmd/internal/config"
 	"waybill/relay/auth"
+	"waybill/relay/auth/command"
 	"waybill/relay/directory"
 	"waybill/relay/event"
 	"waybill/relay/mail"
@@ -23,6 +24,7 @@ type outside struct {
 	prober  recipients.Prober
 	clients map[string]*directory.Client
 	users   *directory.Users // nil without users of a directory
+	command *command.Store   // nil without a program that knows users
 }
 
 // openOutside makes what cfg names. Nothing is connected to yet.
@@ -51,7 +53,21 @@ func openOutside(cfg *config.Config, emit event.Emitter, prober recipients.Probe
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	if err := o.openCommand(cfg); err != nil {
+		return nil, err
+	}
 	return o, o.openUsers(cfg)
+}
+
+func (o *outside) openCommand(cfg *config.Config) (err error) {
+	u := cfg.Users
+	if len(u.Command) == 0 {
+		return nil
+	}
+	o.command, err = command.New(command.Options{
+		Command: u.Command, Timeout: time.Duration(u.CommandLimit.Timeout), Processes: u.CommandLimit.Processes, Emitter: o.emit,
+	})
+	return err
 }
 
 func (o *outside) openUsers(cfg *config.Config) (err error) {
@@ -82,6 +98,9 @@ func (o *outside) stores(file *auth.Users) (list []auth.Store) {
 	}
 	if o.users != nil {
 		list = append(list, o.users)
+	}
+	if o.command != nil {
+		list = append(list, o.command)
 	}
 	return list
 }

@@ -101,6 +101,7 @@ func unchanged(was, now *config.Config) error {
 		{"http.listen", was.HTTP.Listen, now.HTTP.Listen},
 		{"http.tokens_file (set or not)", was.HTTP.TokensFile == "", now.HTTP.TokensFile == ""},
 		{"log", was.Log, now.Log},
+		{"telemetry", was.Telemetry, now.Telemetry},
 	} {
 		if !reflect.DeepEqual(part.was, part.now) {
 			errs = append(errs, fmt.Errorf("%s has changed, and that needs a restart", part.key))

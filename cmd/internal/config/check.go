@@ -47,6 +47,8 @@ func check(c *Config, p *collector) {
 	checkUsers(c, p)
 	checkDNS(c, p)
 	checkIntegrated(c, p)
+	checkUsersCommand(c, p)
+	checkTelemetry(c, p)
 	if n := len(c.Receive) + len(c.Send); n > maxConnectors {
 		p.errorf("", "", "%d connectors are more than %d, the most that metrics can tell apart", n, maxConnectors)
 	}
@@ -625,6 +627,8 @@ func checkFiles(c *Config, p *collector) {
 	}
 	checkUserFiles(c, p)
 	checkIntegratedFiles(c, p)
+	checkUsersCommandFile(c, p)
+	checkTelemetryFiles(c, p)
 	checkDirectoryFiles(c, p)
 	if c.HTTP.TokensFile != "" {
 		if _, err := LoadTokens(c.HTTP.TokensFile); err != nil {

@@ -46,6 +46,7 @@ type Config struct {
 	Tracking        Tracking               `yaml:"tracking" doc:"the message-tracking store"`
 	HTTP            HTTP                   `yaml:"http" doc:"metrics, health, queue control and the tracking API"`
 	Log             Log                    `yaml:"log" doc:"the protocol log"`
+	Telemetry       Telemetry              `yaml:"telemetry" doc:"the protocol log as OpenTelemetry logs, beside its lines"`
 	name            string
 	positions       map[string]position
 }
@@ -339,6 +340,7 @@ func Default() *Config {
 		Tracking:     Tracking{Engine: "badger", Retention: 30 * Day, MaxSize: 20 * GiB, Subject: "off", Addresses: "plain"},
 		HTTP:         HTTP{Listen: "127.0.0.1:8025"},
 		Log:          Log{Level: "info", Format: "json", MaxSize: 256 * MiB, Backups: 10, Compress: true},
+		Telemetry:    defaultTelemetry(),
 	}
 }
 

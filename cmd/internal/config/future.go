@@ -11,7 +11,6 @@ import (
 // name, because a key that is ignored is a promise that is not kept. A value
 // that asks for nothing, such as an empty list, is accepted.
 var future = map[string]string{ //nolint:gosec // names of keys, and no credentials
-	"telemetry":                                 "traces by OTLP",
 	"receive_connectors[].dkim":                 "DKIM signing",
 	"receive_connectors[].filters":              "content filters",
 	"send_connectors[].auth.client_id":          "OAuth client credentials",

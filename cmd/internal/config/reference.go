@@ -54,6 +54,7 @@ Generated from the program by ` + "`waybill config doc`" + `. One YAML file; unk
 		{"Tracking", "tracking", sub.Tracking},
 		{"HTTP", "http", sub.HTTP},
 		{"Log", "log", sub.Log},
+		{"Telemetry", "telemetry", sub.Telemetry},
 	} {
 		section(&b, s.title, reflect.ValueOf(s.value), s.key)
 		if s.key == "receive_connectors[]" {

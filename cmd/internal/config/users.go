@@ -16,6 +16,8 @@ import (
 type Users struct {
 	File         string              `yaml:"file" file:"true" doc:"user file, as \"waybill user add\" makes it"`
 	LDAP         UsersLDAP           `yaml:"ldap" doc:"users of a directory; those of the file come first"`
+	Command      []string            `yaml:"command" doc:"users whom a program knows: its whole path, and arguments. It reads name and password as two lines, and ends with 0 for yes, 1 for a wrong password, 2 for an unknown user; with a yes it may write {\"user\": …, \"senders\": […], \"any_sender\": …}. It is asked after file and ldap"`
+	CommandLimit CommandLimits       `yaml:"command_limits" doc:"what that program may use"`
 	OAuth        OAuth               `yaml:"oauth" doc:"users who log in with OAuth tokens"`
 	Certificates []ClientCertificate `yaml:"certificates" doc:"users who are known by their TLS client certificates; the first entry that fits counts"`
 	Kerberos     Kerberos            `yaml:"kerberos" doc:"logins with Kerberos tickets"`
@@ -25,7 +27,7 @@ type Users struct {
 
 // any reports whether anybody can log in with a mechanism.
 func (u Users) any() bool {
-	return u.File != "" || u.LDAP.Directory != "" || len(u.OAuth.Issuers) > 0 || len(u.Certificates) > 0 || u.Kerberos.KeytabFile != "" || u.NTLM.on()
+	return u.File != "" || u.LDAP.Directory != "" || len(u.Command) > 0 || len(u.OAuth.Issuers) > 0 || len(u.Certificates) > 0 || u.Kerberos.KeytabFile != "" || u.NTLM.on()
 }
 
 // OAuth is who issues tokens that users log in with.
@@ -74,7 +76,7 @@ type Lockout struct {
 }
 
 func defaultUsers() Users {
-	return Users{LDAP: UsersLDAP{Cache: minute}, Kerberos: defaultKerberos(), NTLM: defaultNTLM(), Lockout: Lockout{
+	return Users{LDAP: UsersLDAP{Cache: minute}, CommandLimit: CommandLimits{Timeout: 10 * second, Processes: 16}, Kerberos: defaultKerberos(), NTLM: defaultNTLM(), Lockout: Lockout{
 		SourceFailures: 30, AccountFailures: 10, Window: 15 * minute, Delay: 30 * second, MaxDelay: Duration(time.Hour), Trust: 30 * Day,
 	}}
 }
