@@ -494,10 +494,14 @@ func TestCloseInTime(t *testing.T) {
 		change func(*bounds)
 		want   string // the reason
 	}{
-		{"busy", func(w http.ResponseWriter, _ int) bool { w.WriteHeader(http.StatusServiceUnavailable); return true },
-			func(tm *bounds) { tm.flush = 50 * time.Millisecond }, Closed},
-		{"gave up before", func(w http.ResponseWriter, _ int) bool { w.WriteHeader(http.StatusServiceUnavailable); return true },
-			func(tm *bounds) { tm.giveUp = 20 * time.Millisecond }, Unavailable},
+		{
+			"busy", func(w http.ResponseWriter, _ int) bool { w.WriteHeader(http.StatusServiceUnavailable); return true },
+			func(tm *bounds) { tm.flush = 50 * time.Millisecond }, Closed,
+		},
+		{
+			"gave up before", func(w http.ResponseWriter, _ int) bool { w.WriteHeader(http.StatusServiceUnavailable); return true },
+			func(tm *bounds) { tm.giveUp = 20 * time.Millisecond }, Unavailable,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := newReceiver(t, test.answer)

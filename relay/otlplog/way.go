@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -77,9 +78,7 @@ func (w *way) roundTrip(req *http.Request) (*http.Response, error) {
 			_ = req.Body.Close() // it is in memory
 			return nil, err
 		}
-		for name, values := range header {
-			out.Header[name] = values
-		}
+		maps.Copy(out.Header, header)
 	}
 	resp, err := w.transport.RoundTrip(out)
 	if err != nil {

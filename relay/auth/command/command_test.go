@@ -45,7 +45,8 @@ func behave(args []string) int {
 	case user == "nobody":
 		return 2
 	case user == "stuck": // with a child that holds the pipes
-		child := exec.Command("/proc/self/exe", append([]string{asCommand}, args...)...)
+		self, _ := os.Executable()
+		child := exec.Command(self, append([]string{asCommand}, args...)...)
 		child.Env = []string{}
 		child.Stdin, child.Stdout = strings.NewReader("waiter\nx\n"), os.Stdout
 		return map[bool]int{true: 98, false: 97}[child.Run() == nil]
@@ -102,8 +103,11 @@ func TestVerify(t *testing.T) {
 		{"unknown", "nobody", "right horse", auth.Identity{}, "unknown", auth.ErrUnknownUser},
 		{"crash", "crash", "right horse", auth.Identity{}, "unavailable", auth.ErrUnavailable},
 		{"too much", "loud", "right horse", auth.Identity{}, "unavailable", auth.ErrUnavailable},
-		{"identity", `says {"user": "Ann", "senders": ["ann@example.com", "@ann.example"]}`, "right horse",
-			auth.Identity{User: "Ann", Senders: []string{"ann@example.com", "@ann.example"}}, "known", nil},
+		{
+			"identity", `says {"user": "Ann", "senders": ["ann@example.com", "@ann.example"]}`, "right horse",
+			auth.Identity{User: "Ann", Senders: []string{"ann@example.com", "@ann.example"}},
+			"known", nil,
+		},
 		{"any sender", `says {"user": "Ann", "any_sender": true}`, "right horse", auth.Identity{User: "Ann", AnySender: true}, "known", nil},
 		{"no password", "ann", "", auth.Identity{}, "", auth.ErrMalformed},
 		{"no name", "", "right horse", auth.Identity{}, "", auth.ErrMalformed},
