@@ -237,6 +237,18 @@ func (w *world) check(dir string) {
 	}
 }
 
+// crashLeast is how many messages a child has accepted before it is killed.
+const crashLeast = 20
+
+// acknowledged counts the messages that the child has accepted so far.
+func acknowledged(name string) int {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return 0 // not yet there
+	}
+	return bytes.Count(b, []byte(`{"acked":`))
+}
+
 func TestCrash(t *testing.T) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -257,11 +269,30 @@ func TestCrash(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		// A random moment of its life: now and then while it still opens.
-		kill := time.AfterFunc(time.Duration(20+rand.IntN(800))*time.Millisecond, func() { _ = cmd.Process.Kill() })
-		err := cmd.Wait()
-		if kill.Stop() || stderr.Len() > 0 {
+		done := make(chan error, 1)
+		go func() { done <- cmd.Wait() }()
+		// A random moment of its life: in one round of four perhaps while it still
+		// opens, else when it has work in hand.
+		limit := time.After(2 * time.Minute)
+		for round%4 != 0 && acknowledged(name) < crashLeast {
+			select {
+			case err := <-done:
+				t.Fatalf("round %d: the child ended by itself: %v\n%s", round, err, stderr.String())
+			case <-limit:
+				_ = cmd.Process.Kill()
+				t.Fatalf("round %d: %d messages in two minutes\n%s", round, acknowledged(name), stderr.String())
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+		select {
+		case err := <-done:
 			t.Fatalf("round %d: the child ended by itself: %v\n%s", round, err, stderr.String())
+		case <-time.After(time.Duration(20+rand.IntN(500)) * time.Millisecond):
+		}
+		_ = cmd.Process.Kill()
+		<-done
+		if stderr.Len() > 0 {
+			t.Fatalf("round %d: %s", round, stderr.String())
 		}
 		if _, err := os.Stat(name); err == nil {
 			w.read(name)
@@ -274,8 +305,8 @@ func TestCrash(t *testing.T) {
 			t.Fatalf("after round %d", round)
 		}
 	}
-	if len(w.acked) < 10*rounds {
-		t.Errorf("only %d messages were acknowledged in %d rounds", len(w.acked), rounds)
+	if least := (rounds - (rounds+3)/4) * crashLeast; len(w.acked) < least {
+		t.Errorf("%d messages were acknowledged in %d rounds, want %d at least", len(w.acked), rounds, least)
 	}
 	t.Logf("%d rounds, %d messages acknowledged, %d finals", rounds, len(w.acked), len(w.finals))
 }
