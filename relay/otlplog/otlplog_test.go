@@ -255,9 +255,7 @@ func TestRecords(t *testing.T) {
 					t.Errorf("%s: %s, %v, %d", name, got.GetEventName(), got.GetBody(), got.GetTimeUnixNano())
 				}
 			}
-			if s := l.Stats(); s.Sent != uint64(len(all)) || s.Pending != 0 {
-				r.until(t, "the count", func() bool { return l.Stats().Sent == uint64(len(all)) })
-			}
+			eventually(t, "the count", func() bool { return l.Stats().Sent == uint64(len(all)) && l.Stats().Pending == 0 })
 		})
 	}
 }
