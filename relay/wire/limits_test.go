@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -478,12 +479,18 @@ func FuzzConn(f *testing.F) {
 			replies <- all
 		}()
 		_, _ = near.Write(append(slices.Clip(in), "\r\n.\r\nQUIT\r\nQUIT\r\n"...))
+		killed := false
 		select {
 		case <-closed: // by QUIT
 		case <-time.After(20 * time.Millisecond): // it waits for the rest of a chunk
+			killed = true
 			w.Kill()
 		}
-		checkReplies(t, <-replies)
+		said := <-replies
+		if killed { // perhaps in the middle of a line, on a busy machine
+			said = said[:bytes.LastIndexByte(said, '\n')+1]
+		}
+		checkReplies(t, said)
 		_ = near.Close()
 		_ = srv.Shutdown(t.Context())
 		<-done
