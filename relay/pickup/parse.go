@@ -184,7 +184,9 @@ func (p *parser) read(f *field) error {
 			p.from = append(list, p.from...)
 		} else {
 			p.from = append(p.from, list...)
-			p.header.From = printable(list[0].String())
+			if len(list) > 0 { // an empty group is nobody
+				p.header.From = printable(list[0].String())
+			}
 		}
 	case "to", "cc", "resent-to", "resent-cc":
 		if f.value() == "" {
