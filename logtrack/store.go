@@ -582,7 +582,8 @@ func (s *Store) lostErr() error {
 }
 
 // Sync waits until every record that was written before the call is on disk;
-// those that the queue keeps are in a stored block then. It returns an error when that cannot be, or when a durable fact was dropped
+// those that the queue keeps are in a stored block then. It returns an error
+// when that cannot be, or when a durable fact was dropped
 // before: the queue then keeps its outbox, and states the facts again at its
 // next start.
 func (s *Store) Sync() error {

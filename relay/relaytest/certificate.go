@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -75,4 +76,25 @@ func NewCertificate(notAfter time.Time, names ...string) (tls.Certificate, *x509
 	pool := x509.NewCertPool()
 	pool.AddCert(ca)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool, nil
+}
+
+// Handshake is a TLS connection for a name, as both sides see it, and the
+// certificate that the server showed.
+func Handshake(t TB, name string) (server, client tls.ConnectionState, leaf *x509.Certificate) {
+	t.Helper()
+	cert, pool := Certificate(t, name)
+	near, far := net.Pipe()
+	s := tls.Server(near, &tls.Config{Certificates: []tls.Certificate{cert}})
+	c := tls.Client(far, &tls.Config{RootCAs: pool, ServerName: name})
+	failed := make(chan error, 1)
+	go func() { failed <- s.Handshake() }()
+	if err := errors.Join(c.Handshake(), <-failed); err != nil {
+		t.Fatalf("handshake: %v", err)
+	}
+	t.Cleanup(func() { _, _ = near.Close(), far.Close() })
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		t.Fatalf("certificate: %v", err)
+	}
+	return s.ConnectionState(), c.ConnectionState(), leaf
 }

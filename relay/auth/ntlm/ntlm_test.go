@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/binary"
 	"errors"
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -329,24 +327,10 @@ func TestChannelBinding(t *testing.T) {
 // tlsPeer is a client with a TLS connection, seen from both sides.
 func tlsPeer(t *testing.T) (auth.Peer, tls.ConnectionState) {
 	t.Helper()
-	cert, pool := relaytest.Certificate(t, "mx1.example.com")
-	near, far := net.Pipe()
-	server := tls.Server(near, &tls.Config{Certificates: []tls.Certificate{cert}})
-	client := tls.Client(far, &tls.Config{RootCAs: pool, ServerName: "mx1.example.com"})
-	failed := make(chan error, 1)
-	go func() { failed <- server.Handshake() }()
-	if err := errors.Join(client.Handshake(), <-failed); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _, _ = near.Close(), far.Close() })
-	st := server.ConnectionState()
-	leaf, err := x509.ParseCertificate(cert.Certificate[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	server, client, leaf := relaytest.Handshake(t, "mx1.example.com")
 	p := testPeer
-	p.TLS, p.Certificate = &st, leaf
-	return p, client.ConnectionState()
+	p.TLS, p.Certificate = &server, leaf
+	return p, client
 }
 
 func TestGuessesAreCounted(t *testing.T) {
