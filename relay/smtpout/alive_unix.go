@@ -8,23 +8,37 @@ import (
 )
 
 // quiet reports whether the next hop has neither closed the session nor said
-// anything while it was idle: both mean that it wants it no more. It looks
-// without waiting, and without taking anything from the connection.
+// anything while it was idle: both mean that it wants it no more.
 func (s *session) quiet() bool {
+	_, err := s.peek()
+	return errors.Is(err, syscall.EAGAIN) && s.r.r.Buffered() == 0
+}
+
+// heard reports whether something waits to be read. With TLS nobody can tell
+// whether that is a reply, and so it is not looked at.
+func (s *session) heard() bool {
+	if s.conn != s.tcp {
+		return false
+	}
+	n, err := s.peek()
+	return err == nil && n > 0
+}
+
+// peek looks at the connection without waiting, and without taking anything
+// from it. A connection that cannot be looked at seems quiet.
+func (s *session) peek() (n int, err error) {
 	sc, ok := s.tcp.(syscall.Conn)
 	if !ok {
-		return true
+		return 0, syscall.EAGAIN
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return false
+		return 0, err
 	}
-	quiet := false
 	var b [1]byte
-	err = raw.Read(func(fd uintptr) bool {
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		quiet = errors.Is(err, syscall.EAGAIN)
+	failed := raw.Read(func(fd uintptr) bool {
+		n, _, err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		return true
 	})
-	return err == nil && quiet
+	return n, errors.Join(failed, err)
 }

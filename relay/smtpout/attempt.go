@@ -350,6 +350,9 @@ func (a *attempt) resolve(group []host) (targets []target, last bool) {
 		provider := Provider(h.name)
 		n := 0
 		for _, ip := range ips {
+			if !a.c.hasSource(ip) {
+				continue
+			}
 			at := target{name: h.name, addr: netip.AddrPortFrom(ip, h.port), provider: provider, sec: sec}
 			if a.probe && a.c.self[at.addr] { // also by hand: each probe would ask for the next
 				a.fail(loop(at.String()))
@@ -370,6 +373,9 @@ func (a *attempt) resolve(group []host) (targets []target, last bool) {
 			if n++; n <= maxAddrsPerHost {
 				targets = append(targets, at)
 			}
+		}
+		if n == 0 && !slices.ContainsFunc(ips, a.c.hasSource) {
+			a.fail(ours("CONNECT", 451, "4.4.1", mail.ClassConnect, "%s: %v", h.name, errNoSource))
 		}
 	}
 	return targets, false

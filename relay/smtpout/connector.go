@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"time"
 
 	"waybill/relay/mail"
@@ -23,11 +21,10 @@ import (
 // Connector hands messages to the next hops of one send connector. It is safe
 // for use by many goroutines.
 type Connector struct {
-	opts    Options
-	tls     *tls.Config
-	self    map[netip.AddrPort]bool
-	keep    *transcript.Chooser
-	sources atomic.Uint32 // which source address is next
+	opts Options
+	tls  *tls.Config
+	self map[netip.AddrPort]bool
+	keep *transcript.Chooser
 
 	mu      sync.Mutex
 	idle    map[string][]*session // by hop; the last was used last
@@ -208,35 +205,6 @@ func (c *Connector) answered(at netip.AddrPort, ok bool) {
 		clear(c.dead) // to forget costs a delay, and no more
 	}
 	c.dead[at] = time.Now().Add(deadFor)
-}
-
-// errNoSource says that no source address is of the next hop's family.
-var errNoSource = errors.New("no source address of that family")
-
-func (c *Connector) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeouts.Connect)
-	defer cancel()
-	if len(c.opts.SourceAddrs) == 0 {
-		var d net.Dialer
-		return d.DialContext(ctx, "tcp", to.String())
-	}
-	err := errNoSource
-	turn := int(c.sources.Add(1) % 1024)
-	for i := range c.opts.SourceAddrs {
-		src := c.opts.SourceAddrs[(turn+i)%len(c.opts.SourceAddrs)]
-		if src.Is4() != to.Addr().Is4() {
-			continue
-		}
-		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(src, 0))}
-		var conn net.Conn
-		if conn, err = d.DialContext(ctx, "tcp", to.String()); err == nil {
-			return conn, nil
-		}
-		if !errors.Is(err, syscall.EADDRNOTAVAIL) && !errors.Is(err, syscall.EADDRINUSE) {
-			break // not the source's fault
-		}
-	}
-	return nil, err
 }
 
 // Attempt implements [Attempter]: it hands m to one next hop of hop. Every

@@ -116,7 +116,7 @@ func (a *attempt) open(at target, level TLSLevel) (*session, *failure) {
 	a.log.speaksTo("", at)
 	a.log.note("connect " + at.String())
 	start := time.Now()
-	tcp, err := c.dial(a.ctx, at.addr)
+	tcp, err := c.dial(a.ctx, a.hop.Name, at.addr)
 	a.stages.Connect += time.Since(start)
 	if err != nil {
 		if a.ctx.Err() != nil {
@@ -307,6 +307,9 @@ func (s *session) line(verb, arg string) {
 
 // ask sends what is in the buffer and reads one reply.
 func (s *session) ask(verb string, timeout time.Duration) *failure {
+	if f := s.early(verb); f != nil {
+		return f
+	}
 	if err := s.w.Flush(); err != nil {
 		return s.breaks(verb, err)
 	}

@@ -58,7 +58,7 @@ type Options struct {
 	Memory        *TLSMemory   // of hosts that had TLS; may be nil
 	ImplicitTLS   bool         // TLS from the first octet (port 465)
 	Auth          Auth
-	SourceAddrs   []netip.Addr // tried in turn; empty: the system's choice
+	SourceAddrs   []netip.Addr // each hop keeps one; empty: the system's choice
 	Limits        Limits
 	Timeouts      Timeouts // zero fields take the values of RFC 5321 section 4.5.3.2
 	Emitter       event.Emitter

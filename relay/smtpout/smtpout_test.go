@@ -1192,14 +1192,44 @@ func TestSourceAddresses(t *testing.T) {
 		o.Limits.MessagesPerConnection = 1
 	}, h)
 	seen := map[string]int{}
-	for range 12 {
-		r := c.Attempt(t.Context(), outHop, message(sample))
-		if got := brief(r.Outcomes); got != "relayed 250 2.0.0" {
-			t.Fatalf("outcome = %s", got)
+	for i := range 32 {
+		hop := route.Hop{Connector: "out", Name: fmt.Sprintf("hop%d.example", i)}
+		var kept netip.Addr
+		for range 2 {
+			r := c.Attempt(t.Context(), hop, message(sample))
+			if got := brief(r.Outcomes); got != "relayed 250 2.0.0" {
+				t.Fatalf("outcome = %s", got)
+			}
+			if kept.IsValid() && r.Local.Addr() != kept {
+				t.Errorf("%s was reached from %v, and then from %v", hop.Name, kept, r.Local.Addr())
+			}
+			kept = r.Local.Addr()
 		}
-		seen[r.Local.Addr().String()]++
+		seen[kept.String()]++
 	}
-	if len(seen) != 2 || seen["127.0.0.3"] == 0 || seen["127.0.0.4"] == 0 {
+	if len(seen) != 2 || seen["127.0.0.3"] < 4 || seen["127.0.0.4"] < 4 {
 		t.Errorf("came from %v, want both usable addresses", seen)
+	}
+}
+
+func TestSourceAddressesOfOneFamily(t *testing.T) {
+	h := relaytest.NewSmartHost(t)
+	c := smart(t, func(o *Options) { o.SourceAddrs = []netip.Addr{netip.MustParseAddr("2001:db8::1")} }, h)
+	r := c.Attempt(t.Context(), outHop, message(sample))
+	if got, want := brief(r.Outcomes), "deferred 451 4.4.1 at CONNECT connect local"; got != want {
+		t.Errorf("outcome = %s, want %s", got, want)
+	}
+	if total, _, _ := h.Connections(); total != 0 || c.isDead(h.AddrPort()) {
+		t.Errorf("%d connections, dead %t: the host is not to blame", total, c.isDead(h.AddrPort()))
+	}
+}
+
+func TestAcceptedBeforeTheEnd(t *testing.T) {
+	h := relaytest.NewSmartHost(t)
+	h.Do("CONTENT", relaytest.Action{After: 10_000, Reply: "250 2.0.0 thank you"}, relaytest.Action{Hang: true})
+	c := smart(t, nil, h)
+	r := c.Attempt(t.Context(), outHop, message(strings.Repeat("a line of content\r\n", 1<<20)))
+	if got, want := brief(r.Outcomes), "deferred 451 4.5.0 at . other local uncertain"; got != want {
+		t.Errorf("outcome = %s, want %s", got, want)
 	}
 }

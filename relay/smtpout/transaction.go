@@ -266,6 +266,9 @@ func (t *transaction) drain() bool {
 	if len(t.sent) == 0 {
 		return t.lost == nil && t.mailed == nil
 	}
+	if t.lost = s.early(t.sent[0].verb); t.lost != nil {
+		return false
+	}
 	if err := s.w.Flush(); err != nil {
 		// The peer may have said why before it closed.
 		f := s.breaks(t.sent[0].verb, err)
@@ -430,6 +433,9 @@ func (t *transaction) write() error {
 		if err := a.body.each(func(p []byte, _ bool) error { _, err := st.Write(p); return err }); err != nil {
 			return err
 		}
+		if f := s.premature(); f != nil {
+			return &earlyError{f}
+		}
 		return st.end()
 	}
 	s.line("BDAT ", strconv.FormatInt(a.m.Size, 10)+" LAST")
@@ -449,6 +455,9 @@ func (t *transaction) write() error {
 // hop cannot have taken it. The session is over.
 func (t *transaction) unfinished(err error) *failure {
 	s := t.s
+	if e, ok := errors.AsType[*earlyError](err); ok {
+		return e.f
+	}
 	if _, ok := errors.AsType[*contentError](err); ok {
 		s.cause = "errors"
 		s.kill()

@@ -185,7 +185,7 @@ type SendConnector struct {
 	SmartHosts      []SmartHost    `yaml:"smart_hosts" doc:"hosts to send through: \"host\", \"host:port\" or {host: …, cost: …}"`
 	Auth            SendAuth       `yaml:"auth" doc:"logging in at the smart hosts"`
 	TLS             SendTLS        `yaml:"tls" doc:"encryption"`
-	SourceAddresses []string       `yaml:"source_addresses" doc:"our addresses to send from, in turn" default:"the system's choice"`
+	SourceAddresses []string       `yaml:"source_addresses" doc:"our addresses to send from. Each next hop keeps to one of them, of the family of its own address, as long as this machine has it" default:"the system's choice"`
 	Limits          SendLimits     `yaml:"limits" doc:"what the connector may use"`
 	Retry           Retry          `yaml:"retry" doc:"what happens to mail that cannot be delivered at once"`
 	Transcript      SendTranscript `yaml:"transcript" doc:"what both sides said"`
