@@ -211,7 +211,10 @@ func (t *trial) run(ctx context.Context, k trick) error {
 		}
 		if err != nil { // the server hung up, which is a way to refuse, unless it did so at once
 			t.result.Verdict, t.result.Why = OK, "the server hung up: "+err.Error()
-			if _, ok := errors.AsType[*unreachableError](err); ok {
+			switch _, ok := errors.AsType[*unreachableError](err); {
+			case wantsCertificate(err):
+				t.result.Why = "it wants a client certificate, which strangers have not"
+			case ok:
 				t.result.Verdict, t.result.Why = Unclear, err.Error()
 			}
 		}
@@ -225,6 +228,12 @@ func (t *trial) run(ctx context.Context, k trick) error {
 		}
 	}
 	return nil
+}
+
+// wantsCertificate reports whether err is the alert certificate_required (RFC
+// 8446 section 6.2), to which crypto/tls gives no type of its own.
+func wantsCertificate(err error) bool {
+	return strings.HasSuffix(err.Error(), "tls: certificate required")
 }
 
 // literal is an address as a literal, or the one of this machine.

@@ -132,6 +132,9 @@ func TestOurRelay(t *testing.T) {
 		}, map[string]Verdict{"smuggling by": Skipped}},
 		{"implicit TLS", func(c *smtpin.Connector) { c.TLSMode = "implicit" }, map[string]Verdict{"password before TLS": Skipped, "command behind STARTTLS": Skipped}},
 		{"no TLS", func(c *smtpin.Connector) { c.TLSMode, c.TLS = "off", nil }, map[string]Verdict{"command behind STARTTLS": Skipped}},
+		{"client certificates", func(c *smtpin.Connector) {
+			c.TLSRequired, c.TLS.ClientAuth, c.TLS.ClientCAs = true, tls.RequireAndVerifyClientCert, x509.NewCertPool()
+		}, nil},
 		{"newlines are repaired", func(c *smtpin.Connector) { c.BareNewline = "normalise" }, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
