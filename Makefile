@@ -31,7 +31,7 @@ test: test-go test-plugin ## Every test that needs no other server: Go, TypeScri
 .PHONY: test-go
 test-go: ## Vet and test the Go code
 	$(GO) vet ./...
-	$(GO) test -shuffle=on -timeout 20m ./...
+	$(GO) test -vet=off -shuffle=on -timeout 20m -ldflags '-s -w' ./...
 
 .PHONY: test-plugin
 test-plugin: $(PLUGIN_DEPS) ## Check, test and build the Grafana plugin's frontend
@@ -53,7 +53,7 @@ plugin: $(PLUGIN_DEPS) ## Build the Grafana plugin: frontend and backend, in gra
 
 .PHONY: race
 race: ## Go tests with the race detector, in random order
-	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 20m ./...
+	CGO_ENABLED=1 $(GO) test -vet=off -race -shuffle=on -timeout 20m -ldflags '-s -w' ./...
 
 .PHONY: lint
 lint: $(GOLANGCI) ## Lint and check formatting
@@ -66,7 +66,7 @@ fmt: $(GOLANGCI) ## Format the Go code
 
 $(GOLANGCI):
 	@echo "building golangci-lint $(GOLANGCI_VER) (a few minutes, once)"
-	GOBIN=$(CURDIR)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VER)
+	GOBIN=$(CURDIR)/bin $(GO) install -ldflags '-s -w' github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VER)
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for a while (FUZZTIME=30s)
