@@ -254,6 +254,10 @@ func describe(r *event.Record) (summary, level string) {
 		return fmt.Sprintf("TLS of %s is not as %s wants it: %s", or(hostOf(ev.RemoteName, ev.RemoteIP), ev.Domain), ev.Policy, or(ev.Detail, ev.Reason)), levelWarning
 	case event.TLSDowngraded:
 		return fmt.Sprintf("%s had TLS and has none now: %s", hostOf(ev.RemoteName, ev.RemoteIP), ev.Reason), levelWarning
+	case event.TLSReportSent:
+		summary = fmt.Sprintf("Report on TLS with %s on %s goes to %s", ev.Domain, ev.Day, ev.Destination)
+	case event.TLSReportFailed:
+		return fmt.Sprintf("Report on TLS with %s on %s cannot be handed to %s: %s", ev.Domain, ev.Day, ev.Destination, ev.Error), levelWarning
 	case event.AuthSucceeded:
 		summary = fmt.Sprintf("%s logged in with %s", ev.User, ev.Mechanism)
 	case event.AuthFailed:

@@ -128,7 +128,7 @@ type tables struct {
 	auth, handshakes, handshakeFailures, throttle               *counters
 	queueActions, attempts, completed, failures, responses      *counters
 	slo, tlsSessions, dnsQueries, reused, dsn, certReloads      *counters
-	tlsPolicyFailures, tlsDowngrades                            *counters
+	tlsPolicyFailures, tlsDowngrades, tlsReports                *counters
 	receiveDuration, acceptDuration, messageSize, queryDuration *histograms
 	latency, stages, attemptsPerRecipient, dnsDuration          *histograms
 	reload                                                      *reload
@@ -183,6 +183,7 @@ func newTables(d *definer, o Options) *tables {
 	t.tlsPolicyFailures = d.counters("tls_policy_failures_total",
 		"How often a next hop was not as the TLS level of the send connector, or the policy of its domain, asks for.", tlsPolicyDim, tlsReasonDim)
 	t.tlsDowngrades = d.counters("tls_downgrades_total", "Sessions in plain text with hosts that had TLS before.", provider)
+	t.tlsReports = d.counters("tls_reports_total", "Reports on TLS (RFC 8460): handed over, failed for now, and given up.", reportMethodDim, reportResultDim)
 	t.lookups = d.counters("lookups_total", "Questions about users and recipients to directories and next hops, by how they ended.", lookupDim, lookupEndDim)
 	t.lookupDuration = d.histograms("lookup_duration_seconds", "Time of those questions that the cache could not answer.",
 		[]float64{.001, .005, .01, .05, .1, .25, .5, 1, 5, 10, 30}, lookupDim)
@@ -222,6 +223,14 @@ func (r *Reader) Write(rec *event.Record) {
 		t.tlsPolicyFailures.inc(ev.Policy, ev.Reason)
 	case event.TLSDowngraded:
 		t.tlsDowngrades.inc(providerOf(ev.Provider))
+	case event.TLSReportSent:
+		t.tlsReports.inc(ev.Method, "sent")
+	case event.TLSReportFailed:
+		result := "failed"
+		if ev.Final {
+			result = "given_up"
+		}
+		t.tlsReports.inc(ev.Method, result)
 	case event.AuthSucceeded:
 		t.auth.inc(ev.Connector, ev.Mechanism, "ok")
 	case event.AuthFailed:

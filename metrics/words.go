@@ -74,13 +74,15 @@ var (
 	mechanismDim = dim{label: "mechanism", words: []string{
 		"PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "XOAUTH2", "OAUTHBEARER", "GSSAPI", "NTLM", "EXTERNAL", "CERTIFICATE",
 	}}
-	authResultDim = dim{label: "result", words: []string{"ok", "failed", "error"}, exact: true}
-	versionDim    = dim{label: "version", words: []string{"none", "1.0", "1.1", "1.2", "1.3"}, fold: foldRarely}
-	tlsReasonDim  = dim{label: "reason", words: tlsFailures(), fold: foldQuietly}
-	tlsPolicyDim  = dim{label: "policy", words: event.TLSPolicies(), fold: foldRarely}
-	handshakeDim  = dim{label: "result", words: []string{"ok", "failed"}, exact: true}
-	scopeDim      = dim{label: "scope", words: []string{"total", "source", "network", "user", "sender", "destination"}, fold: foldRarely}
-	throttleDim   = dim{label: "action", words: []string{"tarpit", "defer", "reject", "close"}, fold: foldRarely}
+	authResultDim   = dim{label: "result", words: []string{"ok", "failed", "error"}, exact: true}
+	versionDim      = dim{label: "version", words: []string{"none", "1.0", "1.1", "1.2", "1.3"}, fold: foldRarely}
+	tlsReasonDim    = dim{label: "reason", words: tlsFailures(), fold: foldQuietly}
+	reportMethodDim = dim{label: "method", words: []string{"mail", "https"}, exact: true}
+	reportResultDim = dim{label: "result", words: []string{"sent", "failed", "given_up"}, exact: true}
+	tlsPolicyDim    = dim{label: "policy", words: event.TLSPolicies(), fold: foldRarely}
+	handshakeDim    = dim{label: "result", words: []string{"ok", "failed"}, exact: true}
+	scopeDim        = dim{label: "scope", words: []string{"total", "source", "network", "user", "sender", "destination"}, fold: foldRarely}
+	throttleDim     = dim{label: "action", words: []string{"tarpit", "defer", "reject", "close"}, fold: foldRarely}
 
 	actionDim       = dim{label: "action", words: []string{"hold", "release", "retry", "reroute", "remove", "bounce", "redirect", "export", "release_throttle"}, fold: foldCounted}
 	actionResultDim = dim{label: "result", words: []string{"ok", "error"}, fold: foldRarely}

@@ -49,6 +49,8 @@
 //	dns         MX and addresses, cached
 //	dane        certificates by TLSA records
 //	mtasts      policies of domains about TLS
+//	tlsrpt      reader: facts → daily reports to domains about TLS
+//	strangers   HTTPS to hosts that strangers name
 //	smtpout     send connectors: sessions to next hops
 //	deliver     claims, attempts, settles, retries
 //	dsn         delivery status notifications

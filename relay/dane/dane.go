@@ -16,6 +16,8 @@ import (
 	"crypto/sha512"
 	"crypto/x509"
 	"errors"
+	"fmt"
+	"strings"
 
 	"waybill/relay/dns"
 )
@@ -47,6 +49,26 @@ func Usable(records []dns.TLSA) []dns.TLSA {
 		}
 	}
 	return list
+}
+
+// maxTextRecords bounds what Text tells.
+const maxTextRecords = 16
+
+// Text writes records for people, as they stand in a zone, apart by "; ". Data
+// that is no digest is cut.
+func Text(records []dns.TLSA) string {
+	var b strings.Builder
+	for i, r := range records {
+		if i == maxTextRecords {
+			b.WriteString("; ...")
+			break
+		}
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		fmt.Fprintf(&b, "%d %d %d %x", r.Usage, r.Selector, r.MatchingType, r.Data[:min(len(r.Data), sha512.Size)])
+	}
+	return b.String()
 }
 
 func usable(r dns.TLSA) bool {

@@ -31,6 +31,8 @@ var table = []struct {
 	{TLSNegotiated{}, Protocol},
 	{TLSPolicyFailed{}, Session},
 	{TLSDowngraded{}, Session},
+	{TLSReportSent{}, Session},
+	{TLSReportFailed{}, Session},
 	{AuthSucceeded{}, Session},
 	{AuthFailed{}, Session},
 	{SenderRefused{}, Session},

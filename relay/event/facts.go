@@ -41,6 +41,21 @@ type SessionClosed struct {
 	BytesIn    int64      `json:"bytes_in"`
 	BytesOut   int64      `json:"bytes_out"`
 	Duration   Seconds    `json:"duration"`
+	LocalIP    netip.Addr `json:"local_ip,omitzero"` // outbound
+	TLS
+}
+
+// TLS is how an outbound session was secured, where the policies of a domain
+// were asked for: with the TLS levels dane, for hosts that have TLSA records, and
+// mta_sts. It is empty for mail that goes in any case.
+type TLS struct {
+	Domain  string `json:"policy_domain,omitzero"` // the recipients' domain, or the smart host
+	Base    string `json:"policy_host,omitzero"`   // dane: the host whose TLSA records count
+	Policy  string `json:"tls_policy,omitzero"`    // the TLS level that counted
+	Text    string `json:"policy_text,omitzero"`   // dane, mta_sts: what is published, parts apart by "; "
+	Version string `json:"tls_version,omitzero"`   // "1.3"; empty: no TLS came about
+	Verify  string `json:"tls_verify,omitzero"`
+	Failure string `json:"tls_failure,omitzero"` // why there is no TLS, or not as asked for; a [TLSFailures] word
 }
 
 // TranscriptKept says what both sides of a session, or of an attempt, said. It
@@ -127,7 +142,8 @@ type TLSPolicyFailed struct {
 	RemoteName string     `json:"remote_name,omitzero"`
 	RemoteIP   netip.Addr `json:"remote_ip,omitzero"`
 	Provider   string     `json:"provider,omitzero"`
-	Policy     string     `json:"tls_policy"` // a [TLSPolicies] word
+	Policy     string     `json:"tls_policy"`           // a [TLSPolicies] word
+	Text       string     `json:"policy_text,omitzero"` // dane, mta_sts: what is published, parts apart by "; "
 	Reason     string     `json:"failure_reason"`
 	Detail     string     `json:"failure,omitzero"`
 	Enforced   bool       `json:"enforced,omitzero"` // nothing is sent there for it; else the domain only wants to know (RFC 8461 section 5), or its policy could not be had
@@ -142,6 +158,31 @@ type TLSDowngraded struct {
 	Provider   string     `json:"provider,omitzero"`
 	Reason     string     `json:"failure_reason"` // a [TLSFailures] word
 	LastTLS    time.Time  `json:"last_tls"`       // when the host had TLS
+}
+
+// TLSReportSent says that a report on TLS (RFC 8460) is on its way to who asked
+// for it: in the queue, or taken by an HTTPS server.
+type TLSReportSent struct {
+	Domain      string `json:"policy_domain"`
+	ReportID    string `json:"report_id"`
+	Day         string `json:"report_day"`    // such as "2026-01-31", in UTC
+	Method      string `json:"report_method"` // mail, https
+	Destination string `json:"destination"`   // a mail address, or a host
+	Successful  int    `json:"sessions_successful"`
+	Failed      int    `json:"sessions_failed"`
+	Attempts    int    `json:"attempts"`
+}
+
+// TLSReportFailed says that a report on TLS could not be handed over.
+type TLSReportFailed struct {
+	Domain      string `json:"policy_domain"`
+	ReportID    string `json:"report_id"`
+	Day         string `json:"report_day"`
+	Method      string `json:"report_method"`
+	Destination string `json:"destination"`
+	Error       string `json:"error"`
+	Attempts    int    `json:"attempts"`
+	Final       bool   `json:"final,omitzero"` // it is not tried again
 }
 
 // AuthSucceeded says that a client proved who it is.
@@ -476,6 +517,8 @@ func (CommandAnswered) fact()     {}
 func (TLSNegotiated) fact()       {}
 func (TLSPolicyFailed) fact()     {}
 func (TLSDowngraded) fact()       {}
+func (TLSReportSent) fact()       {}
+func (TLSReportFailed) fact()     {}
 func (AuthSucceeded) fact()       {}
 func (AuthFailed) fact()          {}
 func (SenderRefused) fact()       {}

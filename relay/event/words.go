@@ -82,7 +82,7 @@ func TLSFailures() []string {
 	return []string{
 		"no_shared_cipher", "version", "old_protocol", "not_tls", "bad_certificate", "unknown_authority", "certificate_expired", "name_mismatch",
 		"no_certificate", "closed", "timeout", "peer_alert", "other",
-		"not_offered", "refused", "injected", "mx_mismatch", "tlsa_mismatch", "dnssec_failed", "policy_unavailable", "policy_malformed",
+		"not_offered", "refused", "injected", "mx_mismatch", "tlsa_mismatch", "dnssec_failed", "policy_unavailable", "policy_malformed", "policy_certificate",
 	}
 }
 

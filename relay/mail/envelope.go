@@ -79,9 +79,10 @@ type Envelope struct {
 	EnvID      string      `json:"envid,omitzero"` // RFC 3461 section 4.4, xtext decoded
 	Auth       string      `json:"auth,omitzero"`  // RFC 4954 section 5: the submitter, xtext decoded; recorded, not trusted
 
-	RequireTLS bool      `json:"require_tls,omitzero"` // RFC 8689: over verified TLS to hosts that promise the same, or not at all
-	Priority   int8      `json:"mt_priority,omitzero"` // RFC 6710: -9 to 9
-	Release    time.Time `json:"release,omitzero"`     // RFC 4865: not to be sent before; zero: at once
+	RequireTLS  bool      `json:"require_tls,omitzero"`  // RFC 8689: over verified TLS to hosts that promise the same, or not at all
+	TLSOptional bool      `json:"tls_optional,omitzero"` // RFC 8689 section 5: whatever the recipients' domain publishes about TLS
+	Priority    int8      `json:"mt_priority,omitzero"`  // RFC 6710: -9 to 9
+	Release     time.Time `json:"release,omitzero"`      // RFC 4865: not to be sent before; zero: at once
 }
 
 // Queueing is the priority that e asks for, as the queue knows it.

@@ -15,6 +15,7 @@ package mtasts
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
@@ -30,15 +31,18 @@ import (
 
 	"waybill/relay/event"
 	"waybill/relay/mail"
+	"waybill/relay/strangers"
 )
 
 // Chosen by taste, with RFC 8461 sections 3.3 and 10.2 in hand.
 const (
 	refreshAge  = 24 * time.Hour  // a policy that is in use is looked at again each day
 	retryAfter  = 5 * time.Minute // after a fetch that failed
-	notBefore   = time.Minute     // after one that did not: no domain has us fetch at each message
-	defaultSize = 10_000          // policies
-	maxFile     = 128 << 10       // of one on disk
+	roundEvery  = 30 * time.Minute
+	usedWithin  = 30 * 24 * time.Hour
+	notBefore   = time.Minute // after one that did not: no domain has us fetch at each message
+	defaultSize = 10_000      // policies
+	maxFile     = 128 << 10   // of one on disk
 )
 
 // Resolver is what is asked of the DNS; package dns has one.
@@ -64,6 +68,7 @@ type entry struct {
 	ID      string    `json:"id"`
 	Policy  Policy    `json:"policy"`
 	Fetched time.Time `json:"fetched"` // zero: never
+	Used    time.Time `json:"used"`    // as it was when the policy was last kept on disk, and later
 
 	retry  time.Time // no fetch before
 	flight *flight   // a fetch under way
@@ -100,7 +105,9 @@ func Open(opts Options) (*Cache, error) {
 		opts.Port = 443
 	}
 	c := &Cache{opts: opts, entries: map[string]*entry{}}
-	c.http = c.client()
+	c.http = strangers.Client(strangers.Options{
+		Resolver: opts.Resolver, RootCAs: opts.RootCAs, Timeout: fetchTimeout, Port: opts.Port, AllowPrivate: opts.AllowPrivate,
+	})
 	c.life, c.end = context.WithCancel(context.Background())
 	if opts.Dir == "" {
 		return c, nil
@@ -199,9 +206,61 @@ func (c *Cache) Policy(ctx context.Context, domain string) (Policy, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.entries[domain]; e != nil && e.valid(time.Now()) {
+		e.Used = time.Now().UTC().Truncate(time.Second)
 		return e.Policy, nil
 	}
 	return none, nil
+}
+
+// Run looks at policies again before they expire, also when there is no mail for
+// their domains just then: somebody who can suppress the look-ups for the next
+// message must not find that the policy is forgotten (RFC 8461 section 10.2). It
+// returns when ctx is done.
+func (c *Cache) Run(ctx context.Context) error {
+	t := time.NewTicker(roundEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			c.round(ctx)
+		}
+	}
+}
+
+// round looks at the policies that are old, one after the other: nobody waits.
+func (c *Cache) round(ctx context.Context) {
+	for _, domain := range c.old(time.Now()) {
+		texts, err := c.opts.Resolver.TXT(ctx, "_mta-sts."+domain)
+		if ctx.Err() != nil {
+			return
+		}
+		id := ""
+		if err == nil {
+			id = ParseRecord(texts)
+		}
+		if f, _ := c.look(domain, id); f != nil {
+			select {
+			case <-f.done:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// old lists the domains whose policies were not looked at for a while, and are of
+// use: nobody's policy is kept for ever because it was asked for once.
+func (c *Cache) old(now time.Time) (domains []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for domain, e := range c.entries {
+		if e.valid(now) && now.Sub(e.Fetched) > min(refreshAge, e.Policy.MaxAge/2) && now.Sub(e.Used) < usedWithin && !now.Before(e.retry) {
+			domains = append(domains, domain)
+		}
+	}
+	return domains
 }
 
 // look decides whether the policy of domain is to be fetched, and whether to
@@ -268,6 +327,9 @@ func (c *Cache) fly(e *entry, id string, f *flight) {
 		e.retry = now.Add(retryAfter)
 	} else {
 		e.ID, e.Policy, e.Fetched, e.retry = id, p, now.UTC().Truncate(time.Second), now.Add(notBefore)
+		if e.Used.IsZero() {
+			e.Used = e.Fetched
+		}
 	}
 	kept := *e
 	c.mu.Unlock()
@@ -276,8 +338,12 @@ func (c *Cache) fly(e *entry, id string, f *flight) {
 	}
 	if err != nil {
 		reason := "policy_unavailable"
-		if errors.Is(err, ErrMalformed) {
+		var untrusted *tls.CertificateVerificationError
+		switch {
+		case errors.Is(err, ErrMalformed):
 			reason = "policy_malformed"
+		case errors.As(err, &untrusted):
+			reason = "policy_certificate"
 		}
 		c.opts.Emitter.Emit(event.TLSPolicyFailed{Domain: e.Domain, Policy: "mta_sts", Reason: reason, Detail: printable(err)})
 		return

@@ -147,48 +147,6 @@ func FuzzParseRecord(f *testing.F) {
 	})
 }
 
-func TestPublic(t *testing.T) {
-	for _, test := range []struct {
-		ip   string
-		want bool
-	}{
-		{"9.9.9.9", true},
-		{"2620:fe::fe", true},
-		{"::ffff:9.9.9.9", true},
-		{"127.0.0.1", false},
-		{"::1", false},
-		{"10.1.2.3", false},
-		{"172.16.0.1", false},
-		{"192.168.1.1", false},
-		{"169.254.169.254", false},
-		{"100.64.0.1", false},
-		{"0.0.0.0", false},
-		{"0.1.2.3", false},
-		{"255.255.255.255", false},
-		{"224.0.0.1", false},
-		{"198.18.0.1", false},
-		{"240.0.0.1", false},
-		{"192.0.2.1", false},
-		{"::", false},
-		{"::ffff:127.0.0.1", false},
-		{"::127.0.0.1", false},
-		{"64:ff9b::7f00:1", false},
-		{"2002:7f00:1::", false},
-		{"2001::1", false},
-		{"fe80::1", false},
-		{"fe80::1%eth0", false},
-		{"fc00::1", false},
-		{"fd12::1", false},
-		{"ff02::1", false},
-		{"fec0::1", false},
-		{"2001:db8::1", false},
-	} {
-		if got := public(netip.MustParseAddr(test.ip)); got != test.want {
-			t.Errorf("public(%s) = %t, want %t", test.ip, got, test.want)
-		}
-	}
-}
-
 // world is a policy host and the DNS that leads to it.
 type world struct {
 	*httptest.Server
@@ -361,7 +319,7 @@ func TestFetch(t *testing.T) {
 				_, _ = rw.Write([]byte(enforce))
 			}
 		}, nil, "policy_unavailable", "EOF", None},
-		{"unknown authority", func(*world) {}, func(o *Options) { o.RootCAs = x509.NewCertPool() }, "policy_unavailable", "unknown authority", None},
+		{"unknown authority", func(*world) {}, func(o *Options) { o.RootCAs = x509.NewCertPool() }, "policy_certificate", "unknown authority", None},
 		{"no TLS 1.2", func(w *world) { w.TLS.MinVersion, w.TLS.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }, nil, "policy_unavailable", "protocol version", None},
 		{"on this machine", func(*world) {}, func(o *Options) { o.AllowPrivate = false }, "policy_unavailable", "127.0.0.1 is not a public address", None},
 		{"in our network", func(w *world) { w.addr = "10.0.0.1" }, func(o *Options) { o.AllowPrivate = false }, "policy_unavailable", "10.0.0.1 is not a public address", None},
@@ -436,6 +394,36 @@ func TestRefresh(t *testing.T) {
 	step("expired", None, 4)
 	if n := c.Len(); n != 0 {
 		t.Errorf("%d policies are kept, want none", n)
+	}
+}
+
+func TestRound(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		age    time.Duration
+		unused time.Duration
+		want   int // fetches in all
+	}{
+		{"young", time.Hour, 0, 1},
+		{"old", 13 * time.Hour, 0, 2},
+		{"old, and nobody uses it any more", 13 * time.Hour, usedWithin + time.Hour, 1},
+		{"expired", 25 * time.Hour, 0, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t)
+			c := w.open()
+			if got := c.mode(t); got != Enforce {
+				t.Fatalf("mode = %s", got)
+			}
+			c.age(test.age)
+			c.mu.Lock()
+			c.entries["example.com"].Used = time.Now().Add(-test.unused)
+			c.mu.Unlock()
+			c.round(t.Context())
+			if got := w.count(); got != test.want {
+				t.Errorf("asked %d times, want %d", got, test.want)
+			}
+		})
 	}
 }
 

@@ -28,6 +28,20 @@ type Policy struct {
 	MaxAge time.Duration `json:"max_age"`
 }
 
+// maxTextMX bounds what Text tells.
+const maxTextMX = 20
+
+// Text writes p as a domain does, its lines apart by "; ".
+func (p Policy) Text() string {
+	var b strings.Builder
+	b.WriteString("version: STSv1; mode: " + string(p.Mode))
+	for _, mx := range p.MX[:min(len(p.MX), maxTextMX)] {
+		b.WriteString("; mx: " + mx)
+	}
+	b.WriteString("; max_age: " + strconv.FormatInt(int64(p.MaxAge/time.Second), 10))
+	return b.String()
+}
+
 // Bounds of a policy. RFC 8461 section 3.2 gives the first.
 const (
 	maxAge = 31557600 * time.Second

@@ -43,7 +43,7 @@ func levelOf(ev event.Event) zapcore.Level {
 	case event.TLSNegotiated:
 		return warnIf(ev.Failure != "")
 	case event.SessionOpened, event.SessionClosed, event.ClientAnnounced, event.TranscriptKept, event.AuthSucceeded, event.MessageQueued, event.RecipientRelayed,
-		event.RecipientDropped, event.DSNQueued, event.QueueHeld, event.QueueReleased, event.QueueLoaded, event.MessageRetired:
+		event.RecipientDropped, event.DSNQueued, event.QueueHeld, event.QueueReleased, event.QueueLoaded, event.MessageRetired, event.TLSReportSent:
 		return zapcore.InfoLevel
 	case event.MessageRouted:
 		return warnIf(ev.ConnectorOut == "")
@@ -52,7 +52,7 @@ func levelOf(ev event.Event) zapcore.Level {
 	case event.AdminActed:
 		return warnIf(ev.Result == "error")
 	case event.SessionRefused, event.AuthFailed, event.SenderRefused, event.RecipientRefused, event.MessageRefused,
-		event.RecipientBounced, event.RecipientExpired, event.RecipientLate, event.ThrottleEngaged, event.TLSPolicyFailed, event.TLSDowngraded, event.Remarked:
+		event.RecipientBounced, event.RecipientExpired, event.RecipientLate, event.ThrottleEngaged, event.TLSPolicyFailed, event.TLSDowngraded, event.TLSReportFailed, event.Remarked:
 		return zapcore.WarnLevel
 	case event.PressureChanged:
 		switch {

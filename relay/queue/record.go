@@ -124,7 +124,7 @@ func encodeRecord(b []byte, m *stored) []byte {
 	e.str(v.Ret)
 	e.str(v.EnvID)
 	e.str(v.Auth)
-	e.flags(v.RequireTLS)
+	e.flags(v.RequireTLS, v.TLSOptional)
 	e.int(int64(v.Priority))
 	e.time(v.Release)
 
@@ -333,7 +333,7 @@ func (d *decoder) live(m *stored, version byte) {
 	v.Body = mail.Body(d.small(3)) //nolint:gosec // below 3
 	v.Ret, v.EnvID, v.Auth = d.str(), d.str(), d.str()
 	if version > 1 {
-		d.flags(&v.RequireTLS)
+		d.flags(&v.RequireTLS, &v.TLSOptional)
 		if p := d.int(); p < -9 || p > 9 {
 			d.fail()
 		} else {

@@ -295,7 +295,7 @@ func (a *attempt) plan() [][]host {
 		}
 		return nil
 	}
-	if o.TLS == TLSMTASTS {
+	if o.TLS == TLSMTASTS && !a.unbound() {
 		start = time.Now()
 		a.sts, err = o.Policies.Policy(a.ctx, a.hop.Name)
 		a.stages.DNS += time.Since(start)

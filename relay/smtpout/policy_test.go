@@ -6,9 +6,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"waybill/relay/dane"
 	"waybill/relay/dns"
@@ -204,7 +207,7 @@ func TestMTASTS(t *testing.T) {
 		{"testing, other name", testing1, withTLS(other), otherPool, "pkix", "mta_sts", "name_mismatch", "mta_sts name_mismatch", relayed},
 		{"testing, unknown authority", testing1, withTLS(cert), otherPool, "unverified", "mta_sts", "unknown_authority", "mta_sts unknown_authority", relayed},
 		{"testing, not offered", testing1, nil, pool, "none", "mta_sts", "not_offered", "mta_sts not_offered", relayed},
-		{"testing, other hosts", policies{Mode: mtasts.Testing, MX: elsewhere}, withTLS(cert), pool, "pkix_name", "mta_sts", "", "mta_sts mx_mismatch", relayed},
+		{"testing, other hosts", policies{Mode: mtasts.Testing, MX: elsewhere}, withTLS(cert), pool, "pkix_name", "mta_sts", "mx_mismatch", "mta_sts mx_mismatch", relayed},
 		{"none", policies{Mode: mtasts.None}, withTLS(other), pool, "unverified", "opportunistic", "", "", relayed},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -390,5 +393,119 @@ func TestLevelsNeedTheirSources(t *testing.T) {
 		if _, err := New(o); err == nil {
 			t.Errorf("New took %s", name)
 		}
+	}
+}
+
+// TestSecured holds what the end of a session tells about its TLS, which is what
+// reports to domains are made of.
+func TestSecured(t *testing.T) {
+	cert, pool := relaytest.Certificate(t, "mx.y.example")
+	withTLS := relaytest.WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{cert}})
+	broken := relaytest.WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{cert}, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10})
+	enforce, elsewhere := policies{Mode: mtasts.Enforce, MX: []string{"mx.y.example"}, MaxAge: 60e9}, policies{Mode: mtasts.Testing, MX: []string{"other.example"}, MaxAge: 60e9}
+	const sts = "version: STSv1; mode: enforce; mx: mx.y.example; max_age: 60"
+	for _, test := range []struct {
+		name   string
+		host   relaytest.Option
+		policy policies
+		dane   bool
+		lax    bool
+		want   []event.TLS // versions apart
+	}{
+		{"no policy", withTLS, policies{Mode: mtasts.None}, false, false, []event.TLS{{Domain: "y.example", Policy: "opportunistic", Verify: "pkix_name"}}},
+		{"no policy, no TLS", nil, policies{Mode: mtasts.None}, false, false, []event.TLS{{Domain: "y.example", Policy: "opportunistic", Verify: "none", Failure: "not_offered"}}},
+		{"no policy, no handshake, then plain text", broken, policies{Mode: mtasts.None}, false, false, []event.TLS{{Domain: "y.example", Policy: "opportunistic", Verify: "none", Failure: "version"}, {}}},
+		{"MTA-STS", withTLS, enforce, false, false, []event.TLS{{Domain: "y.example", Policy: "mta_sts", Text: sts, Verify: "mta_sts"}}},
+		{"MTA-STS, no TLS", nil, enforce, false, false, []event.TLS{{Domain: "y.example", Policy: "mta_sts", Text: sts, Verify: "none", Failure: "not_offered"}}},
+		{"MTA-STS tried out, other hosts", withTLS, elsewhere, false, false, []event.TLS{{
+			Domain: "y.example", Policy: "mta_sts", Text: "version: STSv1; mode: testing; mx: other.example; max_age: 60", Verify: "pkix_name", Failure: "mx_mismatch",
+		}}},
+		{"DANE", withTLS, enforce, true, false, []event.TLS{{Domain: "y.example", Base: "mx.y.example", Policy: "dane", Text: "TLSA", Verify: "dane"}}},
+		{"a report, whatever the policy", nil, enforce, false, true, []event.TLS{{}}},
+		{"a report, whatever the records", nil, enforce, true, true, []event.TLS{{}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var opts []relaytest.Option
+			if test.host != nil {
+				opts = append(opts, test.host)
+			}
+			h := relaytest.NewSmartHost(t, opts...)
+			res := signed(t, h.Port())
+			if test.dane {
+				record := spki(t, cert)
+				res.SetTLSA(tlsaName(h.Port(), "mx.y.example"), record)
+				for i := range test.want {
+					if test.want[i].Text != "" {
+						test.want[i].Text = dane.Text([]dns.TLSA{record})
+					}
+				}
+			}
+			var rec relaytest.Recorder
+			c := policed(t, TLSMTASTS, h, res, &rec, pool, test.policy)
+			m := message(sample)
+			m.Envelope.TLSOptional = test.lax
+			r := c.Attempt(t.Context(), route.Hop{Connector: "out", Name: "y.example"}, m)
+			if test.lax && brief(r.Outcomes) != relayed {
+				t.Errorf("outcome = %s, want it relayed", brief(r.Outcomes))
+			}
+			if test.lax && c.Idle() > 0 {
+				t.Error("the session is kept for other messages")
+			}
+			_ = c.Close()
+			var got []event.TLS
+			for _, record := range rec.WaitFor(t, "session_closed", len(test.want)) {
+				tls := record.Event.(event.SessionClosed).TLS
+				if (tls.Version != "") != (tls.Domain != "" && tls.Verify != "none") {
+					t.Errorf("version %q with verify %q", tls.Version, tls.Verify)
+				}
+				tls.Version = ""
+				got = append(got, tls)
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("sessions closed with %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestTLSMemory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hosts.json")
+	m := OpenTLSMemory(path)
+	if err := m.Save(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("a file was written for nothing")
+	}
+	m.had("a.example")
+	m.had("b.example")
+	if err := m.Save(); err != nil {
+		t.Fatal(err)
+	}
+	m = OpenTLSMemory(path)
+	if m.lost("a.example").IsZero() || m.lost("c.example") != (time.Time{}) {
+		t.Error("after a restart, a.example is not known, or c.example is")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	m.Run(ctx, func(err error) { t.Error(err) }) // writes at its end
+	m = OpenTLSMemory(path)
+	if !m.lost("a.example").IsZero() {
+		t.Error("what was news once is news again")
+	}
+	if m.lost("b.example").IsZero() {
+		t.Error("b.example is not known")
+	}
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if m = OpenTLSMemory(path); !m.lost("b.example").IsZero() {
+		t.Error("a damaged file is believed")
+	}
+	m = OpenTLSMemory(filepath.Join(path, "below a file"))
+	m.had("a.example")
+	if m.Save() == nil {
+		t.Error("what cannot be written is no error")
 	}
 }

@@ -94,7 +94,7 @@ func (c *Connector) put(s *session) {
 		c.end(s, "shutdown")
 		return
 	}
-	if s.spent() {
+	if s.lax || s.spent() {
 		c.wg.Go(func() { c.end(s, "limit") })
 		c.mu.Unlock()
 		return

@@ -7,7 +7,10 @@ import "waybill/relay/mail"
 // section 4.2.1).
 func (a *attempt) level() TLSLevel {
 	level := a.c.opts.TLS
-	if !a.m.Envelope.RequireTLS {
+	switch {
+	case a.unbound():
+		return TLSOpportunistic
+	case !a.m.Envelope.RequireTLS:
 		return level
 	}
 	switch level {
@@ -16,6 +19,14 @@ func (a *attempt) level() TLSLevel {
 	case TLSVerifyName, TLSDANE, TLSMTASTS:
 	}
 	return level
+}
+
+// unbound reports whether a goes in any case, whatever the recipients' domain
+// publishes about TLS (RFC 8689 section 5): reports about what fails must arrive
+// (RFC 8460 section 3). What the configuration itself asks for is asked for all
+// the same.
+func (a *attempt) unbound() bool {
+	return a.m.Envelope.TLSOptional && !a.m.Envelope.RequireTLS && (a.c.opts.TLS == TLSDANE || a.c.opts.TLS == TLSMTASTS)
 }
 
 // proven reports whether s speaks to whom it should, as far as REQUIRETLS asks.

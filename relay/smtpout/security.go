@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"waybill/relay/dane"
 	"waybill/relay/dns"
@@ -41,6 +39,9 @@ type security struct {
 	records []dns.TLSA // usable ones, with the level dane
 	names   []string   // that the certificate may be for, the first one for SNI; empty: the host's name, or the TLS domain
 	testing bool       // the policy is looked at, and not enforced
+	base    string     // dane: the host whose records they are
+	text    string     // what is published, for facts
+	short   string     // how the host falls short of a policy that is not enforced, before there is a session
 }
 
 // required reports whether there is no sending without TLS.
@@ -54,7 +55,7 @@ func (sec *security) failed(emit event.Emitter, connector string, at target, rea
 	}
 	emit.Emit(event.TLSPolicyFailed{
 		Connector: connector, Domain: sec.domain, RemoteName: at.name, RemoteIP: at.addr.Addr(), Provider: at.provider,
-		Policy: string(sec.policy), Reason: reason, Detail: cleanText([]byte(clip(detail))), Enforced: !sec.testing,
+		Policy: string(sec.policy), Text: sec.text, Reason: reason, Detail: cleanText([]byte(clip(detail))), Enforced: !sec.testing,
 	})
 }
 
@@ -77,7 +78,7 @@ func (a *attempt) security(at target, level TLSLevel) security {
 // section 2). The failure says that nothing may be sent to the host.
 func (a *attempt) published(h host) (*security, *failure) {
 	o := &a.c.opts
-	if o.TLS != TLSDANE && o.TLS != TLSMTASTS {
+	if o.TLS != TLSDANE && o.TLS != TLSMTASTS || a.unbound() {
 		return nil, nil
 	}
 	if o.DANE != nil && h.secure {
@@ -88,9 +89,9 @@ func (a *attempt) published(h host) (*security, *failure) {
 	sec := &security{level: TLSOpportunistic, policy: TLSOpportunistic}
 	switch a.sts.Mode {
 	case mtasts.Enforce:
-		sec = &security{level: TLSVerifyName, policy: TLSMTASTS, domain: a.hop.Name, names: []string{h.name}}
+		sec = &security{level: TLSVerifyName, policy: TLSMTASTS, domain: a.hop.Name, names: []string{h.name}, text: a.sts.Text()}
 	case mtasts.Testing:
-		sec = &security{level: TLSOpportunistic, policy: TLSMTASTS, domain: a.hop.Name, names: []string{h.name}, testing: true}
+		sec = &security{level: TLSOpportunistic, policy: TLSMTASTS, domain: a.hop.Name, names: []string{h.name}, testing: true, text: a.sts.Text()}
 	case mtasts.None:
 		return sec, nil
 	default: // no policy was asked for
@@ -102,6 +103,7 @@ func (a *attempt) published(h host) (*security, *failure) {
 	f := ours("", 451, "4.7.5", mail.ClassTLS, "%s is not among the hosts that the MTA-STS policy of %s names", h.name, a.hop.Name)
 	a.breach(sec, h, f, mxMismatch)
 	if sec.testing {
+		sec.short = mxMismatch
 		return sec, nil
 	}
 	return nil, f
@@ -152,6 +154,7 @@ func (a *attempt) dane(h host) (*security, *failure) {
 		if !secure {
 			continue
 		}
+		sec.base, sec.text = base, dane.Text(records)
 		if sec.records = dane.Usable(records); len(sec.records) == 0 {
 			sec.level = TLSEncrypt // RFC 7672 section 2.2: TLS all the same
 			return sec, nil
@@ -163,47 +166,4 @@ func (a *attempt) dane(h host) (*security, *failure) {
 		return sec, nil
 	}
 	return nil, nil
-}
-
-// maxRemembered bounds a TLSMemory.
-const maxRemembered = 20_000
-
-// TLSMemory remembers which hosts had TLS, so that one that suddenly has none is
-// noticed. The zero TLSMemory is ready to use, nil remembers nothing. One may
-// serve many connectors, and outlive them.
-type TLSMemory struct {
-	mu    sync.Mutex
-	hosts map[string]time.Time
-}
-
-// had notes that host had TLS.
-func (m *TLSMemory) had(host string) {
-	if m == nil {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.hosts == nil {
-		m.hosts = map[string]time.Time{}
-	}
-	if _, known := m.hosts[host]; !known && len(m.hosts) >= maxRemembered {
-		for other := range m.hosts { // any: to forget costs a notice, and no more
-			delete(m.hosts, other)
-			break
-		}
-	}
-	m.hosts[host] = time.Now().UTC()
-}
-
-// lost is when host had TLS, and forgets it: it is news once. It is zero when the
-// host never had any.
-func (m *TLSMemory) lost(host string) time.Time {
-	if m == nil {
-		return time.Time{}
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	last := m.hosts[host]
-	delete(m.hosts, host)
-	return last
 }

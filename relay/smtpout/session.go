@@ -66,6 +66,7 @@ type session struct {
 	tlsFailure string   // why there is no TLS, or not as a policy that is not enforced wants it
 	sec        security // what it must have of TLS
 	user       string   // authenticated as
+	lax        bool     // opened for a message that goes whatever is published: for no other
 
 	opened       time.Time
 	deadline     time.Time // no wait of the present phase goes beyond it; zero: none
@@ -127,7 +128,7 @@ func (a *attempt) open(at target, level TLSLevel) (*session, *failure) {
 	}
 	c.answered(at.addr, true)
 	s := &session{
-		c: c, id: mail.NewID(time.Now()), at: at, tcp: tcp, conn: tcp, opened: time.Now(), hop: a.hop.Name, tlsVerify: "none", a: a,
+		c: c, id: mail.NewID(time.Now()), at: at, tcp: tcp, conn: tcp, opened: time.Now(), hop: a.hop.Name, tlsVerify: "none", lax: a.unbound(), a: a,
 	}
 	s.emit = c.opts.Emitter.Source(event.SourceSMTPOut).Session(s.id)
 	a.log.speaksTo(s.id, at)
@@ -362,6 +363,22 @@ func (s *session) finish(cause string, polite bool) {
 	s.emit.Emit(event.SessionClosed{
 		Direction: event.Outbound, Connector: s.c.opts.Name, RemoteName: s.at.name, RemoteIP: s.at.addr.Addr(), AuthUser: s.user,
 		Cause: cause, Commands: s.commands, Messages: s.messages, BytesIn: s.in, BytesOut: s.out,
-		Duration: event.Since(s.opened, time.Now()),
+		Duration: event.Since(s.opened, time.Now()), LocalIP: s.local.Addr(), TLS: s.secured(),
 	})
+}
+
+// secured says how the session was secured, where the policies of a domain were
+// asked for, which may want to know (RFC 8460). A session in plain text after a
+// failed one does not count again.
+func (s *session) secured() event.TLS {
+	level, domain := s.c.opts.TLS, s.hop
+	if len(s.c.opts.SmartHosts) > 0 {
+		domain = s.sec.domain
+	}
+	if s.lax || s.at.fallen != "" || domain == "" || level != TLSMTASTS && (level != TLSDANE || s.sec.policy != TLSDANE) {
+		return event.TLS{}
+	}
+	return event.TLS{
+		Domain: domain, Base: s.sec.base, Policy: string(s.sec.policy), Text: s.sec.text, Version: s.tlsVersion, Verify: s.tlsVerify, Failure: s.tlsFailure,
+	}
 }

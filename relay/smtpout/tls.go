@@ -124,7 +124,7 @@ func (s *session) handshake(a *attempt) *failure {
 	s.tlsVersion, s.tlsCipher, s.tlsVerify = tlsconf.VersionName(state.Version), tls.CipherSuiteName(state.CipherSuite), verified
 	a.use(s)
 	s.stateTLS(&state, nil, took)
-	if short != nil {
+	if s.tlsFailure = s.sec.short; short != nil {
 		s.tlsFailure = reasonOf(short)
 		s.policyFailed(s.tlsFailure, short.Error())
 	}
@@ -182,8 +182,8 @@ func reasonOf(err error) string {
 // states it.
 func (s *session) insecure(f *failure, reason, detail string) *failure {
 	f.at, f.why = s.at, reason
-	s.tlsFailure = reason
 	if !f.hopeless { // our own end says nothing about the host
+		s.tlsFailure = reason
 		s.policyFailed(reason, detail)
 	}
 	return f

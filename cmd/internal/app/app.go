@@ -41,6 +41,7 @@ import (
 	"waybill/relay/route"
 	"waybill/relay/smtpin"
 	"waybill/relay/throttle"
+	"waybill/relay/tlsrpt"
 	"waybill/relay/transcript"
 )
 
@@ -73,6 +74,7 @@ type App struct {
 	queue    *queue.Queue
 	tap      transcript.Tap // where conversations can be watched
 	routes   *routes
+	reports  *tlsrpt.Reporter // nil without TLS reports
 	deliver  *deliver.Scheduler
 	smtpin   *smtpin.Server
 	pickup   *pickup.Pickup // nil without a pickup directory
@@ -179,6 +181,12 @@ func (a *App) openReaders(cfg *config.Config) (err error) {
 			return err
 		}
 		sinks = append(sinks, a.otlp)
+	}
+	if err := a.openReports(cfg); err != nil {
+		return err
+	}
+	if a.reports != nil {
+		sinks = append(sinks, a.reports)
 	}
 	if cfg.Tracking.Engine != "off" {
 		if a.track, err = logtrack.Open(trackOptions(cfg, a.logger.Named("track"), a.metrics.ObserveQuery)); err != nil {
@@ -360,6 +368,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 	})
 	around.Go(func() error { return a.queue.Run(outer) })
 	around.Go(func() error { return a.pressure.Run(outer) })
+	around.Go(func() error { return a.runLookups(outer) })
 	around.Go(func() error { return a.watch(outer) })
 	around.Go(func() error { return a.watchTokens(outer) })
 	around.Go(func() error { return a.admin.Run(outer) })

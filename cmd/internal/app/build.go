@@ -351,7 +351,7 @@ func (r *routes) sendConnector(c *config.Config, s config.SendConnector, own []n
 	}
 	opts := smtpout.Options{
 		Name: s.Name, Hostname: c.Hostname, SmartHosts: hosts, Resolver: r.resolver, TLS: smtpout.TLSLevel(s.TLS.Level), TLSConfig: tlsConfig,
-		TLSDomain: s.TLS.Domain, DANE: r.resolver, Policies: r.policies, Memory: &r.memory,
+		TLSDomain: s.TLS.Domain, DANE: r.resolver, Policies: r.policies, Memory: r.memory,
 		ImplicitTLS: s.TLS.Implicit, Emitter: r.emit.Source(event.SourceSMTPOut), Self: own,
 		Transcript: s.Transcript.Rule(), Tap: r.tap,
 		Limits: smtpout.Limits{

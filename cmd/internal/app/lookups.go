@@ -1,15 +1,18 @@
 package app
 
 import (
+	"context"
 	"crypto/tls"
 	"path/filepath"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"waybill/cmd/internal/config"
 	"waybill/relay/dns"
 	"waybill/relay/event"
 	"waybill/relay/mtasts"
+	"waybill/relay/smtpout"
 )
 
 // openLookups opens what send connectors ask about other domains, and makes
@@ -27,7 +30,7 @@ func (a *App) openLookups(cfg *config.Config) error {
 	}
 	a.onStop(policies.Close)
 	a.routes = &routes{
-		resolver: resolver, policies: policies, emit: a.emit, tap: &a.tap,
+		resolver: resolver, policies: policies, emit: a.emit, tap: &a.tap, memory: smtpout.OpenTLSMemory(filepath.Join(cfg.DataDir, "tls-hosts.json")),
 		certificate: func(name string) *tls.Certificate { return a.reception.Load().certs.Get(name) },
 	}
 	if !resolver.Validates() {
@@ -39,4 +42,17 @@ func (a *App) openLookups(cfg *config.Config) error {
 		}
 	}
 	return nil
+}
+
+// runLookups keeps what is known about the TLS of other domains, until ctx is
+// done.
+func (a *App) runLookups(ctx context.Context) error {
+	var group errgroup.Group
+	group.Go(func() error { return a.routes.policies.Run(ctx) })
+	group.Go(func() error {
+		a.routes.memory.Run(ctx, func(err error) { a.logger.Warn("TLS downgrades may go unnoticed after a restart", zap.Error(err)) })
+		return nil
+	})
+	group.Go(func() error { return a.runReports(ctx) })
+	return group.Wait()
 }

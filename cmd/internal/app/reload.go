@@ -96,6 +96,7 @@ func unchanged(was, now *config.Config) error {
 		{"data_dir", was.DataDir, now.DataDir},
 		{"pickup", was.Pickup, now.Pickup},
 		{"dns", was.DNS, now.DNS},
+		{"tls_reports", was.TLSReports, now.TLSReports},
 		{"queue", was.Queue, now.Queue},
 		{"tracking", was.Tracking, now.Tracking},
 		{"http.listen", was.HTTP.Listen, now.HTTP.Listen},

@@ -20,7 +20,7 @@ import (
 type routes struct {
 	resolver    *dns.Resolver
 	policies    *mtasts.Cache
-	memory      smtpout.TLSMemory
+	memory      *smtpout.TLSMemory
 	certificate func(name string) *tls.Certificate // the one in use
 	emit        event.Emitter
 	tap         *transcript.Tap

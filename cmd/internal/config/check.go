@@ -49,6 +49,7 @@ func check(c *Config, p *collector) {
 	checkIntegrated(c, p)
 	checkUsersCommand(c, p)
 	checkTelemetry(c, p)
+	checkTLSReports(c, p)
 	if n := len(c.Receive) + len(c.Send); n > maxConnectors {
 		p.errorf("", "", "%d connectors are more than %d, the most that metrics can tell apart", n, maxConnectors)
 	}

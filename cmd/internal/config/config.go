@@ -41,6 +41,7 @@ type Config struct {
 	Send            []SendConnector        `yaml:"send_connectors" doc:"where mail goes out. For each recipient the connector with the most specific address space wins, then the lowest cost, then the first name"`
 	Throttles       []Throttle             `yaml:"throttles" doc:"limits on what clients may send, beside the limits of each receive connector"`
 	BackPressure    BackPressure           `yaml:"back_pressure" doc:"when the relay is short of something: at which marks it slows down, and refuses"`
+	TLSReports      TLSReports             `yaml:"tls_reports" doc:"daily reports to domains about TLS with their mail exchangers (RFC 8460)"`
 	DNS             DNS                    `yaml:"dns" doc:"how other domains are looked up"`
 	Queue           Queue                  `yaml:"queue" doc:"the queue of undelivered mail"`
 	Tracking        Tracking               `yaml:"tracking" doc:"the message-tracking store"`
@@ -341,6 +342,7 @@ func Default() *Config {
 		HTTP:         HTTP{Listen: "127.0.0.1:8025"},
 		Log:          Log{Level: "info", Format: "json", MaxSize: 256 * MiB, Backups: 10, Compress: true},
 		Telemetry:    defaultTelemetry(),
+		TLSReports:   defaultTLSReports(),
 	}
 }
 

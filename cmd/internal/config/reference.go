@@ -49,6 +49,7 @@ Generated from the program by ` + "`waybill config doc`" + `. One YAML file; unk
 		{"Smart hosts", "send_connectors[].smart_hosts[]", host},
 		{"Throttles", "throttles[]", newThrottle()},
 		{"Back-pressure", "back_pressure", sub.BackPressure},
+		{"TLS reports", "tls_reports", sub.TLSReports},
 		{"DNS", "dns", sub.DNS},
 		{"Queue", "queue", sub.Queue},
 		{"Tracking", "tracking", sub.Tracking},
