@@ -77,7 +77,7 @@ var (
 	authResultDim   = dim{label: "result", words: []string{"ok", "failed", "error"}, exact: true}
 	versionDim      = dim{label: "version", words: []string{"none", "1.0", "1.1", "1.2", "1.3"}, fold: foldRarely}
 	tlsReasonDim    = dim{label: "reason", words: tlsFailures(), fold: foldQuietly}
-	reportMethodDim = dim{label: "method", words: []string{"mail", "https"}, exact: true}
+	reportMethodDim = dim{label: "method", words: []string{"mail", "https"}, fold: foldRarely}
 	reportResultDim = dim{label: "result", words: []string{"sent", "failed", "given_up"}, exact: true}
 	tlsPolicyDim    = dim{label: "policy", words: event.TLSPolicies(), fold: foldRarely}
 	handshakeDim    = dim{label: "result", words: []string{"ok", "failed"}, exact: true}
