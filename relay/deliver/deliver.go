@@ -202,6 +202,9 @@ func (s *Scheduler) handle(ctx, attempts context.Context, l Lease) {
 	if lifetime := j.connector.Retry.Lifetime; lifetime > 0 {
 		j.expires = earlier(j.expires, v.Message.Begins().Add(lifetime))
 	}
+	if by := v.Message.Envelope.DeliverBy; by.Return { // RFC 2852: then it goes back
+		j.expires = earlier(j.expires, by.Deadline)
+	}
 	switch {
 	case v.Hop == route.Oversize:
 		j.bounce(ctx, mail.Outcome{

@@ -180,7 +180,7 @@ func (j *job) putOff(ctx context.Context, p pass) {
 	if !next.After(j.now) { // a probe is under way
 		next = j.now.Add(pause / 10)
 	}
-	next = earlier(next.Add(time.Duration(j.opts.Rand()*float64(pause)/5)), j.expires)
+	next = earlier(next.Add(time.Duration(j.opts.Rand()*float64(pause)/5)), j.limit())
 	if j.delayDue() {
 		j.wait(ctx, next, mail.Outcome{
 			Reply: mail.Reply{Enhanced: "4.4.1", Text: "waiting for the next hop, which cannot be reached"},
@@ -217,11 +217,20 @@ func (j *job) settle(ctx context.Context, res *smtpout.Result, outcomes []mail.O
 			if s.Next.Before(until) {
 				s.Next = until.Add(time.Duration(j.opts.Rand() * float64(until.Sub(j.now)) / 10))
 			}
-			s.Next = earlier(s.Next, j.expires)
+			s.Next = earlier(s.Next, j.limit())
 			s.Attempt.NextAttempt = s.Next
 		}
 	}
 	j.finish(ctx, s, res)
+}
+
+// limit is when something is due at the latest: the end, or the moment to tell
+// the sender that it is late.
+func (j *job) limit() time.Time {
+	if by := j.view.Message.Envelope.DeliverBy; by.Deadline.After(j.now) {
+		return earlier(j.expires, by.Deadline)
+	}
+	return j.expires
 }
 
 // severity orders dispositions: bounced before deferred before relayed.

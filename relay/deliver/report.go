@@ -39,16 +39,28 @@ func (r Reporter) Reports(m *queue.Message, index []int, outcomes []mail.Outcome
 
 // delayDue reports whether a sender is to be told that the lease's recipients are late.
 func (j *job) delayDue() bool {
+	m := j.view.Message
 	after := j.connector.Retry.delayDSN()
-	if after < 0 || j.view.Hop.Connector == "" || j.now.Sub(j.view.Message.Begins()) < after {
+	late := after >= 0 && j.now.Sub(m.Begins()) >= after
+	if by := m.Envelope.DeliverBy; by.Deadline.After(m.AcceptedAt) { // RFC 2852; otherwise a host before us has told it
+		late = late || !by.Return && !j.now.Before(by.Deadline)
+	}
+	if j.view.Hop.Connector == "" || !late {
 		return false
 	}
 	for _, i := range j.view.Index {
-		if !j.view.Message.States[i].DelaySent {
+		if !m.States[i].DelaySent {
 			return true
 		}
 	}
 	return false
+}
+
+// traced reports whether BY= asks to tell of a relay to res: by-trace, or a next
+// hop at which by-mode N is lost (RFC 2852 section 4).
+func (j *job) traced(res *smtpout.Result) bool {
+	by := j.view.Message.Envelope.DeliverBy
+	return res != nil && !by.IsZero() && (by.Trace || !res.DeliverBy)
 }
 
 // reports composes what a settlement has to tell the sender, in one report.
@@ -64,8 +76,10 @@ func (j *job) reports(s *queue.Settlement, res *smtpout.Result) (reports []queue
 		switch o.Disposition {
 		case mail.Relayed:
 			// RFC 3461 section 5.2.2: where the next hop has DSN, it reports itself.
-			if res != nil && !res.DSN && j.view.Message.Envelope.Recipients[i].Notify.Wants(mail.NotifySuccess) {
+			wants := j.view.Message.Envelope.Recipients[i].Notify
+			if res != nil && !res.DSN && wants.Wants(mail.NotifySuccess) || j.traced(res) && !wants.Wants(mail.NotifyNever) {
 				rep.add(i, *o, res != nil, host)
+				rep.recipients[len(rep.recipients)-1].Traced = j.traced(res)
 			}
 		case mail.Deferred:
 			if delayDue {

@@ -73,6 +73,7 @@ type Recipient struct {
 	// the lifetime has ended; LastRemote says that the next hop gave it.
 	Last       mail.Reply
 	LastRemote bool
+	Traced     bool // BY= asks to tell of its relay too, unless NOTIFY=NEVER (RFC 2852)
 }
 
 // Kind is what the recipient's outcome amounts to.
@@ -92,7 +93,7 @@ func (r *Recipient) Kind() Kind {
 func (r *Recipient) Wanted() bool {
 	switch r.Kind() {
 	case Relayed:
-		return r.Notify.Wants(mail.NotifySuccess)
+		return r.Notify.Wants(mail.NotifySuccess) || r.Traced && !r.Notify.Wants(mail.NotifyNever)
 	case Delayed:
 		return r.Notify.Wants(mail.NotifyDelay)
 	case Failed:

@@ -49,7 +49,7 @@ func options(t testing.TB) Options {
 		Hostname: "mx1.example.net",
 		Original: relaymail.Draft{
 			ID:       "01J00000000000000000000000",
-			Envelope: relaymail.Envelope{Sender: address(t, "alice@example.org"), EnvID: "env 1"},
+			Envelope: relaymail.Envelope{Sender: address(t, "alice@example.org"), EnvID: "env 1", DeliverBy: relaymail.DeliverBy{Deadline: now}},
 			Origin:   relaymail.Origin{Helo: "laptop.example.org", Client: netip.MustParseAddrPort("192.0.2.7:4711")},
 			Header:   relaymail.Header{MessageID: "<m1@example.org>", From: "alice@example.org", Subject: "Lunch?"},
 			Trace:    []byte("Received: from laptop.example.org\r\n"),
@@ -180,7 +180,7 @@ func TestFailed(t *testing.T) {
 	}
 	for key, want := range map[string]string{
 		"Reporting-Mta": "dns; mx1.example.net", "Original-Envelope-Id": "env 1", "Received-From-Mta": "dns; laptop.example.org",
-		"Arrival-Date": "Fri, 20 Nov 2026 10:00:00 +0000",
+		"Arrival-Date": "Fri, 20 Nov 2026 10:00:00 +0000", "Deliver-By-Date": "Fri, 20 Nov 2026 10:05:00 +0000",
 	} {
 		if got := r.message.Get(key); got != want {
 			t.Errorf("%s: %q, want %q", key, got, want)
@@ -319,12 +319,16 @@ func TestWanted(t *testing.T) {
 		{"never failure", relaymail.NotifyNever, relaymail.Bounced, false},
 		{"never delay", relaymail.NotifyNever, relaymail.Deferred, false},
 		{"success asked", relaymail.NotifySuccess, relaymail.Relayed, true},
+		{"traced", 0, relaymail.Relayed, true},
+		{"traced, only failure asked", relaymail.NotifyFailure, relaymail.Relayed, true},
+		{"traced, but never", relaymail.NotifyNever, relaymail.Relayed, false},
 		{"only success asked", relaymail.NotifySuccess, relaymail.Bounced, false},
 		{"only failure asked", relaymail.NotifyFailure, relaymail.Deferred, false},
 		{"delay asked", relaymail.NotifyDelay, relaymail.Deferred, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			opts := options(t)
+			opts.Recipients[0].Traced = strings.HasPrefix(test.name, "traced")
 			opts.Recipients[0].Notify, opts.Recipients[0].Outcome.Disposition = test.notify, test.disposition
 			if got := opts.Recipients[0].Wanted(); got != test.want {
 				t.Errorf("Wanted() = %t, want %t", got, test.want)
@@ -562,7 +566,7 @@ func FuzzInjection(f *testing.F) {
 			}
 		}
 		for key := range r.message {
-			if !slices.Contains([]string{"Reporting-Mta", "Original-Envelope-Id", "Received-From-Mta", "Arrival-Date", "X-Waybill-Queue-Id"}, key) {
+			if !slices.Contains([]string{"Reporting-Mta", "Original-Envelope-Id", "Received-From-Mta", "Arrival-Date", "Deliver-By-Date", "X-Waybill-Queue-Id"}, key) {
 				t.Fatalf("per-message field %q", key)
 			}
 		}

@@ -26,6 +26,9 @@ func status(opts *Options) part {
 	field("Original-Envelope-Id", "", opts.Original.Envelope.EnvID, 128)
 	field("Received-From-MTA", "dns; ", receivedFrom(&opts.Original.Origin), maxHost)
 	field("Arrival-Date", "", date(opts.AcceptedAt), 64)
+	if by := opts.Original.Envelope.DeliverBy; !by.IsZero() {
+		field("Deliver-By-Date", "", date(by.Deadline), 64) // RFC 2852
+	}
 	field("X-Waybill-Queue-ID", "", string(opts.Original.ID), 64)
 	for i := range opts.Recipients {
 		r := &opts.Recipients[i]

@@ -278,6 +278,7 @@ type MessageQueued struct {
 	TReceive      Seconds      `json:"t_receive"` // first byte of MAIL to end of content
 	TAccept       Seconds      `json:"t_accept"`  // end of content to durable
 	Expires       time.Time    `json:"expires,omitzero"`
+	DeliverBy     time.Time    `json:"deliver_by,omitzero"` // when the sender wants it delivered (RFC 2852)
 }
 
 // MessageRouted says which send connector and next hop were chosen, and why.

@@ -83,6 +83,53 @@ type Envelope struct {
 	TLSOptional bool      `json:"tls_optional,omitzero"` // RFC 8689 section 5: whatever the recipients' domain publishes about TLS
 	Priority    int8      `json:"mt_priority,omitzero"`  // RFC 6710: -9 to 9
 	Release     time.Time `json:"release,omitzero"`      // RFC 4865: not to be sent before; zero: at once
+	DeliverBy   DeliverBy `json:"deliver_by,omitzero"`   // RFC 2852: by when it is to be delivered
+}
+
+// DeliverBy is what BY= asks for (RFC 2852 section 4). The zero DeliverBy asks
+// for nothing.
+type DeliverBy struct {
+	Deadline time.Time `json:"deadline"`
+	Return   bool      `json:"return,omitzero"` // by-mode R: what is not delivered by then goes back; otherwise (N) the sender is told that it is late
+	Trace    bool      `json:"trace,omitzero"`  // by-trace T: the sender is told of each relay
+}
+
+// IsZero reports whether nothing is asked for.
+func (b DeliverBy) IsZero() bool { return b.Deadline.IsZero() }
+
+// Value is the value of BY= for a host that is told of b at now. A time of less
+// than a second in by-mode R has passed: then ok is false.
+func (b DeliverBy) Value(now time.Time) (value string, ok bool) {
+	left := int64(b.Deadline.Sub(now).Truncate(time.Second) / time.Second)
+	left = min(max(left, -maxByTime), maxByTime)
+	mode := ";N"
+	if b.Return {
+		mode = ";R"
+	}
+	if b.Trace {
+		mode += "T"
+	}
+	return strconv.FormatInt(left, 10) + mode, !b.Return || left > 0
+}
+
+// maxByTime is the largest by-time: nine digits.
+const maxByTime = 999_999_999
+
+// parseDeliverBy parses the value of BY=, such as "120;R".
+func parseDeliverBy(val string, now time.Time) (DeliverBy, bool) {
+	seconds, mode, _ := strings.Cut(strings.ToUpper(val), ";")
+	digits := strings.TrimLeft(seconds, "+-")
+	n, err := strconv.ParseInt(seconds, 10, 64)
+	if err != nil || len(digits) > 9 || len(seconds)-len(digits) > 1 {
+		return DeliverBy{}, false
+	}
+	b := DeliverBy{Deadline: now.UTC().Truncate(time.Microsecond).Add(time.Duration(n) * time.Second)}
+	mode, b.Trace = strings.CutSuffix(mode, "T")
+	b.Return = mode == "R"
+	if mode != "R" && mode != "N" || b.Return && n <= 0 {
+		return DeliverBy{}, false
+	}
+	return b, true
 }
 
 // Queueing is the priority that e asks for, as the queue knows it.
@@ -180,6 +227,12 @@ func ParseMail(args string) (Envelope, error) {
 				return errBadValue
 			}
 			e.Release = at.UTC()
+		case "BY": // RFC 2852 section 4
+			by, ok := parseDeliverBy(val, time.Now())
+			if !ok {
+				return errBadValue
+			}
+			e.DeliverBy = by
 		default:
 			return ErrUnknownParameter
 		}

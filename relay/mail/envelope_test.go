@@ -159,6 +159,7 @@ func FuzzParseMail(f *testing.F) {
 	f.Add("FROM:<a@b.example> SIZE=10 BODY=BINARYMIME SMTPUTF8 RET=HDRS ENVID=x+2By AUTH=<>", "TO:<c@d.example> NOTIFY=DELAY ORCPT=rfc822;x+40y")
 	f.Add("FROM:<>", "TO:<postmaster> ORCPT=utf-8;ä")
 	f.Add("FROM:<> REQUIRETLS MT-PRIORITY=-9 HOLDUNTIL=2030-01-02T03:04:05+01:00", "TO:<a@b.example>")
+	f.Add("FROM:<> BY=-60;NT", "TO:<a@b.example>")
 	f.Add("FROM:<> HOLDFOR=60 MT-PRIORITY=0", "TO: <a@b.example>")
 	f.Add("FROM:<a@b.example> ENVID=+9B", "TO:<\"a b\"@c.example>")
 	f.Fuzz(func(t *testing.T, from, to string) {
@@ -209,10 +210,43 @@ func TestParseMailExtensions(t *testing.T) {
 	}
 	for _, args := range []string{
 		"REQUIRETLS=1", "MT-PRIORITY=10", "MT-PRIORITY=", "MT-PRIORITY=1.5", "MT-PRIORITY=+3", "MT-PRIORITY=009", "HOLDFOR=-1", "HOLDFOR=1234567890",
+		"BY=0;R", "BY=-1;R", "BY=1", "BY=1;", "BY=1;X", "BY=1;NN", "BY=1;NTT", "BY=;N", "BY=--1;N", "BY=1234567890;N", "BY=1;N BY=1;N",
 		"HOLDFOR=5 HOLDUNTIL=2030-01-02T03:04:05Z", "HOLDUNTIL=2030-01-02", "REQUIRETLS REQUIRETLS",
 	} {
 		if _, err := ParseMail("FROM:<> " + args); !errors.Is(err, ErrParameter) {
 			t.Errorf("ParseMail(%q): %v, want %v", args, err, ErrParameter)
 		}
+	}
+}
+
+func TestDeliverBy(t *testing.T) {
+	for _, test := range []struct {
+		value string
+		after time.Duration
+		want  string // of what is told to the next host after that time
+		ok    bool
+	}{
+		{"120;R", 0, "120;R", true},
+		{"+120;rt", 30 * time.Second, "90;RT", true},
+		{"1;R", 2 * time.Second, "-1;R", false},
+		{"1;R", 500 * time.Millisecond, "0;R", false},
+		{"60;N", time.Minute, "0;N", true},
+		{"-5;NT", time.Second, "-6;NT", true},
+		{"999999999;n", 0, "999999999;N", true},
+		{"-999999999;N", time.Hour, "-999999999;N", true},
+	} {
+		t.Run(test.value, func(t *testing.T) {
+			now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+			b, ok := parseDeliverBy(test.value, now)
+			if !ok || b.IsZero() {
+				t.Fatalf("parseDeliverBy(%q) = %+v, %t", test.value, b, ok)
+			}
+			if got, ok := b.Value(now.Add(test.after)); got != test.want || ok != test.ok {
+				t.Errorf("Value() = %q, %t, want %q, %t", got, ok, test.want, test.ok)
+			}
+		})
+	}
+	if e, err := ParseMail("FROM:<> BY=60;NT"); err != nil || e.DeliverBy.Return || !e.DeliverBy.Trace || time.Until(e.DeliverBy.Deadline) > time.Minute {
+		t.Errorf("BY: %+v, %v", e, err)
 	}
 }

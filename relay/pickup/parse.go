@@ -62,7 +62,7 @@ func (p *parser) control(f *field) (bool, error) {
 		if errors.Is(err, mail.ErrAddressUTF8) {
 			env, err = mail.ParseMail("FROM:" + bracketed(f.value()) + " SMTPUTF8")
 		}
-		if err == nil && (env.RequireTLS || !env.Release.IsZero() || env.Body == mail.BodyBinaryMIME) {
+		if err == nil && (env.RequireTLS || !env.Release.IsZero() || !env.DeliverBy.IsZero() || env.Body == mail.BodyBinaryMIME) {
 			err = mail.ErrUnknownParameter
 		}
 		p.sender = &env

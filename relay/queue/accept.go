@@ -270,6 +270,9 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 	} else {
 		m.Envelope.Release = time.Time{}
 	}
+	if by := m.Envelope.DeliverBy; by.Return && by.Deadline.Before(m.ExpiresAt) { // RFC 2852: then it goes back
+		m.ExpiresAt = by.Deadline
+	}
 	routing := q.routing.Load()
 	decisions := q.decide(&m.Message)
 	for i := range m.States {

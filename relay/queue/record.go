@@ -15,7 +15,7 @@ import (
 
 // The record of one message, the value of its key. DESIGN.md draws it.
 const (
-	recordVersion = 2
+	recordVersion = 3
 	recordFirst   = 1 // the oldest version that is still read
 	recordLive    = 1
 	recordDone    = 2
@@ -127,6 +127,8 @@ func encodeRecord(b []byte, m *stored) []byte {
 	e.flags(v.RequireTLS, v.TLSOptional)
 	e.int(int64(v.Priority))
 	e.time(v.Release)
+	e.time(v.DeliverBy.Deadline)
+	e.flags(v.DeliverBy.Return, v.DeliverBy.Trace)
 
 	o := &m.Origin
 	for _, s := range []string{o.Session, o.Connector, o.ClientName, o.Helo, o.User, o.Mechanism, o.Protocol, o.TLSVersion, o.TLSCipher} {
@@ -340,6 +342,10 @@ func (d *decoder) live(m *stored, version byte) {
 			v.Priority = int8(p)
 		}
 		v.Release = d.time()
+	}
+	if version > 2 {
+		v.DeliverBy.Deadline = d.time()
+		d.flags(&v.DeliverBy.Return, &v.DeliverBy.Trace)
 	}
 
 	o := &m.Origin

@@ -26,6 +26,7 @@ func fullRecord() *stored {
 				Envelope: mail.Envelope{
 					Sender: mail.Address{Local: "a b", Domain: "example.org"}, Size: 7, Body: mail.Body8BitMIME, UTF8: true, Ret: "HDRS", EnvID: "e", Auth: "u",
 					RequireTLS: true, Priority: -4, Release: at.Add(time.Minute),
+					DeliverBy: mail.DeliverBy{Deadline: at.Add(time.Hour), Return: true, Trace: true},
 					Recipients: []mail.Recipient{
 						{Address: mail.Address{Local: "x", Domain: "example.com"}, Notify: mail.NotifyFailure | mail.NotifyDelay, ORcpt: "rfc822;x@example.com"},
 						{Address: mail.Address{Local: "y", Domain: "bücher.example"}},
@@ -70,21 +71,23 @@ func TestRecordRoundTrip(t *testing.T) {
 	}
 }
 
-// TestFirstRecordVersion reads what the first version wrote: three fields fewer.
-func TestFirstRecordVersion(t *testing.T) {
+// TestOlderRecordVersions reads what older versions wrote: with fewer fields.
+func TestOlderRecordVersions(t *testing.T) {
 	want := fullRecord()
 	v := &want.Envelope
-	v.RequireTLS, v.Priority, v.Release = false, 0, time.Time{}
-	b := encodeRecord(nil, want)
-	auth := bytes.Index(b, []byte("\x01e\x01u")) + 4 // the three are empty, and one octet each
-	b = append(b[:auth:auth], b[auth+3:len(b)-4]...)
-	b[0] = 1
-	got, err := decodeRecord(binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(want, got, compareStored); d != "" {
-		t.Errorf("(-want +got):\n%s", d)
+	v.RequireTLS, v.Priority, v.Release, v.DeliverBy = false, 0, time.Time{}, mail.DeliverBy{}
+	full := encodeRecord(nil, want)
+	end := bytes.Index(full, []byte("\x01e\x01u")) + 4 // the five are empty after it, and one octet each
+	for version, since := range map[byte]int{1: 0, 2: 3} {
+		b := append(full[:end+since:end+since], full[end+5:len(full)-4]...)
+		b[0] = version
+		got, err := decodeRecord(binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)))
+		if err != nil {
+			t.Fatalf("version %d: %v", version, err)
+		}
+		if d := cmp.Diff(want, got, compareStored); d != "" {
+			t.Errorf("version %d (-want +got):\n%s", version, d)
+		}
 	}
 }
 

@@ -57,13 +57,14 @@ type leg struct {
 	tlsPolicy  string
 	tlsFailure string
 	dsn        bool
+	deliverBy  bool
 }
 
 // use notes that s is what the attempt goes through.
 func (a *attempt) use(s *session) {
 	a.via = leg{
 		session: s.id, at: s.at, local: s.local, reused: s.transactions > 0, tlsVersion: s.tlsVersion, tlsCipher: s.tlsCipher,
-		tlsVerify: s.tlsVerify, tlsPolicy: string(s.sec.policy), tlsFailure: s.tlsFailure, dsn: s.ext.dsn,
+		tlsVerify: s.tlsVerify, tlsPolicy: string(s.sec.policy), tlsFailure: s.tlsFailure, dsn: s.ext.dsn, deliverBy: s.ext.deliverBy,
 	}
 }
 
@@ -424,7 +425,7 @@ func (a *attempt) result() Result {
 	}
 	r := Result{
 		Outcomes: a.outcomes, Stages: a.stages, Session: via.session, RemoteName: via.at.name, Remote: via.at.addr, Local: via.local,
-		Provider: via.at.provider, Reused: via.reused, TLSVersion: via.tlsVersion, TLSCipher: via.tlsCipher, TLSVerify: via.tlsVerify, TLSPolicy: via.tlsPolicy, TLSFailure: via.tlsFailure, DSN: via.dsn, Closed: a.closed,
+		Provider: via.at.provider, Reused: via.reused, TLSVersion: via.tlsVersion, TLSCipher: via.tlsCipher, TLSVerify: via.tlsVerify, TLSPolicy: via.tlsPolicy, TLSFailure: via.tlsFailure, DSN: via.dsn, DeliverBy: via.deliverBy, Closed: a.closed,
 	}
 	if r.Provider == "" {
 		r.Provider = Provider(a.hop.Name)

@@ -39,11 +39,12 @@ func (t Timeouts) withDefaults() Timeouts {
 
 // extensions are what a next hop offers (RFC 5321 section 2.2).
 type extensions struct {
-	pipelining, eightBit, binary, chunking, utf8, dsn, startTLS, size, requireTLS, priority bool
+	pipelining, eightBit, binary, chunking, utf8, dsn, startTLS, size, requireTLS, priority, deliverBy bool
 
 	maxSize int64 // 0: no limit told
 	maxRcpt int   // recipients of a message (RFC 9422); 0: no limit told
 	maxMail int   // messages of a session; 0: no limit told
+	minBy   int64 // least seconds that it delivers in (RFC 2852); 0: none told
 	auth    []string
 }
 
@@ -257,6 +258,8 @@ func parseExtensions(text []byte) extensions {
 			e.requireTLS = true
 		case "MT-PRIORITY":
 			e.priority = true
+		case "DELIVERBY":
+			e.deliverBy, e.minBy = true, parseMinimum(params)
 		case "LIMITS":
 			e.limits(params)
 		case "STARTTLS":

@@ -112,6 +112,10 @@ func (t *transaction) prepare() (string, *failure) {
 			return "", f
 		}
 	}
+	byParam, f := s.deliverBy(env.DeliverBy, time.Now())
+	if f != nil {
+		return "", f
+	}
 	if ext.maxSize > 0 && a.m.Size > ext.maxSize { // RFC 1870 section 6.1
 		refuse(a.pending, 552, "5.3.4", mail.ClassSize, "message of %d octets is larger than %s takes (%d)", a.m.Size, s.at.name, ext.maxSize)
 		return "", nil
@@ -192,6 +196,7 @@ func (t *transaction) prepare() (string, *failure) {
 	if ext.priority && env.Priority != 0 { // RFC 6710 section 4.3
 		b.WriteString(" MT-PRIORITY=" + strconv.Itoa(int(env.Priority)))
 	}
+	b.WriteString(byParam)
 	if ext.dsn { // RFC 3461 section 4
 		if env.Ret != "" && safe(env.Ret) {
 			b.WriteString(" RET=" + env.Ret)

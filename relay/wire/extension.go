@@ -30,13 +30,15 @@ const (
 	requireTLS
 	mtPriority
 	futureRelease
+	deliverBy
 	limits
 	enhancedCodes
 )
 
 // extras are announced only when asked for: binary content is never converted,
-// and few next hops take it; mail that waits here is for submission.
-const extras = 1<<binaryMIME | 1<<futureRelease
+// and few next hops take it; mail that waits here is for submission; and few
+// next hops know DELIVERBY, so that by-mode R mostly means to come back.
+const extras = 1<<binaryMIME | 1<<futureRelease | 1<<deliverBy
 
 // extension is one that this package can announce.
 type extension struct {
@@ -67,6 +69,7 @@ var extensionTable = [...]extension{
 	requireTLS:    {word: "REQUIRETLS", offer: (*Conn).offerRequireTLS, mail: func(e *mail.Envelope) bool { return e.RequireTLS }},        // RFC 8689
 	mtPriority:    {word: "MT-PRIORITY", mail: func(e *mail.Envelope) bool { return e.Priority != 0 }},                                    // RFC 6710
 	futureRelease: {word: "FUTURERELEASE", offer: (*Conn).offerRelease, mail: func(e *mail.Envelope) bool { return !e.Release.IsZero() }}, // RFC 4865
+	deliverBy:     {word: "DELIVERBY", mail: func(e *mail.Envelope) bool { return !e.DeliverBy.IsZero() }},                                // RFC 2852
 	limits:        {word: "LIMITS", offer: (*Conn).offerLimits},                                                                           // RFC 9422
 	enhancedCodes: {word: "ENHANCEDSTATUSCODES"},                                                                                          // RFC 2034
 }

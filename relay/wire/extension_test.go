@@ -48,6 +48,9 @@ func TestExtensions(t *testing.T) {
 		{"ENHANCEDSTATUSCODES", nil, []string{"ENHANCEDSTATUSCODES"}, Options{}, "", []string{"NOOP\r\n=>250 ok", "XYZZY\r\n=>500 command"}},
 		{"PIPELINING", nil, []string{"PIPELINING"}, Options{}, "", []string{"NOOP\r\n=>250"}},
 		{"DELIVERBY", nil, nil, Options{}, "", []string{from + " BY=120;R\r\n=>555"}},
+		{"DELIVERBY", []string{"DELIVERBY"}, nil, Options{}, "DELIVERBY", []string{
+			from + " BY=0;R\r\n=>501 5.5.4", from + " BY=9\r\n=>501", from + " BY=-9;NT\r\n=>250", "RSET\r\n=>250", from + " BY=120;R\r\n=>250",
+		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var err error

@@ -132,7 +132,7 @@ type Limits struct {
 // Protocol is what a receive connector announces and takes of SMTP.
 type Protocol struct {
 	Disable      []string `yaml:"disable" enum:"PIPELINING,SIZE,8BITMIME,SMTPUTF8,CHUNKING,DSN,REQUIRETLS,MT-PRIORITY,LIMITS,ENHANCEDSTATUSCODES" doc:"extensions that are neither announced nor taken"`
-	Enable       []string `yaml:"enable" enum:"BINARYMIME,FUTURERELEASE" doc:"extensions that are announced only here: binary content (RFC 3030), which is bounced where the next hop does not take it; and mail that asks to be held, up to 7 days (RFC 4865)"`
+	Enable       []string `yaml:"enable" enum:"BINARYMIME,FUTURERELEASE,DELIVERBY" doc:"extensions that are announced only here: binary content (RFC 3030), which is bounced where the next hop does not take it; and mail that asks to be held, up to 7 days (RFC 4865); and mail that is to be delivered by a time, or to come back, or its sender to hear of it (RFC 2852): few next hops know that, and what must come back in time is not given to others"`
 	VRFY         string   `yaml:"vrfy" enum:"noncommittal,refuse" doc:"whether VRFY is answered 252, which tells nothing, or 502"`
 	LenientPaths bool     `yaml:"lenient_paths" doc:"takes what old devices write: MAIL FROM and RCPT TO without angle brackets"`
 }
