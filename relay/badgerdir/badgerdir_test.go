@@ -8,7 +8,7 @@ import (
 	"github.com/dgraph-io/badger/v4"
 )
 
-func options(dir string) badger.Options {
+func testOptions(dir string) badger.Options {
 	return badger.DefaultOptions(dir).WithLogger(nil).WithMemTableSize(16 << 20).WithSyncWrites(true)
 }
 
@@ -19,7 +19,7 @@ func TestTidy(t *testing.T) {
 	for _, name := range []string{"00099.mem", "000099.vlog"} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			db, err := badger.Open(options(dir))
+			db, err := badger.Open(testOptions(dir))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -34,7 +34,7 @@ func TestTidy(t *testing.T) {
 			if err := os.WriteFile(empty, nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if db, err := badger.Open(options(dir)); err == nil {
+			if db, err := badger.Open(testOptions(dir)); err == nil {
 				_ = db.Close()
 				t.Fatal("Badger opens it by itself now: Tidy need not remove it")
 			}
@@ -44,7 +44,7 @@ func TestTidy(t *testing.T) {
 			if err := Tidy(dir); err != nil {
 				t.Fatal(err)
 			}
-			db, err = badger.Open(options(dir))
+			db, err = badger.Open(testOptions(dir))
 			if err != nil {
 				t.Fatalf("after Tidy: %v", err)
 			}

@@ -235,12 +235,17 @@ func (q *Queue) commitGroup(group []*change) (row uint64, err error) {
 			return 0, fmt.Errorf("commit: %w", err)
 		}
 	}
+	if err := txn.Set([]byte(keyCommits), binary.BigEndian.AppendUint64(nil, q.commits+1)); err != nil {
+		return 0, fmt.Errorf("commit: %w", err)
+	}
 	if err := q.opts.tune.commit(); err != nil {
 		return 0, fmt.Errorf("commit: %w", err)
 	}
 	if err := txn.Commit(); err != nil {
 		return 0, fmt.Errorf("commit: %w", err)
 	}
+	q.commits++
+	q.witness.write(q.commits)
 	if rows > 0 {
 		q.outbox.add(row, rows, len(lines), time.Now())
 	}

@@ -66,6 +66,8 @@ type Queue struct {
 	batchBytes  int64 // of one transaction
 	batchKeys   int64
 	segmentMark uint64 // the committer's own
+	commits     uint64 // the committer's own: transactions so far
+	witness     *witness
 	published   chan publication
 	working     sync.WaitGroup
 
@@ -91,6 +93,7 @@ type Queue struct {
 	timer    *time.Timer         // rings when the next group is due
 	pressure map[string]int
 	strays   []ident // committed while the routing table changed
+	cutOff   []ident // found at start, with a content that is not whole
 }
 
 // Open opens the queue in opts.Dir, or makes it. It reads all messages, states
@@ -113,6 +116,9 @@ func Open(opts Options) (*Queue, error) {
 	q.working.Go(q.publishLoop)
 	if err := q.rerouteAll(context.Background(), nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("route queue: %w", err), q.Close())
+	}
+	if err := q.setApart(q.cutOff); err != nil {
+		return nil, errors.Join(fmt.Errorf("load queue: %w", err), q.Close())
 	}
 	loaded.Took = event.Secs(time.Since(start))
 	q.opts.Emitter.Source(event.SourceBoot).Emit(*loaded)
@@ -191,9 +197,14 @@ func (q *Queue) openFiles() error {
 		return err
 	}
 	dir := filepath.Join(q.opts.Dir, "badger")
-	if q.db, err = openBadger(dir, q); err != nil {
-		return fmt.Errorf("%w (nothing was changed; check the disk, then restore %s from a backup, "+
-			"or move it aside to start with an empty queue; %s holds the contents of the queued messages)", err, q.opts.Dir, q.contents.dir)
+	if err := q.inspect(dir); err != nil {
+		return err
+	}
+	if q.db, err = openBadger(dir, !q.opts.NoSync, &badgerLog{q: q}); err != nil {
+		return q.advise(err)
+	}
+	if q.witness, err = openWitness(filepath.Join(q.opts.Dir, witnessName)); err != nil {
+		return err
 	}
 	q.batchBytes = q.db.MaxBatchSize() * 3 / 4
 	q.batchKeys = q.db.MaxBatchCount() * 3 / 4
@@ -215,20 +226,21 @@ func (q *Queue) closeFiles() error {
 	if q.db != nil {
 		errs = append(errs, q.db.Close())
 	}
+	errs = append(errs, q.witness.close())
 	if q.dirLock != nil {
 		errs = append(errs, q.dirLock.Close())
 	}
 	return errors.Join(errs...)
 }
 
-func openBadger(dir string, q *Queue) (db *badger.DB, err error) {
+func openBadger(dir string, sync bool, log badger.Logger) (db *badger.DB, err error) {
 	defer func() { // Badger asserts where its files contradict each other
 		if p := recover(); p != nil {
 			db, err = nil, fmt.Errorf("%s is damaged: %v", dir, p)
 		}
 	}()
 	opts := badger.DefaultOptions(dir).
-		WithSyncWrites(!q.opts.NoSync).
+		WithSyncWrites(sync).
 		WithMemTableSize(memTableSize).
 		WithNumMemtables(3).
 		WithValueLogFileSize(16 << 20). // nothing is large enough to go there
@@ -238,7 +250,7 @@ func openBadger(dir string, q *Queue) (db *badger.DB, err error) {
 		WithDetectConflicts(false). // there is one committer
 		WithChecksumVerificationMode(options.OnBlockRead).
 		WithMetricsEnabled(false).
-		WithLogger(&badgerLog{q: q})
+		WithLogger(log)
 	if err := badgerdir.Tidy(dir); err != nil {
 		return nil, err
 	}
@@ -283,6 +295,9 @@ func (q *Queue) load(start time.Time) (*event.QueueLoaded, error) {
 	if err := q.contents.load(); err != nil {
 		return nil, err
 	}
+	if err := q.compareStrays(); err != nil {
+		return nil, err
+	}
 	if err := q.loadFormat(); err != nil {
 		return nil, err
 	}
@@ -325,7 +340,7 @@ func (q *Queue) load(start time.Time) (*event.QueueLoaded, error) {
 				seg.ids = append(seg.ids, id)
 			case m.done:
 				gone = append(gone, id)
-			case seg == nil || m.loc.off+contentHeader+m.Size > seg.used:
+			case seg == nil:
 				// A key that was deleted after its segment had gone, and came back.
 				// Or somebody took the segments away: so it is kept until its lifetime has ended.
 				loaded.Dropped++
@@ -333,6 +348,9 @@ func (q *Queue) load(start time.Time) (*event.QueueLoaded, error) {
 					gone = append(gone, id)
 				}
 			default:
+				if m.loc.off+contentHeader+m.Size > seg.used && m.Poison == "" {
+					q.cutOff = append(q.cutOff, id)
+				}
 				seg.refer(id, m.Size)
 				end := (m.loc.off + contentHeader + m.Size + contentAlign - 1) &^ (contentAlign - 1)
 				ends[seg.seq] = max(ends[seg.seq], end)
@@ -349,6 +367,9 @@ func (q *Queue) load(start time.Time) (*event.QueueLoaded, error) {
 			s.pinned = true
 		}
 		q.remark("damaged queue records", fmt.Sprintf("%d records cannot be read and stay where they are; no content file is removed", damaged))
+	}
+	if err := q.checkMarker(loaded.Dropped); err != nil {
+		return nil, err
 	}
 	if loaded.Dropped > 0 {
 		q.remark("queued messages without content", fmt.Sprintf("%d messages have no content in %s and are left out; if files are missing there, put them back and start again",
