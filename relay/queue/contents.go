@@ -80,6 +80,16 @@ func (s *segment) name() string {
 	return fmt.Sprintf("%016x%s", s.seq, suffix)
 }
 
+// segmentNumber is the number in the name of a segment's file.
+func segmentNumber(name string) (uint64, error) {
+	base := strings.TrimSuffix(strings.TrimSuffix(name, ownSuffix), segmentSuffix)
+	seq, err := strconv.ParseUint(base, 16, 64)
+	if err == nil && (&segment{seq: seq, own: strings.HasSuffix(name, ownSuffix)}).name() != name {
+		err = fmt.Errorf("%q is no name of a segment", name)
+	}
+	return seq, err
+}
+
 // contents keeps the contents of all messages in files beside Badger.
 //
 // A content is appended before its message is committed, is synced by the
@@ -461,13 +471,11 @@ func (c *contents) load() error {
 		return err
 	}
 	for name, size := range files {
-		own := strings.HasSuffix(name, ownSuffix)
-		base := strings.TrimSuffix(strings.TrimSuffix(name, ownSuffix), segmentSuffix)
-		seq, err := strconv.ParseUint(base, 16, 64)
-		s := &segment{seq: seq, own: own, sealed: true, used: size}
-		if err != nil || s.name() != name {
+		seq, err := segmentNumber(name)
+		if err != nil {
 			continue // not ours
 		}
+		s := &segment{seq: seq, own: strings.HasSuffix(name, ownSuffix), sealed: true, used: size}
 		c.segs[seq] = s
 		c.bytes += size
 		c.next = max(c.next, seq+1)

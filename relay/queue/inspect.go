@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"waybill/relay/badgerdir"
-	"waybill/relay/mail"
 
 	"github.com/dgraph-io/badger/v4"
 )
@@ -213,7 +212,7 @@ func (q *Queue) setApart(ids []ident) error {
 		}
 		_, err = q.contents.open(id, m.loc, m.Size)
 		if !errors.Is(err, ErrDamaged) {
-			err = fmt.Errorf("%w: %s ends before it", ErrDamaged, mail.QueueID(m.ID))
+			err = fmt.Errorf("%w: %s ends before it", ErrDamaged, m.ID)
 		}
 		if err := q.poison(id, err, true); err != nil && !errors.Is(err, ErrNotFound) {
 			return err

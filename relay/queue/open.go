@@ -233,14 +233,14 @@ func (q *Queue) closeFiles() error {
 	return errors.Join(errs...)
 }
 
-func openBadger(dir string, sync bool, log badger.Logger) (db *badger.DB, err error) {
+func openBadger(dir string, synced bool, log badger.Logger) (db *badger.DB, err error) {
 	defer func() { // Badger asserts where its files contradict each other
 		if p := recover(); p != nil {
 			db, err = nil, fmt.Errorf("%s is damaged: %v", dir, p)
 		}
 	}()
 	opts := badger.DefaultOptions(dir).
-		WithSyncWrites(sync).
+		WithSyncWrites(synced).
 		WithMemTableSize(memTableSize).
 		WithNumMemtables(3).
 		WithValueLogFileSize(16 << 20). // nothing is large enough to go there
