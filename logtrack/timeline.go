@@ -164,7 +164,8 @@ func stagesOf(r *event.Record, previous time.Time) []trackapi.Stage {
 			begun = begun.Add(-time.Duration(p.took))
 		}
 		due := begun.Add(-time.Duration(ev.TSched))
-		if wait := event.Since(previous, due); wait > 0 {
+		// A moment before the first attempt is that of the hand-over, nobody's intention.
+		if wait := event.Since(previous, due); wait > 0 && (ev.Attempt > 1 || wait >= event.Secs(time.Second)) {
 			list = stage(list, "backoff", previous, wait, ev.Attempt)
 		}
 		list = stage(list, "sched", due, ev.TSched, ev.Attempt)
