@@ -24,6 +24,7 @@ const (
 	postSession
 	postRemote
 	postParent
+	postExternal
 )
 
 // field is one thing that facts are searched by: the columns that hold it.
@@ -53,6 +54,12 @@ var fields = map[string]*field{
 	"class":        {text: []string{"class", "recipients.class"}},
 	"code":         {text: []string{"enhanced", "recipients.enhanced"}, nums: []string{"code", "recipients.code"}},
 	"min_latency":  {nums: []string{"t_total"}},
+	"max_latency":  {nums: []string{"t_total"}},
+	"min_size":     {nums: []string{"size"}},
+	"max_size":     {nums: []string{"size"}},
+	"subject":      {text: []string{"subject"}},
+	"source":       {text: []string{"source"}},
+	"external_id":  {text: []string{"external_id"}},
 	"event":        {},
 	"queue_prefix": {text: []string{"queue_id"}},
 }
@@ -79,6 +86,7 @@ var postings = []struct {
 	{"remote_name", postRemote, lower},
 	{"remote_ip", postRemote, ipKey},
 	{"parent_queue_id", postParent, same},
+	{"external_id", postExternal, same},
 }
 
 // pruned are columns whose few values are kept in memory for each block, so
@@ -141,6 +149,21 @@ func foldDomain(d string) string {
 	return strings.TrimSuffix(lower(d), ".")
 }
 
+// foldPattern folds a domain that is a pattern: labels without "*" become
+// A-labels. A leading dot stands for any sub-domain.
+func foldPattern(d string) string {
+	if strings.HasPrefix(d, ".") {
+		d = "*" + d
+	}
+	labels := strings.Split(strings.TrimSuffix(d, "."), ".")
+	for i, l := range labels {
+		if !strings.Contains(l, "*") {
+			labels[i] = foldDomain(l)
+		}
+	}
+	return lower(strings.Join(labels, "."))
+}
+
 // domainOf is the folded domain of an address, or "".
 func domainOf(s string) string {
 	at := strings.LastIndexByte(s, '@')
@@ -185,7 +208,7 @@ func (p *plan) getters() map[string]getter {
 			m[l.sub[j].name] = getter{leaf: &l.sub[j], list: l}
 		}
 	}
-	for _, head := range []string{"node", "session_id", "queue_id", "message_uid"} {
+	for _, head := range []string{"node", "source", "session_id", "queue_id", "message_uid"} {
 		m[head] = getter{head: head}
 	}
 	return m
@@ -202,6 +225,8 @@ func (g getter) texts(r *event.Record, yield func(string) bool) bool {
 	switch g.head {
 	case "node":
 		return yield(r.Node)
+	case "source":
+		return yield(string(r.Source))
 	case "session_id":
 		return yield(r.Session)
 	case "queue_id":

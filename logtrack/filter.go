@@ -2,6 +2,7 @@ package logtrack
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -34,10 +35,15 @@ type filter struct {
 	// of messages, asked of the folded row:
 	disp, dispNot []mail.Disposition
 	recipients    []*pred // which recipients the disposition is asked of
-	latency       time.Duration
-	latencyNot    time.Duration
+	latencies     []latencyRange
 	// the acceptance that a queue ID or its prefix allows, milliseconds
 	accLo, accHi int64
+}
+
+// latencyRange is what a latency must be between, or must not.
+type latencyRange struct {
+	low, high time.Duration
+	not       bool
 }
 
 // compile checks a query and makes it a filter, for messages or for facts.
@@ -66,21 +72,23 @@ func compile(q trackapi.Query, facts bool) (*filter, error) {
 				}
 			}
 			continue
-		case !facts && t.Field == "min_latency":
-			d, _ := trackapi.ParseDuration(t.Value)
-			if t.Not {
-				f.latencyNot = d
-			} else {
-				f.latency = d
+		case !facts && (t.Field == "min_latency" || t.Field == "max_latency"):
+			d, _ := trackapi.ParseDuration(t.Value) // compileTerm has checked it
+			r := latencyRange{d, math.MaxInt64, t.Not}
+			if t.Field == "max_latency" {
+				r = latencyRange{0, d, t.Not}
 			}
+			f.latencies = append(f.latencies, r)
 			continue
 		case t.Not:
 			f.nots = append(f.nots, p)
 			continue
 		case t.Field == "recipient" || t.Field == "domain":
 			f.recipients = append(f.recipients, p)
-		case t.Field == "queue_id":
+		case t.Field == "queue_id" && p.post != postExternal:
 			f.accRange(t.Value)
+			wide = true
+		case t.Field == "queue_id", t.Field == "external_id" && p.post != postNone:
 			wide = true
 		case t.Field == "message_id" && p.post != postNone:
 			wide = true
@@ -170,12 +178,16 @@ func compileTerm(t trackapi.Term) (*pred, error) {
 		err = p.dispositions(splitWords(t.Value))
 	case "code":
 		err = p.codes(splitWords(t.Value))
-	case "min_latency":
-		var d time.Duration
-		if d, err = trackapi.ParseDuration(t.Value); err != nil {
-			err = trackapi.BadParameter("min_latency", err.Error(), "a duration such as 90s, 5m or 2h")
-		}
-		p.num = func(n int64) bool { return n >= d.Microseconds() }
+	case "min_latency", "max_latency":
+		err = p.latency(t.Value)
+	case "min_size", "max_size":
+		err = p.size(t.Value)
+	case "subject":
+		p.words([]string{t.Value}, same, postNone)
+	case "external_id":
+		p.words([]string{t.Value}, same, postExternal)
+	case "reason", "node", "source":
+		p.words(splitWords(t.Value), same, postNone)
 	default:
 		err = trackapi.BadParameter(t.Field, "unknown filter", "one of "+strings.Join(trackapi.Filters(), ", "))
 	}
@@ -183,6 +195,30 @@ func compileTerm(t trackapi.Term) (*pred, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+func (p *pred) latency(v string) error {
+	d, err := trackapi.ParseDuration(v)
+	if err != nil {
+		return bad(p.term, err.Error(), "a duration such as 90s, 5m or 2h")
+	}
+	p.num = func(n int64) bool { return n >= d.Microseconds() }
+	if p.term.Field == "max_latency" {
+		p.num = func(n int64) bool { return n <= d.Microseconds() }
+	}
+	return nil
+}
+
+func (p *pred) size(v string) error {
+	limit, err := trackapi.ParseSize(v)
+	if err != nil {
+		return bad(p.term, err.Error(), "octets such as 1500, or a size such as 10KiB or 2MB")
+	}
+	p.num = func(n int64) bool { return n >= limit }
+	if p.term.Field == "max_size" {
+		p.num = func(n int64) bool { return n <= limit }
+	}
+	return nil
 }
 
 func bad(t trackapi.Term, detail, hint string) error {
@@ -209,7 +245,7 @@ func (p *pred) words(list []string, key func(string) string, post byte) {
 			globs = append(globs, glob(lower(w)))
 			continue
 		}
-		if post != postMessageID && post != postSession {
+		if !exactCase(post) {
 			w = lower(w)
 		}
 		exact[w] = true
@@ -220,7 +256,7 @@ func (p *pred) words(list []string, key func(string) string, post byte) {
 		p.post, p.keys = postNone, nil
 	}
 	fold := lower
-	if post == postMessageID || post == postSession {
+	if exactCase(post) {
 		fold = same
 	}
 	p.text = func(s string) bool {
@@ -235,6 +271,11 @@ func (p *pred) words(list []string, key func(string) string, post byte) {
 		}
 		return false
 	}
+}
+
+// exactCase reports whether values of an index are as they were written.
+func exactCase(post byte) bool {
+	return post == postMessageID || post == postSession || post == postExternal
 }
 
 func (p *pred) oneOf(list, known []string) error {
@@ -255,16 +296,15 @@ func (p *pred) address(v string) error {
 	if p.term.Field == "recipient" {
 		domainPost, post = postRecipientDomain, postRecipient
 	}
-	if rest, ok := strings.CutPrefix(v, "*@"); ok && !strings.Contains(rest, "*") {
+	if rest, ok := strings.CutPrefix(v, "*@"); ok && strings.Trim(rest, "*") != "" {
 		v = "@" + rest
 	}
 	if rest, ok := strings.CutPrefix(v, "@"); ok {
 		return p.domain(rest, domainPost)
 	}
 	if strings.Contains(v, "*") {
-		local, domain, ok := strings.Cut(v, "@")
-		if ok && !strings.Contains(domain, "*") {
-			v = local + "@" + foldDomain(domain)
+		if at := strings.LastIndexByte(v, '@'); at >= 0 {
+			v = v[:at+1] + foldPattern(v[at+1:])
 		}
 		g := glob(lower(v))
 		p.text = func(s string) bool { return g(addressKey(s)) }
@@ -282,8 +322,8 @@ func (p *pred) address(v string) error {
 }
 
 func (p *pred) domain(v string, post byte) error {
-	if strings.Contains(v, "*") {
-		g := glob(lower(v))
+	if strings.Contains(v, "*") || strings.HasPrefix(v, ".") {
+		g := glob(foldPattern(v))
 		p.text = func(s string) bool {
 			d := domainOf(s)
 			return d != "" && g(d)
@@ -309,6 +349,11 @@ func (p *pred) queueID(v string) error {
 	if len(v) < 6 || strings.Contains(v, "*") {
 		return bad(p.term, "too short", "a queue ID, or at least its first 6 characters")
 	}
+	if !plausibleID(v) {
+		p.field = fields["external_id"] // it can only be another server's
+		p.words([]string{v}, same, postExternal)
+		return nil
+	}
 	if len(v) >= 26 {
 		p.post, p.keys = postQueueID, []string{v}
 		p.text = func(s string) bool { return s == v }
@@ -317,6 +362,18 @@ func (p *pred) queueID(v string) error {
 	v = strings.ToUpper(v)
 	p.text = func(s string) bool { return len(s) >= len(v) && strings.EqualFold(s[:len(v)], v) }
 	return nil
+}
+
+// plausibleID reports whether v may be, or begin, an ID of ours: of after 2000
+// and before 2100. Other servers' IDs are neither as long nor of that time.
+func plausibleID(v string) bool {
+	if len(v) > 26 || !mail.ValidID(strings.ToUpper(v)+strings.Repeat("0", 26-len(v))) {
+		return len(v) == 26 && !strings.ContainsAny(v, ".-") // as old tests and other nodes may have it
+	}
+	up := strings.ToUpper(v)
+	last := mail.IDTime(up + strings.Repeat("Z", 26-len(v)))
+	first := mail.IDTime(up + strings.Repeat("0", 26-len(v)))
+	return last.Year() >= 2000 && first.Year() < 2100
 }
 
 func (p *pred) clientIP(v string) error {

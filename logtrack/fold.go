@@ -398,8 +398,10 @@ func (f *filter) keeps(fo *fold) bool {
 		}
 	}
 	latency := time.Duration(fo.msg.Latency * float64(time.Second))
-	if latency < f.latency || f.latencyNot > 0 && latency >= f.latencyNot {
-		return false
+	for _, r := range f.latencies {
+		if (latency >= r.low && latency <= r.high) == r.not {
+			return false
+		}
 	}
 	for _, p := range f.nots {
 		for i := range fo.recs {

@@ -136,6 +136,16 @@ func (f *fact) naive(term trackapi.Term) bool {
 		d, _ := trackapi.ParseDuration(v)
 		n, _ := f.json["t_total"].(float64)
 		return n >= d.Seconds()
+	case "max_latency":
+		d, _ := trackapi.ParseDuration(v)
+		n, _ := f.json["t_total"].(float64)
+		return n > 0 && n <= d.Seconds()
+	case "min_size", "max_size":
+		limit, _ := trackapi.ParseSize(v)
+		n, _ := f.json["size"].(float64)
+		return n > 0 && (term.Field == "min_size" && int64(n) >= limit || term.Field == "max_size" && int64(n) <= limit)
+	case "subject", "reason", "node", "source":
+		return some(f.values(term.Field), func(s string) bool { return naiveGlob(strings.ToLower(v), strings.ToLower(s)) })
 	}
 	panic(term.Field)
 }
@@ -149,17 +159,18 @@ func randomTerm(rng *rand.Rand, facts []fact) trackapi.Term {
 		}
 		return "none@nowhere.example"
 	}
-	t := trackapi.Term{Field: pick("sender", "recipient", "domain", "message_id", "queue_id", "client_ip", "auth_user", "connector", "remote_host", "class", "event", "disposition", "code", "min_latency")}
+	t := trackapi.Term{Field: pick("sender", "recipient", "domain", "message_id", "queue_id", "client_ip", "auth_user", "connector", "remote_host", "class", "event", "disposition", "code", "min_latency", "max_latency", "min_size", "max_size", "subject", "reason", "node", "source")}
 	switch t.Field {
 	case "sender":
 		t.Value = from("mail_from")
 		if t.Value != "<>" {
-			t.Value = pick(t.Value, strings.ToUpper(t.Value), "@brand7.example", "*-1*", "noreply*")
+			local, _, _ := strings.Cut(t.Value, "@")
+			t.Value = pick(t.Value, strings.ToUpper(t.Value), "@brand7.example", "*-1*", "noreply*", local+"@*", "*@*.example")
 		}
 	case "recipient":
 		t.Value = pick(from("recipient", "recipients.address"), "@gmail.example", "anna*", "*@dom*", "*copy*")
 	case "domain":
-		t.Value = pick("gmail.example", "*.test", "dom3.test")
+		t.Value = pick("gmail.example", "*.test", "dom3.test", "*.example")
 	case "message_id":
 		t.Value = pick(from("header_message_id"), strings.Trim(from("header_message_id"), "<>"))
 	case "queue_id":
@@ -185,8 +196,14 @@ func randomTerm(rng *rand.Rand, facts []fact) trackapi.Term {
 		t.Value = pick("relayed", "bounced", "deferred", "bounced,deferred", "queued")
 	case "code":
 		t.Value = pick("550", "4xx", "5.1.1", "2xx")
-	case "min_latency":
+	case "min_latency", "max_latency":
 		t.Value = pick("100ms", "1m", "6m")
+	case "min_size", "max_size":
+		t.Value = pick("1", "4KiB", "20000", "1MiB")
+	case "subject":
+		t.Value = pick(from("subject"), "*a*", "x*")
+	case "reason", "node", "source":
+		t.Value = pick(from(t.Field), "queue", "relay*")
 	}
 	return t
 }

@@ -15,15 +15,8 @@ import (
 	"waybill/relay/event"
 )
 
-// Reindexed says what [Store.Reindex] found.
-type Reindexed struct {
-	Lines   int    // read
-	Added   int    // facts taken into the store
-	Known   int    // facts that it had already
-	Old     int    // facts past the retention
-	Other   int    // lines that are not records, or of facts that this version does not know
-	Example string // the first error among Other
-}
+// Reindexed says what [Store.Reindex] and [Import] found.
+type Reindexed = trackapi.Imported
 
 // maxLine bounds a log line.
 const maxLine = 64 << 20
@@ -33,46 +26,79 @@ const maxLine = 64 << 20
 // beside live traffic. Blocks go to the partition of their day, so that
 // retention counts from when a thing happened.
 func (s *Store) Reindex(ctx context.Context, lines io.Reader) (Reindexed, error) {
-	var done Reindexed
-	facts := &importer{s: s, days: map[string]*memBlock{}}
-	talks := &importer{s: s.talks, days: map[string]*memBlock{}}
-	sealAll := func() error { return errors.Join(facts.sealAll(), talks.sealAll()) }
-	now := time.Now()
+	im := s.Import()
 	sc := bufio.NewScanner(lines)
 	sc.Buffer(make([]byte, 0, 64<<10), maxLine)
 	for sc.Scan() {
 		if err := ctx.Err(); err != nil {
-			return done, errors.Join(err, sealAll())
+			return im.done, errors.Join(err, im.Close())
 		}
-		done.Lines++
+		im.done.Lines++
 		var r event.Record
 		if err := json.Unmarshal(sc.Bytes(), &r); err != nil {
-			done.Other++
-			if done.Example == "" {
-				done.Example = fmt.Sprintf("line %d: %v", done.Lines, err)
+			im.done.Other++
+			if im.done.Example == "" {
+				im.done.Example = fmt.Sprintf("line %d: %v", im.done.Lines, err)
 			}
 			continue
 		}
-		r.Time = r.Time.UTC()
-		x := facts
-		if s.home(&r) == s.talks {
-			x = talks
-		}
-		if r.Time.Before(now.Add(-x.s.opts.Retention)) {
-			done.Old++
-			continue
-		}
-		added, err := x.add(&r)
-		if err != nil {
-			return done, err
-		}
-		if added {
-			done.Added++
-		} else {
-			done.Known++
+		if err := im.Add(&r); err != nil {
+			return im.done, errors.Join(err, im.Close())
 		}
 	}
-	return done, errors.Join(sc.Err(), sealAll())
+	return im.done, errors.Join(sc.Err(), im.Close())
+}
+
+// An Import takes facts of the past into the store, in any order; in the order
+// of time it is fast. It must be closed.
+type Import struct {
+	facts, talks *importer
+	done         Reindexed
+}
+
+// Import begins to take facts of the past. It may run beside live traffic.
+func (s *Store) Import() *Import {
+	im := &Import{facts: &importer{s: s, days: map[string]*memBlock{}}}
+	if s.talks != nil {
+		im.talks = &importer{s: s.talks, days: map[string]*memBlock{}}
+	}
+	return im
+}
+
+// Add takes a fact, unless the store has it already or it is past the
+// retention. It may keep r's lists.
+func (im *Import) Add(r *event.Record) error {
+	r.Time = r.Time.UTC()
+	x := im.facts
+	if x.s.home(r) == x.s.talks {
+		x = im.talks
+	}
+	if r.Time.Before(time.Now().Add(-x.s.opts.Retention)) {
+		im.done.Old++
+		return nil
+	}
+	added, err := x.add(r)
+	switch {
+	case err != nil:
+		return err
+	case added:
+		im.done.Added++
+	default:
+		im.done.Known++
+	}
+	return nil
+}
+
+// Done says what was taken so far.
+func (im *Import) Done() Reindexed { return im.done }
+
+// Close stores what is still in memory.
+func (im *Import) Close() error {
+	err := im.facts.sealAll()
+	if im.talks != nil {
+		err = errors.Join(err, im.talks.sealAll())
+	}
+	return err
 }
 
 // importer builds blocks of past facts, one for each day at a time.

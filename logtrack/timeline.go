@@ -35,8 +35,20 @@ func (s *Store) lookup(id string) (*snapshot, position, error) {
 }
 
 // Message is one message with its timeline: every fact about it, in a sentence
-// each. It returns ErrNotFound when there is none.
+// each. It returns ErrNotFound when there is none. The queue ID may be that of
+// another server, whose log was imported; the newest such message is meant.
 func (s *Store) Message(ctx context.Context, queueID string) (*trackapi.Timeline, error) {
+	tl, err := s.message(ctx, queueID)
+	if errors.Is(err, ErrNotFound) && len(queueID) < 26 {
+		list, lerr := s.Messages(ctx, trackapi.Query{ExternalID: queueID, Limit: 1})
+		if lerr == nil && len(list.Messages) == 1 {
+			return s.message(ctx, list.Messages[0].QueueID)
+		}
+	}
+	return tl, err
+}
+
+func (s *Store) message(ctx context.Context, queueID string) (*trackapi.Timeline, error) {
 	sn, pos, err := s.lookup(queueID)
 	if err != nil {
 		return nil, err

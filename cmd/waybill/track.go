@@ -23,7 +23,7 @@ func trackCmd(e *env) *cobra.Command {
   waybill track show 01J9ZC3K5V8Q2M7RXT4W6Y0ABC
   waybill track tail --disposition bounced`,
 	}
-	return group(cmd, trackSearchCmd(e), trackShowCmd(e), trackTailCmd(e))
+	return group(cmd, trackSearchCmd(e), trackShowCmd(e), trackTailCmd(e), trackImportCmd(e), trackReindexCmd(e))
 }
 
 // queryFlags adds the filters of a search.
@@ -43,6 +43,13 @@ func queryFlags(cmd *cobra.Command, q *trackapi.Query, from, to *string) {
 	f.StringVar(&q.Disposition, "disposition", "", "`LIST` of queued, deferred, held, relayed, bounced, expired, dropped")
 	f.StringVar(&q.Class, "class", "", "failure `CLASS`, such as greylist or invalid_recipient")
 	f.StringVar(&q.Code, "code", "", "reply `CODE`: 550, 5.1.1 or 5xx")
+	f.StringVar(&q.Subject, "subject", "", "`SUBJECT`, or a pattern with *")
+	f.StringVar(&q.Source, "source", "", "`PART` that stated it; import for the logs of other servers")
+	f.StringVar(&q.Node, "node", "", "relay, or the server of an imported log, by `NAME`")
+	f.StringVar(&q.Reason, "reason", "", "`LIST` of reasons of refusals, such as relay_denied")
+	f.StringVar(&q.MinSize, "min-size", "", "only messages of at least this `SIZE`, such as 10MiB")
+	f.StringVar(&q.MaxSize, "max-size", "", "only messages of at most this `SIZE`")
+	f.StringVar(&q.MaxLatency, "max-latency", "", "only messages that took or wait at most this `DURATION`")
 	f.DurationVar(&q.MinLatency, "min-latency", 0, "only messages that took or wait at least this long")
 	_ = cmd.RegisterFlagCompletionFunc("disposition", cobra.FixedCompletions(
 		[]string{"queued", "deferred", "held", "relayed", "bounced", "expired", "dropped"}, cobra.ShellCompDirectiveNoFileComp))

@@ -25,6 +25,14 @@ export interface Filter {
   code?: string;
   event?: string;
   min_latency?: string;
+  max_latency?: string;
+  min_size?: string;
+  max_size?: string;
+  subject?: string;
+  reason?: string;
+  node?: string;
+  source?: string;
+  external_id?: string;
 }
 
 export type Sort = '-time' | 'time';

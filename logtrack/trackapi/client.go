@@ -222,16 +222,23 @@ func decode[T any](res *http.Response) (*T, error) {
 
 // do sends a request; an answer other than 2xx becomes a *Problem.
 func (c *Client) do(ctx context.Context, method, path string, v url.Values, body []byte) (*http.Response, error) {
+	if body == nil {
+		return c.send(ctx, method, path, v, nil, "")
+	}
+	return c.send(ctx, method, path, v, bytes.NewReader(body), "application/json")
+}
+
+func (c *Client) send(ctx context.Context, method, path string, v url.Values, body io.Reader, kind string) (*http.Response, error) {
 	target := strings.TrimSuffix(c.BaseURL, "/") + path
 	if len(v) > 0 {
 		target += "?" + v.Encode()
 	}
-	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, target, body)
 	if err != nil {
 		return nil, err
 	}
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
+	if kind != "" {
+		req.Header.Set("Content-Type", kind)
 	}
 	req.Header.Set("Accept", "application/json")
 	if c.Token != "" {

@@ -23,6 +23,7 @@ func Filters() []string {
 	return []string{
 		"sender", "recipient", "domain", "message_id", "queue_id", "client_ip", "auth_user", "connector", "remote_host",
 		"session_id", "queue", "provider", "disposition", "class", "code", "event", "min_latency",
+		"max_latency", "min_size", "max_size", "subject", "reason", "node", "source", "external_id",
 	}
 }
 
@@ -180,6 +181,22 @@ func (q *Query) text(name string) *string {
 		return &q.Code
 	case "event":
 		return &q.Event
+	case "max_latency":
+		return &q.MaxLatency
+	case "min_size":
+		return &q.MinSize
+	case "max_size":
+		return &q.MaxSize
+	case "subject":
+		return &q.Subject
+	case "reason":
+		return &q.Reason
+	case "node":
+		return &q.Node
+	case "source":
+		return &q.Source
+	case "external_id":
+		return &q.ExternalID
 	case "sort":
 		return &q.Sort
 	case "cursor":
@@ -432,6 +449,19 @@ func ParseDuration(s string) (time.Duration, error) {
 		return 0, bad
 	}
 	return d, nil
+}
+
+// ParseSize reads sizes such as 1500, 10KiB or 2MB. They are never negative.
+func ParseSize(s string) (int64, error) {
+	num := strings.TrimRight(s, "BKMGikmgb")
+	unit, ok := map[string]int64{
+		"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "kb": 1e3, "m": 1 << 20, "mib": 1 << 20, "mb": 1e6, "g": 1 << 30, "gib": 1 << 30, "gb": 1e9,
+	}[strings.ToLower(s[len(num):])]
+	n, err := strconv.ParseFloat(num, 64)
+	if err != nil || !ok || !(n >= 0) || n*float64(unit) > 1<<50 {
+		return 0, fmt.Errorf("bad size %q", clip(s))
+	}
+	return int64(n * float64(unit)), nil
 }
 
 func clip(s string) string {

@@ -40,8 +40,16 @@ type Query struct {
 	Code        string        // 550, 5.1.1, 5xx
 	Event       string        // names of facts, by comma; events only
 	MinLatency  time.Duration // accepted to final or to now
-	Sort        string        // "-time" (newest first, the default) or "time"
-	Limit       int           // default 50, at most 1000
+	MaxLatency  string        // a duration
+	MinSize     string        // octets, or 10KiB
+	MaxSize     string
+	Subject     string // whole, or a pattern with "*"; whole only where hashes are kept
+	Reason      string // why something was refused
+	Node        string // which relay, or which server a log was imported from
+	Source      string // which part stated it: smtp_in, queue, import …
+	ExternalID  string // the queue ID in another server's log
+	Sort        string // "-time" (newest first, the default) or "time"
+	Limit       int    // default 50, at most 1000
 	Cursor      string
 	Explain     bool
 }

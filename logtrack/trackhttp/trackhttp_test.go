@@ -261,7 +261,7 @@ func TestOpenAPI(t *testing.T) {
 	if err := yaml.Unmarshal(b, &doc); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range append(Paths(), "/api/v1/queues", "/api/v1/queue/messages", "/api/v1/queue/actions", "/api/v1/queue/messages/{queue_id}/content", "/api/v1/status", "/api/v1/protocol/tail") {
+	for _, path := range append(Paths(), "/api/v1/queues", "/api/v1/queue/messages", "/api/v1/queue/actions", "/api/v1/queue/messages/{queue_id}/content", "/api/v1/status", "/api/v1/protocol/tail", "/api/v1/tracking/import") {
 		if doc.Paths[path] == nil {
 			t.Errorf("path %s is not described", path)
 		}
@@ -285,6 +285,7 @@ func TestOpenAPI(t *testing.T) {
 		trackapi.QueueActed{},
 		trackapi.Status{},
 		trackapi.Problem{},
+		trackapi.Imported{},
 	} {
 		check(t, reflect.TypeOf(v), func(typ, field string) bool { return doc.Components.Schemas[typ].Properties[field] != nil })
 	}

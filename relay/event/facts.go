@@ -258,6 +258,7 @@ type Info struct {
 	ClientIP        netip.Addr `json:"client_ip,omitzero"`
 	AuthUser        string     `json:"auth_user,omitzero"`
 	Priority        string     `json:"priority,omitzero"`
+	External        string     `json:"external_id,omitzero"` // the queue ID in the log of another server that it was imported from
 }
 
 // MessageQueued says that a message is on stable storage: from here the relay

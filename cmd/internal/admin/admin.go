@@ -34,16 +34,17 @@ import (
 
 // Options configure the Handler.
 type Options struct {
-	Queue     *queue.Queue
-	Throttles *throttle.Set // nil: there are none
-	Tracking  http.Handler  // messages, events, aggregate, values, tail, openapi.yaml; nil when tracking is off
-	Metrics   http.Handler
-	Ready     func() error // nil when mail is taken
-	Acted     func()       // after a change of the queue that lets messages go; may be nil
-	Reload    func() error
-	Status    func() trackapi.Status
-	Emitter   event.Emitter
-	Tap       *transcript.Tap // where conversations can be watched
+	Queue      *queue.Queue
+	Throttles  *throttle.Set // nil: there are none
+	Tracking   http.Handler  // messages, events, aggregate, values, tail, openapi.yaml; nil when tracking is off
+	TrackStore TrackStore    // nil when tracking is off
+	Metrics    http.Handler
+	Ready      func() error // nil when mail is taken
+	Acted      func()       // after a change of the queue that lets messages go; may be nil
+	Reload     func() error
+	Status     func() trackapi.Status
+	Emitter    event.Emitter
+	Tap        *transcript.Tap // where conversations can be watched
 	// Authenticate tells who holds a bearer token. Nil: there are no tokens,
 	// and callers on loopback have every role.
 	Authenticate func(token string) (config.Token, bool)
@@ -86,6 +87,9 @@ func New(opts Options) *Handler {
 	guard("POST /api/v1/queue/actions", config.RoleOperator, h.act)
 	guard("GET /api/v1/throttles", config.RoleViewer, h.throttles)
 	guard("POST /api/v1/throttles/actions", config.RoleOperator, h.actOnThrottles)
+	if opts.TrackStore != nil {
+		h.operateTracking(guard)
+	}
 	if opts.Tracking != nil {
 		guard("GET /api/v1/", config.RoleViewer, opts.Tracking.ServeHTTP)
 	} else {

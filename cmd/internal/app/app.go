@@ -277,7 +277,7 @@ func (a *App) openHTTP(cfg *config.Config) (err error) {
 		Hosts: []string{cfg.Hostname}, Tap: &a.tap,
 	}
 	if a.track != nil {
-		opts.Tracking = trackhttp.New(trackhttp.Options{Store: a.track})
+		opts.Tracking, opts.TrackStore = trackhttp.New(trackhttp.Options{Store: a.track}), a.track
 	}
 	if cfg.HTTP.TokensFile != "" {
 		opts.Authenticate = func(token string) (config.Token, bool) { return a.tokens.Load().Find(token) }

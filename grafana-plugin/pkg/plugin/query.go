@@ -66,6 +66,14 @@ type Filter struct {
 	Code        string `json:"code"`
 	Event       words  `json:"event"`
 	MinLatency  string `json:"min_latency"`
+	MaxLatency  string `json:"max_latency"`
+	MinSize     string `json:"min_size"`
+	MaxSize     string `json:"max_size"`
+	Subject     string `json:"subject"`
+	Reason      string `json:"reason"`
+	Node        string `json:"node"`
+	Source      string `json:"source"`
+	ExternalID  string `json:"external_id"`
 }
 
 // query makes the API's query of the filter and a time range.
@@ -77,6 +85,8 @@ func (f Filter) query(span backend.TimeRange) (trackapi.Query, error) {
 		Connector: term(f.Connector), RemoteHost: term(f.RemoteHost),
 		SessionID: term(f.SessionID), Queue: term(f.Queue), Provider: term(f.Provider), Disposition: f.Disposition.String(),
 		Class: term(f.Class), Code: term(f.Code), Event: f.Event.String(),
+		MaxLatency: term(f.MaxLatency), MinSize: term(f.MinSize), MaxSize: term(f.MaxSize), Subject: term(f.Subject),
+		Reason: term(f.Reason), Node: term(f.Node), Source: term(f.Source), ExternalID: term(f.ExternalID),
 	}
 	if s := term(f.MinLatency); s != "" {
 		d, err := trackapi.ParseDuration(s)
