@@ -304,6 +304,11 @@ func describe(r *event.Record) (summary, level string) {
 			return fmt.Sprintf("Look-up %s had no answer: %s", ev.Lookup, ev.Error), levelWarning
 		}
 		summary = fmt.Sprintf("Look-up %s: %s in %s", ev.Lookup, ev.Result, span(ev.Took))
+	case event.TokenRefreshed:
+		if ev.Error != "" {
+			return fmt.Sprintf("No OAuth token for %s: %s", ev.Connector, ev.Error), levelWarning
+		}
+		summary = fmt.Sprintf("OAuth token for %s, good until %s", ev.Connector, ev.Expires.Format(time.RFC3339))
 	case event.Panicked:
 		return fmt.Sprintf("A programming error in %s: %s", ev.Where, ev.Value), levelError
 	case event.Remarked:

@@ -28,6 +28,22 @@ type Levels struct {
 	Certificates []Certificate
 	Stores       []Store
 	Stage        int // of back-pressure, 0 to 4; with Queue
+	Tokens       []Token
+	Quotas       []Quota
+}
+
+// Token is an OAuth token that a send connector logs in with.
+type Token struct {
+	Connector string
+	Expires   time.Time // zero: there is none
+}
+
+// Quota is one limit that a next hop sets us, and how much of it is used.
+type Quota struct {
+	Connector   string
+	Quota       string // a word of quotas
+	Used, Limit int
+	Forecast    time.Duration // until it is used up, as things go; negative: not within its window
 }
 
 // Connections are the open sessions of one connector.
@@ -87,6 +103,7 @@ var (
 	hopStates    = []string{"ready", "active", "retry", "held", "unroutable"}
 	dropReasons  = []string{"buffer_full", "store_failed", "closed", "panic"}
 	sendReasons  = []string{"buffer_full", "unavailable", "refused", "closed"}
+	quotas       = []string{"connections", "messages_per_minute", "messages_per_hour", "messages_per_day", "recipients_per_day"}
 	lineResults  = []string{"written", "sampled", "dropped", "failed"}
 )
 
@@ -129,6 +146,7 @@ type levels struct {
 	indexLag, oldestEvent, storeBytes, eventsDropped, writeErrors, lines, logBuffer level
 	otlpSent, otlpDropped, otlpPending                                              level
 	certificate, lsmBytes, valueBytes, reloadOK, reloadAt, buildInfo                level
+	tokenExpiry, quotaUsed, quotaLimit, quotaRatio, quotaForecast                   level
 }
 
 func (c *levels) define(d *definer, opts Options) {
@@ -181,6 +199,13 @@ func (c *levels) define(d *definer, opts Options) {
 	def(&c.lsmBytes, g, "badger_lsm_bytes", "Size of the tables of a Badger database.", store)
 	def(&c.valueBytes, g, "badger_vlog_bytes", "Size of the value log of a Badger database.", store)
 	def(&c.certificate, g, "tls_certificate_not_after_timestamp_seconds", "When a certificate expires.", Label{Name: "certificate", Note: "its name in the configuration"})
+	send := Label{Name: "connector", Note: "send connector"}
+	quota := words("quota", quotas)
+	def(&c.tokenExpiry, g, "oauth_token_expiry_timestamp_seconds", "When the OAuth token of a send connector expires; 0 when there is none.", send)
+	def(&c.quotaUsed, g, "remote_quota_used", "How much of a limit that a next hop sets is used: now, or in the last minute, hour or day.", send, quota)
+	def(&c.quotaLimit, g, "remote_quota_limit", "The limit.", send, quota)
+	def(&c.quotaRatio, g, "remote_quota_used_ratio", "How much of the limit is used, from 0 to 1.", send, quota)
+	def(&c.quotaForecast, g, "remote_quota_exhausted_in_seconds", "When the limit will be used up if mail goes on as in the last hour; absent where it will not.", send, quota)
 	def(&c.reloadOK, g, "config_last_reload_successful", "1 when the latest configuration was taken into use, 0 when it was refused.")
 	def(&c.reloadAt, g, "config_last_reload_success_timestamp_seconds", "When a configuration was last taken into use.")
 	def(&c.buildInfo, g, "build_info", "1; the labels say what runs.", Label{Name: "version"}, Label{Name: "revision"}, Label{Name: "goversion"})
@@ -254,9 +279,35 @@ func (c *levels) Collect(ch chan<- prometheus.Metric) {
 			c.valueBytes.send(ch, float64(x.Value), name)
 		}
 	}
+	c.collectSend(ch, &l, first)
 	for _, x := range l.Certificates {
 		if name := label(x.Name); first("certificate", name) && !x.NotAfter.IsZero() {
 			c.certificate.send(ch, float64(x.NotAfter.Unix()), name)
+		}
+	}
+}
+
+// collectSend sends what send connectors have of their next hops.
+func (c *levels) collectSend(ch chan<- prometheus.Metric, l *Levels, first func(family, value string) bool) {
+	for _, x := range l.Tokens {
+		if name := label(x.Connector); first("token", name) {
+			at := 0.0
+			if !x.Expires.IsZero() {
+				at = float64(x.Expires.Unix())
+			}
+			c.tokenExpiry.send(ch, at, name)
+		}
+	}
+	for _, x := range l.Quotas {
+		name := label(x.Connector)
+		if x.Limit <= 0 || !slices.Contains(quotas, x.Quota) || !first("quota "+x.Quota, name) {
+			continue
+		}
+		c.quotaUsed.send(ch, float64(x.Used), name, x.Quota)
+		c.quotaLimit.send(ch, float64(x.Limit), name, x.Quota)
+		c.quotaRatio.send(ch, float64(x.Used)/float64(x.Limit), name, x.Quota)
+		if x.Forecast >= 0 {
+			c.quotaForecast.send(ch, x.Forecast.Seconds(), name, x.Quota)
 		}
 	}
 }

@@ -134,6 +134,7 @@ type tables struct {
 	reload                                                      *reload
 
 	lookups        *counters
+	tokenRefreshes *counters
 	lookupDuration *histograms
 }
 
@@ -197,6 +198,7 @@ func newTables(d *definer, o Options) *tables {
 	t.queryDuration = d.histograms("tracking_query_duration_seconds", "Time to answer a question to the tracking API.",
 		[]float64{.001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}, queryDim)
 	t.certReloads = d.counters("tls_certificate_reloads_total", "Certificates that were read again.", okDim)
+	t.tokenRefreshes = d.counters("oauth_token_refreshes_total", "Requests for an OAuth token to log in with at next hops.", send, okDim)
 	t.reload = d.reloadState()
 	d.done()
 	return t
@@ -290,6 +292,12 @@ func (r *Reader) Write(rec *event.Record) {
 		if ev.Result != event.LookupCached && ev.Result != event.LookupStale {
 			t.lookupDuration.observe(ev.Took.Float(), "", ev.Lookup)
 		}
+	case event.TokenRefreshed:
+		result := "ok"
+		if ev.Error != "" {
+			result = "error"
+		}
+		t.tokenRefreshes.inc(ev.Connector, result)
 	case event.ClientAnnounced, event.TranscriptKept, event.MessageRouted, event.PressureChanged, event.QueueLoaded, event.MessagePoisoned, event.MessageRetired, event.Panicked, event.Remarked:
 		// Counted by name above; what they say beyond that is a level or is in the record.
 	}

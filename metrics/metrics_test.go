@@ -104,6 +104,7 @@ func facts() []event.Event {
 		event.DNSAnswered{Type: "A", Result: "cached"},
 		event.LookupAnswered{Lookup: "users_ldap", Result: "known", Took: ms(7)},
 		event.LookupAnswered{Lookup: "recipients_probe", Result: "cached"},
+		event.TokenRefreshed{Connector: "internet", Took: ms(100), Error: "the endpoint answers 401: invalid_client"},
 		event.Panicked{Where: "session"},
 		event.Remarked{Remark: "odd"},
 		event.ClientAnnounced{Connector: "submission"},
@@ -141,6 +142,10 @@ func sample(now time.Time) Levels {
 		Disks:        []Disk{{"tracking", 1 << 30, 2 << 30}},
 		Certificates: []Certificate{{"default", now.Add(30 * 24 * time.Hour)}},
 		Stores:       []Store{{"queue", 1000, 2000}, {"tracking", 3000, 0}},
+		Tokens:       []Token{{"partner", now.Add(time.Hour)}},
+		Quotas: []Quota{
+			{"partner", "connections", 2, 3, -1}, {"partner", "recipients_per_day", 7500, 10000, 4 * time.Hour},
+		},
 	}
 }
 

@@ -52,6 +52,8 @@
 //	tlsrpt      reader: facts → daily reports to domains about TLS
 //	strangers   HTTPS to hosts that strangers name
 //	smtpout     send connectors: sessions to next hops
+//	login       logins at next hops by tokens and tickets
+//	quota       what next hops take of us in a time
 //	deliver     claims, attempts, settles, retries
 //	dsn         delivery status notifications
 //	tlsconf     certificates and TLS policy

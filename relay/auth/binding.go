@@ -64,6 +64,10 @@ func (p Peer) ChannelBinding(kind string) ([]byte, error) {
 	return nil, fmt.Errorf("%w: unknown kind", ErrNoBinding)
 }
 
+// EndPointBinding is what a client sees of its server for [BindingEndPoint]: the
+// hash of the server's certificate. It fails where that is not defined.
+func EndPointBinding(cert *x509.Certificate) ([]byte, error) { return endPoint(cert) }
+
 // endPoint is the hash of the server's certificate (RFC 5929 section 4.1).
 func endPoint(cert *x509.Certificate) ([]byte, error) {
 	if cert == nil {

@@ -59,6 +59,7 @@ var table = []struct {
 	{CertificateReloaded{}, Session},
 	{DNSAnswered{}, Protocol},
 	{LookupAnswered{}, Protocol},
+	{TokenRefreshed{}, Session},
 	{Panicked{}, Session},
 	{Remarked{}, Session},
 }

@@ -497,6 +497,14 @@ type LookupAnswered struct {
 	Error  string  `json:"error,omitzero"` // why there was no answer
 }
 
+// TokenRefreshed says that a send connector got an OAuth token to log in with, or why it did not.
+type TokenRefreshed struct {
+	Connector string    `json:"connector"`
+	Expires   time.Time `json:"expires,omitzero"`
+	Took      Seconds   `json:"took"`
+	Error     string    `json:"error,omitzero"`
+}
+
 // Panicked says that a programming error ended one session, attempt or request, and no more.
 type Panicked struct {
 	Where string `json:"where"`
@@ -547,5 +555,6 @@ func (ConfigReloaded) fact()      {}
 func (CertificateReloaded) fact() {}
 func (DNSAnswered) fact()         {}
 func (LookupAnswered) fact()      {}
+func (TokenRefreshed) fact()      {}
 func (Panicked) fact()            {}
 func (Remarked) fact()            {}

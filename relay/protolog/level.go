@@ -66,6 +66,8 @@ func levelOf(ev event.Event) zapcore.Level {
 		return errorIf(ev.Error != "")
 	case event.CertificateReloaded:
 		return errorIf(ev.Error != "")
+	case event.TokenRefreshed:
+		return warnIf(ev.Error != "")
 	case event.MessagePoisoned, event.Panicked:
 		return zapcore.ErrorLevel
 	}

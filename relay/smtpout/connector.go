@@ -58,8 +58,8 @@ func New(opts Options) (*Connector, error) {
 	}
 	switch {
 	case opts.Auth.Mechanism == "":
-	case slices.Contains(Mechanisms(), opts.Auth.Mechanism):
-		if opts.Auth.Password == nil {
+	case opts.Auth.Login != nil || slices.Contains(Mechanisms(), opts.Auth.Mechanism):
+		if opts.Auth.Password == nil && opts.Auth.Login == nil {
 			bad("auth has no password")
 		}
 		if len(opts.SmartHosts) == 0 {

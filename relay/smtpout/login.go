@@ -1,6 +1,8 @@
 package smtpout
 
 import (
+	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -14,17 +16,57 @@ import (
 	"github.com/xdg-go/scram"
 )
 
-// Mechanisms lists the SASL mechanisms that we can log in with.
+// Mechanisms lists the SASL mechanisms that we can log in with by ourselves.
+// Others come with a [Login].
 func Mechanisms() []string { return []string{"PLAIN", "LOGIN", "SCRAM-SHA-256"} }
+
+// Login begins exchanges of a mechanism that needs more than a user name and a
+// password: a token, a ticket. Its clients may be a [Prover] and an [Explainer].
+type Login interface {
+	// Begin makes the client of one exchange with a host. The state is that of
+	// the connection's TLS, or nil. An error is ours, and no other host is asked
+	// then; it is told to operators, and must hold no secret.
+	Begin(ctx context.Context, host string, state *tls.ConnectionState) (sasl.Client, error)
+}
+
+// A Prover is a client that knows at the end whether the host has proved who it
+// is, where the mechanism has that.
+type Prover interface{ Proven() error }
+
+// An Explainer is a client that knows more of a refusal than the reply says, such
+// as the error that XOAUTH2 sends in a challenge. The text may be empty.
+type Explainer interface{ Explain() string }
 
 // maxRounds bounds an exchange with a host that goes on asking.
 const maxRounds = 10
 
-// A prover is a client that knows at the end whether the host has proved who it
-// is, where the mechanism has that.
-type prover interface{ proven() error }
+// maxInitial is the longest line with an initial response: RFC 4954 section 4
+// wants longer ones, as those with tokens and tickets are, in a line of their own.
+const maxInitial = 512
 
-// newLogin begins an exchange.
+// beginLogin makes the client of an exchange.
+func (s *session) beginLogin(ctx context.Context) (sasl.Client, error) {
+	o := &s.c.opts.Auth
+	if o.Login != nil {
+		var state *tls.ConnectionState
+		if conn, ok := s.conn.(*tls.Conn); ok {
+			cs := conn.ConnectionState()
+			state = &cs
+		}
+		return o.Login.Begin(ctx, s.at.name, state)
+	}
+	password, err := o.Password()
+	if err != nil {
+		return nil, fmt.Errorf("read the password of %s: %w", s.c.opts.Name, err)
+	}
+	client, err := newLogin(o, password)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.c.opts.Name, err)
+	}
+	return client, nil
+}
+
+// newLogin begins an exchange with a password.
 func newLogin(o *Auth, password string) (sasl.Client, error) {
 	switch o.Mechanism {
 	case "PLAIN":
@@ -92,7 +134,8 @@ func (c *scramClient) Next(challenge []byte) ([]byte, error) {
 	return []byte(answer), nil
 }
 
-func (c *scramClient) proven() error {
+// Proven reports whether the host has shown that it knows our password.
+func (c *scramClient) Proven() error {
 	if !c.conv.Valid() {
 		return errors.New("SCRAM: the host let us in without showing that it knows our password")
 	}
@@ -101,7 +144,7 @@ func (c *scramClient) proven() error {
 
 // auth logs in (RFC 4954). Whatever goes wrong is ours to mend, so it never
 // bounces mail.
-func (s *session) auth() *failure {
+func (s *session) auth(ctx context.Context) *failure {
 	o := &s.c.opts.Auth
 	fail := func(code int, enhanced, format string, args ...any) *failure {
 		f := ours("AUTH", code, enhanced, mail.ClassAuth, format, args...)
@@ -114,22 +157,16 @@ func (s *session) auth() *failure {
 	if !slices.Contains(s.ext.auth, o.Mechanism) {
 		return fail(451, "4.7.0", "%s does not offer AUTH %s", s.at, o.Mechanism)
 	}
-	password, err := o.Password()
+	client, err := s.beginLogin(ctx)
 	if err != nil {
-		f := fail(451, "4.3.5", "read the password of %s: %v", s.c.opts.Name, err)
-		f.hopeless = true
-		return f
-	}
-	client, err := newLogin(o, password)
-	if err != nil {
-		f := fail(451, "4.3.5", "%s: %v", s.c.opts.Name, err)
+		f := fail(451, "4.3.5", "%v", err)
 		f.hopeless = true
 		return f
 	}
 	f, err := s.exchange(client)
 	if err == nil && f == nil && s.r.code == 235 {
-		if p, ok := client.(prover); ok {
-			err = p.proven()
+		if p, ok := client.(Prover); ok {
+			err = p.Proven()
 		}
 	}
 	switch {
@@ -145,6 +182,11 @@ func (s *session) auth() *failure {
 	}
 	f = said("AUTH", s.at, s.r.reply())
 	f.permanent, f.class = false, mail.ClassAuth
+	if e, ok := client.(Explainer); ok {
+		if why := e.Explain(); why != "" {
+			f.reply.Text += " (" + cleanText([]byte(clip(why))) + ")"
+		}
+	}
 	return f
 }
 
@@ -157,23 +199,28 @@ func (s *session) exchange(client sasl.Client) (*failure, error) {
 	}
 	s.commands++
 	s.r.log.add(fromClient, []byte("AUTH "+mechanism+" ***"), 0)
-	_, _ = s.w.WriteString("AUTH " + mechanism)
-	if initial != nil {
-		_, _ = s.w.WriteString(" " + encode(initial, "=")) // RFC 4954 section 4
+	line := "AUTH " + mechanism
+	first := initial // what is left to say when the host asks
+	if with := line + " " + encode(initial, "="); initial != nil && len(with)+2 <= maxInitial {
+		line, first = with, nil
 	}
-	_, _ = s.w.WriteString("\r\n")
+	_, _ = s.w.WriteString(line + "\r\n")
 	f := s.ask("AUTH", s.c.opts.Timeouts.Command)
-	for range maxRounds {
+	for round := range maxRounds {
 		if f != nil || s.r.code != 334 {
 			return f, nil
 		}
 		challenge, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(s.r.text)))
-		if err != nil && mechanism != "LOGIN" { // whose prompts mean nothing
+		// Prompts of LOGIN mean nothing, nor does what NTLM begins with (MS-SMTPNTLM
+		// section 2.2.1.2: "334 ntlm supported").
+		if err != nil && mechanism != "LOGIN" && (mechanism != "NTLM" || round > 0) {
 			return nil, fmt.Errorf("AUTH %s: the question is not base64", mechanism)
 		}
-		answer, err := client.Next(challenge)
-		if err != nil {
-			return nil, err
+		answer := first
+		if first = nil; answer == nil {
+			if answer, err = client.Next(challenge); err != nil {
+				return nil, err
+			}
 		}
 		s.r.log.add(fromClient, []byte("***"), 0)
 		_, _ = s.w.WriteString(encode(answer, "") + "\r\n")

@@ -196,7 +196,7 @@ func (s *session) begin(a *attempt) *failure {
 		return nil
 	}
 	start = time.Now()
-	f := s.auth()
+	f := s.auth(a.ctx)
 	a.stages.Auth += time.Since(start)
 	return f
 }

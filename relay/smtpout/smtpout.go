@@ -71,9 +71,10 @@ type Options struct {
 
 // Auth is how to log in at smart hosts. The zero Auth does not.
 type Auth struct {
-	Mechanism string // empty, or one of [Mechanisms]
+	Mechanism string // empty, one of [Mechanisms], or that of Login
 	Username  string
 	Password  func() (string, error) // read when needed, so that a changed file counts
+	Login     Login                  // how, for a mechanism that takes more than a password
 	Insecure  bool                   // allow it without TLS
 }
 

@@ -371,6 +371,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 	around.Go(func() error { return a.runLookups(outer) })
 	around.Go(func() error { return a.watch(outer) })
 	around.Go(func() error { return a.watchTokens(outer) })
+	around.Go(func() error { return a.watchSendTokens(outer) })
 	around.Go(func() error { return a.admin.Run(outer) })
 	around.Go(func() error { return a.serveHTTP(outer) })
 	if a.track != nil {

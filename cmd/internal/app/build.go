@@ -279,7 +279,7 @@ func prefixes(words []string) ([]netip.Prefix, error) {
 
 // build makes the routing table and the send connectors.
 func (r *routes) build(c *config.Config) (*routing, error) {
-	g := &routing{connectors: map[string]sendConnector{}}
+	g := &routing{connectors: map[string]sendConnector{}, logins: map[string]*sendLogin{}}
 	table, err := Table(c)
 	if err != nil {
 		return nil, err
@@ -287,7 +287,7 @@ func (r *routes) build(c *config.Config) (*routing, error) {
 	g.table = table
 	own := listeners(c)
 	for _, s := range c.Send {
-		out, err := r.sendConnector(c, s, own)
+		out, err := r.sendConnector(c, s, g, own)
 		if err != nil {
 			return nil, fmt.Errorf("send connector %s: %w", s.Name, err)
 		}
@@ -336,7 +336,7 @@ func smartHosts(s config.SendConnector) ([]route.SmartHost, error) {
 	return list, nil
 }
 
-func (r *routes) sendConnector(c *config.Config, s config.SendConnector, own []netip.AddrPort) (*smtpout.Connector, error) {
+func (r *routes) sendConnector(c *config.Config, s config.SendConnector, g *routing, own []netip.AddrPort) (*smtpout.Connector, error) {
 	hosts, err := smartHosts(s)
 	if err != nil {
 		return nil, err
@@ -366,14 +366,8 @@ func (r *routes) sendConnector(c *config.Config, s config.SendConnector, own []n
 		}
 		opts.SourceAddrs = append(opts.SourceAddrs, ip)
 	}
-	if m := s.Auth.Mechanism; m != "" && m != "none" {
-		opts.Auth = smtpout.Auth{Mechanism: m, Username: s.Auth.Username, Insecure: s.Auth.BeforeTLS, Password: func() (string, error) {
-			secret, err := s.Auth.Secret()
-			if err != nil {
-				return "", err
-			}
-			return secret.Expose(), nil
-		}}
+	if opts.Auth, err = r.sendAuth(s, g); err != nil {
+		return nil, err
 	}
 	return smtpout.New(opts)
 }

@@ -30,6 +30,7 @@ type routes struct {
 type routing struct {
 	table      *route.Table
 	connectors map[string]sendConnector
+	logins     map[string]*sendLogin // by connector
 }
 
 type sendConnector struct {

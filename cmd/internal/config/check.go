@@ -391,7 +391,7 @@ func checkSend(c *Config, p *collector) {
 		checkSpaces(c, i, p, path)
 		checkHosts(s, p, path)
 		checkSendTLS(c, s, p, path)
-		checkSendAuth(s, p, path+".auth")
+		checkSendAuth(c, s, p, path+".auth")
 		checkRetry(s.Retry, p, path+".retry")
 		checkMode(s.Transcript.Mode, p, path+".transcript")
 		checkSenders(s.Transcript.Also.Sender, p, path+".transcript")
@@ -542,17 +542,14 @@ func checkSendTLS(c *Config, s *SendConnector, p *collector, path string) {
 	}
 }
 
-func checkSendAuth(s *SendConnector, p *collector, path string) {
+func checkSendAuth(c *Config, s *SendConnector, p *collector, path string) {
 	a := &s.Auth
 	mechanism := strings.ToUpper(a.Mechanism)
 	switch {
 	case a.Mechanism == "none":
-		if a.Username != "" || !a.Password.IsZero() || a.PasswordFile != "" {
+		if a.any() {
 			p.errorf(path+".mechanism", "such as PLAIN", "there are credentials, and no mechanism to use them")
 		}
-		return
-	case slices.Contains(futureSendMechanisms, mechanism):
-		p.errorf(path+".mechanism", "", "not supported yet: %s", mechanism)
 		return
 	case !slices.Contains(sendMechanisms, mechanism):
 		p.errorf(path+".mechanism", "", "%q is none of none, %s", clip(a.Mechanism), strings.Join(sendMechanisms, ", "))
@@ -562,17 +559,15 @@ func checkSendAuth(s *SendConnector, p *collector, path string) {
 	if s.Route == "mx" {
 		p.errorf(path, "", "there is nobody to log in at: route is mx")
 	}
-	if a.Username == "" {
-		p.errorf(path+".username", "", "a login needs a user name")
-	}
-	if a.Password.IsZero() == (a.PasswordFile == "") {
-		p.errorf(path+".password_file", "", "want one of password and password_file")
+	checkCredentials(c, a, p, path)
+	if mechanism == "XOAUTH2" && s.TLS.Level != "verify" && s.TLS.Level != "verify_name" && s.TLS.Level != "none" {
+		p.warnf(path, "set tls.level to verify_name", "tokens are given to a host that proves nothing: tls.level is %s", s.TLS.Level)
 	}
 	if s.TLS.Level == "none" && !a.BeforeTLS {
-		p.errorf(path, "raise tls.level, or set before_tls", "passwords are sent under TLS only, and tls.level is none")
+		p.errorf(path, "raise tls.level, or set before_tls", "credentials are sent under TLS only, and tls.level is none")
 	}
 	if a.BeforeTLS {
-		p.warnf(path+".before_tls", "", "the password may cross the network in clear")
+		p.warnf(path+".before_tls", "", "credentials may cross the network in clear")
 	}
 }
 
@@ -641,17 +636,7 @@ func checkFiles(c *Config, p *collector) {
 	}
 	for i, s := range c.Send {
 		checkAuthorities(s.TLS.CAFile, p, fmt.Sprintf("send_connectors[%d].tls.ca_file", i))
-		if s.Auth.PasswordFile != "" {
-			path := fmt.Sprintf("send_connectors[%d].auth.password_file", i)
-			if _, err := s.Auth.Secret(); err != nil {
-				what, hint := readable(s.Auth.PasswordFile)
-				if what == "" {
-					what = plain(err)
-				}
-				p.errorf(path, hint, "%s", what)
-			}
-			checkPrivate(s.Auth.PasswordFile, p, path)
-		}
+		checkSendAuthFiles(s.Auth, p, fmt.Sprintf("send_connectors[%d].auth", i))
 	}
 	for i, d := range c.AcceptedDomains {
 		if d.Recipients.File != "" {

@@ -206,11 +206,25 @@ type SmartHost struct {
 
 // SendAuth is how we log in at smart hosts.
 type SendAuth struct {
-	Mechanism    string      `yaml:"mechanism" sendmechanism:"true" type:"none, PLAIN, LOGIN or SCRAM-SHA-256" doc:"SASL mechanism"`
-	Username     string      `yaml:"username" doc:"our user name"`
+	Mechanism    string      `yaml:"mechanism" sendmechanism:"true" type:"none, PLAIN, LOGIN, SCRAM-SHA-256, XOAUTH2, NTLM or GSSAPI" doc:"SASL mechanism"`
+	Username     string      `yaml:"username" doc:"our user name: with XOAUTH2 the mailbox, with NTLM DOMAIN\\user, with GSSAPI our principal, such as relay@EXAMPLE.COM"`
 	Password     auth.Secret `yaml:"password" doc:"our password; better in password_file or ${VARIABLE}"`
 	PasswordFile string      `yaml:"password_file" file:"true" doc:"file that holds the password; it is read at each login"`
 	BeforeTLS    bool        `yaml:"before_tls" doc:"logs in without TLS too: the password then crosses the network in clear"`
+
+	Tenant            string      `yaml:"tenant" doc:"with XOAUTH2: the Microsoft Entra tenant, by its id or domain; says token_url"`
+	TokenURL          string      `yaml:"token_url" doc:"with XOAUTH2: the token endpoint (OAuth 2.0 client credentials, RFC 6749 section 4.4); https only" default:"Microsoft's, where tenant is given"`
+	TokenCAFile       string      `yaml:"token_ca_file" file:"true" doc:"PEM file of the authorities that the token endpoint's certificate may be from instead of the system's"`
+	ClientID          string      `yaml:"client_id" doc:"with XOAUTH2: our id at the token endpoint"`
+	ClientSecret      auth.Secret `yaml:"client_secret" doc:"our secret there; better in client_secret_file or ${VARIABLE}"`
+	ClientSecretFile  string      `yaml:"client_secret_file" file:"true" doc:"file that holds the secret; it is read for each token"`
+	ClientCertificate string      `yaml:"client_certificate" doc:"name of the certificate whose key signs for us there, instead of a secret (RFC 7523)"`
+	Scopes            []string    `yaml:"scopes" doc:"with XOAUTH2: what the token is to be for, such as https://outlook.office365.com/.default"`
+
+	KeytabFile string `yaml:"keytab_file" file:"true" doc:"with GSSAPI: keytab with the keys of our principal"`
+	CacheFile  string `yaml:"ccache_file" file:"true" doc:"with GSSAPI, instead of a keytab: credential cache that something else keeps fresh"`
+	KrbFile    string `yaml:"krb5_file" file:"true" doc:"with GSSAPI: the Kerberos configuration" default:"what KRB5_CONFIG names, or /etc/krb5.conf"`
+	Service    string `yaml:"service" doc:"with GSSAPI: principal of the smart hosts" default:"smtp/ and the smart host's name"`
 }
 
 // SendTLS is how a send connector speaks TLS.
@@ -374,6 +388,7 @@ func (c *Config) complete() {
 	}
 	for i := range c.Send {
 		s := &c.Send[i]
+		s.Auth.complete()
 		if s.Route == "" {
 			s.Route = "mx"
 			if len(s.SmartHosts) > 0 {

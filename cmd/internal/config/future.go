@@ -10,29 +10,21 @@ import (
 // future are keys that are planned and have no effect yet. They are refused by
 // name, because a key that is ignored is a promise that is not kept. A value
 // that asks for nothing, such as an empty list, is accepted.
-var future = map[string]string{ //nolint:gosec // names of keys, and no credentials
-	"receive_connectors[].dkim":                 "DKIM signing",
-	"receive_connectors[].filters":              "content filters",
-	"send_connectors[].auth.client_id":          "OAuth client credentials",
-	"send_connectors[].auth.client_secret":      "OAuth client credentials",
-	"send_connectors[].auth.client_secret_file": "OAuth client credentials",
-	"send_connectors[].auth.token_url":          "OAuth client credentials",
-	"send_connectors[].auth.keytab_file":        "Kerberos at smart hosts",
-	"send_connectors[].dns_servers":             "name servers for one connector",
-	"dkim":                                      "DKIM signing",
-	"filters":                                   "content filters",
-	"cluster":                                   "several nodes",
-	"acme":                                      "certificates by ACME",
+var future = map[string]string{
+	"receive_connectors[].dkim":     "DKIM signing",
+	"receive_connectors[].filters":  "content filters",
+	"send_connectors[].dns_servers": "name servers for one connector",
+	"dkim":                          "DKIM signing",
+	"filters":                       "content filters",
+	"cluster":                       "several nodes",
+	"acme":                          "certificates by ACME",
 }
 
-// SASL mechanisms that are planned, for clients and for ourselves as a client.
-var (
-	futureMechanisms     = []string{}
-	futureSendMechanisms = []string{"XOAUTH2", "GSSAPI", "NTLM"}
-)
+// futureMechanisms are SASL mechanisms that are planned for clients.
+var futureMechanisms = []string{}
 
 // sendMechanisms are those that we can log in with at smart hosts.
-var sendMechanisms = []string{"PLAIN", "LOGIN", "SCRAM-SHA-256"}
+var sendMechanisms = []string{"PLAIN", "LOGIN", "SCRAM-SHA-256", "XOAUTH2", "NTLM", "GSSAPI"}
 
 var index = regexp.MustCompile(`\[\d+\]`)
 

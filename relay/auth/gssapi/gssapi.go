@@ -7,6 +7,10 @@
 // checks of a request as RFC 4120 section 3.2.3 asks for them, the reply that
 // proves who we are, and the tokens that agree on no security layer.
 //
+// The other side is here too, for logins of ours at others: [Tickets] gets a
+// ticket from a realm, and [Ticket.Client] logs in with it, always asking the
+// server to prove who it is.
+//
 // It promises that only AES is taken, that a request works once, that the realm
 // of a user is the one that the ticket says and never the one that the client
 // says, that a user can act for nobody else, and that no octets of a client make

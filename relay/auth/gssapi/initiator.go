@@ -29,9 +29,18 @@ type initiator struct {
 	authz   string
 	binding [16]byte // of auth.GSSBinding; zero for none
 
-	step step
-	at   time.Time // what the server has to repeat
-	ctx  secContext
+	step   step
+	at     time.Time // what the server has to repeat
+	ctx    secContext
+	proven bool
+}
+
+// Proven reports whether the server has shown that it holds the service's key.
+func (i *initiator) Proven() error {
+	if !i.proven {
+		return errors.New("GSSAPI: the server let us in without showing who it is")
+	}
+	return nil
 }
 
 // Start makes the first token. It always asks the server to prove who it is.
@@ -51,7 +60,7 @@ func (i *initiator) Start() (mechanism string, token []byte, err error) {
 	binary.LittleEndian.PutUint32(sum[20:], flagMutual|flagReplay|flagSequence|flagIntegrity)
 	token, err = i.request(types.Authenticator{
 		AVNO: 5, CRealm: i.realm, CName: i.name, Cksum: types.Checksum{CksumType: gssChecksum, Checksum: sum},
-		Cusec: i.at.Nanosecond() / 1000, CTime: i.at.Truncate(time.Second), SubKey: key, SeqNumber: int64(i.ctx.send),
+		Cusec: i.at.Nanosecond() / 1000, CTime: i.at.Truncate(time.Second), SubKey: key, SeqNumber: int64(i.ctx.send), //nolint:gosec // of 30 bits
 	})
 	i.step = stepToken
 	return "GSSAPI", token, err
@@ -95,6 +104,7 @@ func (i *initiator) Next(challenge []byte) (response []byte, err error) {
 		if len(offer) != 4 || offer[0]&noLayer[0] == 0 {
 			return nil, errors.New("the server insists on a security layer")
 		}
+		i.proven = true // the offer is signed with a key that only the ticket's service can know
 		return i.ctx.wrap(append(noLayer[:4:4], i.authz...))
 	case stepEmpty, stepOver:
 	}
@@ -130,7 +140,7 @@ func (i *initiator) check(token []byte) (err error) {
 	if !part.CTime.Equal(i.at.Truncate(time.Second)) || part.Cusec != i.at.Nanosecond()/1000 {
 		return errors.New("the server's reply is to another request")
 	}
-	i.ctx.receive = uint64(uint32(part.SequenceNumber))
+	i.ctx.receive = uint64(uint32(part.SequenceNumber)) //nolint:gosec // of 32 bits
 	if len(part.Subkey.KeyValue) > 0 {
 		if !usable(part.Subkey) {
 			return fmt.Errorf("the server's sub-key is of encryption type %d, which is not taken", part.Subkey.KeyType)
