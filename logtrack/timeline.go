@@ -309,6 +309,11 @@ func describe(r *event.Record) (summary, level string) {
 			return fmt.Sprintf("No OAuth token for %s: %s", ev.Connector, ev.Error), levelWarning
 		}
 		summary = fmt.Sprintf("OAuth token for %s, good until %s", ev.Connector, ev.Expires.Format(time.RFC3339))
+	case event.BackoffChanged:
+		if ev.Mode == event.BackoffNone {
+			return fmt.Sprintf("Next hop %s is served as usual again", ev.Queue), level
+		}
+		return fmt.Sprintf("Next hop %s asked for less: %s until %s (rule %s)", ev.Queue, ev.Mode, ev.Until.Format(time.TimeOnly), ev.Rule), levelWarning
 	case event.Panicked:
 		return fmt.Sprintf("A programming error in %s: %s", ev.Where, ev.Value), levelError
 	case event.Remarked:

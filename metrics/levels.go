@@ -27,7 +27,8 @@ type Levels struct {
 	Disks        []Disk // beside the queue's own
 	Certificates []Certificate
 	Stores       []Store
-	Stage        int // of back-pressure, 0 to 4; with Queue
+	Stage        int            // of back-pressure, 0 to 4; with Queue
+	Backoffs     map[string]int // next hops that have asked for less mail, by mode; with Queue
 	Tokens       []Token
 	Quotas       []Quota
 }
@@ -140,6 +141,8 @@ type levels struct {
 
 	all []level
 
+	backoffs level
+
 	queueMessages, queueBytes, queueOldest, dueLag, older, destinations, accepting  level
 	outboxRecords, outboxAge, segmentBytes, segmentFiles, lifetime, pressure, stage level
 	diskFree, diskSize, connections, connectionsLimit                               level
@@ -169,6 +172,7 @@ func (c *levels) define(d *definer, opts Options) {
 	def(&c.dueLag, g, "queue_due_lag_seconds", "How long the most overdue message has waited for a worker.")
 	def(&c.older, g, "queue_messages_older_than", "Messages in the queue that were accepted longer ago than this.", words("age", olderThan), words("state", oldestStates))
 	def(&c.destinations, g, "queue_destinations", "Next hops with a queue, by what they do.", words("status", hopStates))
+	def(&c.backoffs, g, "queue_destinations_backed_off", "Next hops that have asked for less mail, by how they are treated.", words("backoff", event.BackoffModes()))
 	def(&c.accepting, g, "queue_accepting", "1 when the queue takes messages, 0 when it does not: the disk is full or storage has failed.")
 	def(&c.outboxRecords, g, "queue_outbox_records", "Durable facts that the tracking store has not confirmed yet.")
 	def(&c.outboxAge, g, "queue_outbox_oldest_age_seconds", "For how long a fact of the outbox has been late: a reader does not take it, or the tracking store fails; 0 when none is.")
@@ -233,6 +237,9 @@ func (c *levels) Collect(ch chan<- prometheus.Metric) {
 	if l.Queue != nil {
 		c.collectQueue(ch, l.Queue, l.Hops)
 		c.stage.send(ch, float64(l.Stage))
+		for _, mode := range event.BackoffModes() {
+			c.backoffs.send(ch, float64(l.Backoffs[mode]), mode)
+		}
 	}
 	if l.Lifetime > 0 {
 		c.lifetime.send(ch, l.Lifetime.Seconds())

@@ -136,6 +136,8 @@ type tables struct {
 	lookups        *counters
 	tokenRefreshes *counters
 	lookupDuration *histograms
+
+	backoffs *counters
 }
 
 // newTables is long because it is the list of all metrics.
@@ -185,6 +187,7 @@ func newTables(d *definer, o Options) *tables {
 		"How often a next hop was not as the TLS level of the send connector, or the policy of its domain, asks for.", tlsPolicyDim, tlsReasonDim)
 	t.tlsDowngrades = d.counters("tls_downgrades_total", "Sessions in plain text with hosts that had TLS before.", provider)
 	t.tlsReports = d.counters("tls_reports_total", "Reports on TLS (RFC 8460): handed over, failed for now, and given up.", reportMethodDim, reportResultDim)
+	t.backoffs = d.counters("backoff_entered_total", "How often a next hop asked for less mail, by what was done about it.", backoffDim, provider)
 	t.lookups = d.counters("lookups_total", "Questions about users and recipients to directories and next hops, by how they ended.", lookupDim, lookupEndDim)
 	t.lookupDuration = d.histograms("lookup_duration_seconds", "Time of those questions that the cache could not answer.",
 		[]float64{.001, .005, .01, .05, .1, .25, .5, 1, 5, 10, 30}, lookupDim)
@@ -298,6 +301,10 @@ func (r *Reader) Write(rec *event.Record) {
 			result = "error"
 		}
 		t.tokenRefreshes.inc(ev.Connector, result)
+	case event.BackoffChanged:
+		if ev.Mode != event.BackoffNone {
+			t.backoffs.inc(ev.Mode, providerOf(ev.Provider))
+		}
 	case event.ClientAnnounced, event.TranscriptKept, event.MessageRouted, event.PressureChanged, event.QueueLoaded, event.MessagePoisoned, event.MessageRetired, event.Panicked, event.Remarked:
 		// Counted by name above; what they say beyond that is a level or is in the record.
 	}

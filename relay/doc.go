@@ -55,6 +55,7 @@
 //	login       logins at next hops by tokens and tickets
 //	quota       what next hops take of us in a time
 //	deliver     claims, attempts, settles, retries
+//	backoff     replies by which next hops ask for less mail
 //	dsn         delivery status notifications
 //	tlsconf     certificates and TLS policy
 //	relaytest   scripted real servers and recorders for tests

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"waybill/cmd/internal/config"
+	"waybill/relay/backoff"
 )
 
 func checkCmd(e *env) *cobra.Command {
@@ -99,6 +100,16 @@ func configCmd(e *env) *cobra.Command {
 			Use: "example", Short: "A commented example", Example: "  waybill config example > waybill.yaml", Args: cobra.NoArgs,
 			RunE: func(*cobra.Command, []string) error {
 				_, err := io.WriteString(e.out, config.Example())
+				return err
+			},
+		},
+		&cobra.Command{
+			Use: "backoff", Short: "The replies by which next hops ask for less mail", Args: cobra.NoArgs,
+			Long: `Prints the rules by which mail to a next hop is slowed down when that asks for it,
+with what their keys mean. backoff.rules_file names a file with more of them.`,
+			Example: "  waybill config backoff | less",
+			RunE: func(*cobra.Command, []string) error {
+				_, err := io.WriteString(e.out, backoff.Shipped())
 				return err
 			},
 		},

@@ -56,8 +56,8 @@ func queueListCmd(e *env) *cobra.Command {
 			t := newTable("NEXT HOP", "CONNECTOR", "STATE", "MESSAGES", "ACTIVE", "DEFERRED", "HELD", "SIZE", "OLDEST", "DUE LAG", "IN/MIN", "OUT/MIN", "NEXT", "LAST ERROR")
 			t.flex, t.spare = []int{0, 1, 13}, []int{4, 10, 11, 7, 9, 1, 6, 12}
 			for _, q := range answer.Queues {
-				t.add(q.Name, q.Connector, q.State, fmt.Sprint(q.Messages), fmt.Sprint(q.Active), fmt.Sprint(q.Deferred), fmt.Sprint(q.Held), e.size(q.Bytes),
-					e.seconds(q.OldestAge), e.seconds(q.DueLag), fmt.Sprintf("%.0f", q.InRate), fmt.Sprintf("%.0f", q.OutRate), e.until(q.Next), q.LastError)
+				t.add(q.Name, q.Connector, stateOfQueue(q), fmt.Sprint(q.Messages), fmt.Sprint(q.Active), fmt.Sprint(q.Deferred), fmt.Sprint(q.Held), e.size(q.Bytes),
+					e.seconds(q.OldestAge), e.seconds(q.DueLag), fmt.Sprintf("%.0f", q.InRate), fmt.Sprintf("%.0f", q.OutRate), e.until(nextOfQueue(q)), q.LastError)
 			}
 			if err := render(e, answer, answer.Queues, t); err != nil {
 				return err

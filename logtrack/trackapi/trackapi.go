@@ -253,6 +253,14 @@ type Queue struct {
 	Velocity  float64   `json:"velocity"` // out minus in, per minute: negative grows
 	HeldBy    string    `json:"held_by,omitempty"`
 	HeldUntil time.Time `json:"held_until,omitzero"`
+
+	// What the next hop gets: connections at once, as learned, and less when its replies asked for that.
+	Connections  int       `json:"connections_limit,omitempty"`
+	Backoff      string    `json:"backoff,omitempty"` // slow, single, pause
+	BackoffRule  string    `json:"backoff_rule,omitempty"`
+	BackoffWhy   string    `json:"backoff_why,omitempty"`
+	BackoffUntil time.Time `json:"backoff_until,omitzero"`
+	PerMinute    int       `json:"backoff_per_minute,omitempty"`
 }
 
 // Queues answers GET /api/v1/queues.

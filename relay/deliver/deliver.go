@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"waybill/relay/backoff"
 	"waybill/relay/event"
 	"waybill/relay/mail"
 	"waybill/relay/queue"
@@ -55,6 +56,8 @@ type Connector struct {
 // Limits bound what a send connector does at once. Zero fields mean the default.
 type Limits struct {
 	ConnectionsPerDestination int // attempts at once for one hop; default 40
+	StartPerDestination       int // of these, for a hop of which nothing is known yet; default 10
+	LeastPerDestination       int // of these, for a hop that has trouble; default 1
 	MessagesPerMinute         int // default: no limit
 }
 
@@ -81,16 +84,20 @@ type Options struct {
 	Emitter      event.Emitter
 	Workers      int            // attempts at once; default 500
 	DrainTimeout time.Duration  // how long attempts in hand may go on after the end; default 25s
+	Backoff      backoff.Rules  // replies by which hops ask for less; nil: none are known
 	Rand         func() float64 // in [0,1); nil means math/rand. For tests
 }
 
 // Scheduler delivers mail.
 type Scheduler struct {
 	opts  Options
-	slots chan struct{}
+	slots *slots
 	hops  hops
 	paces paces
 	emit  event.Emitter
+
+	windows windows
+	backoff *backoff.Set
 }
 
 // New makes a Scheduler.
@@ -104,7 +111,7 @@ func New(opts Options) *Scheduler {
 	if opts.Rand == nil {
 		opts.Rand = random
 	}
-	s := &Scheduler{opts: opts, slots: make(chan struct{}, opts.Workers), emit: opts.Emitter.Source(event.SourceSMTPOut)}
+	s := &Scheduler{opts: opts, slots: newSlots(opts.Workers), emit: opts.Emitter.Source(event.SourceSMTPOut), backoff: backoff.NewSet(opts.Backoff)}
 	s.paces.emit, s.paces.queue, s.paces.random = s.emit, max(1, opts.Workers/16), opts.Rand
 	return s
 }
@@ -113,11 +120,13 @@ func New(opts Options) *Scheduler {
 // changes with what the scheduler learns of the hop: hand it to the queue.
 func (s *Scheduler) Concurrency(hop route.Hop) int {
 	c, _ := s.opts.Connectors(hop.Connector)
-	return s.hops.concurrency(hop, c.Limits.perDestination())
+	return s.tame(hop, s.hops.concurrency(hop, s.windows.size(hop, c.Limits.bounds())))
 }
 
 // Active is how many attempts are under way, and how many may be.
-func (s *Scheduler) Active() (now, limit int) { return len(s.slots), cap(s.slots) }
+func (s *Scheduler) Active() (now, limit int) {
+	return len(s.slots.busy) + int(s.slots.slow.Load()), cap(s.slots.busy)
+}
 
 // HopsDown is how many next hops cannot be reached at present.
 func (s *Scheduler) HopsDown() int { return s.hops.down(time.Now()) }
@@ -134,7 +143,10 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	attempts, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	var wg sync.WaitGroup
+	sweeping, swept := context.WithCancel(ctx)
+	wg.Go(func() { s.sweep(sweeping) })
 	err := s.claim(ctx, attempts, &wg)
+	swept()
 
 	drained := make(chan struct{})
 	go func() {
@@ -155,21 +167,19 @@ func (s *Scheduler) Run(ctx context.Context) error {
 // claim starts a goroutine for each lease, until ctx is done.
 func (s *Scheduler) claim(ctx, attempts context.Context, wg *sync.WaitGroup) error {
 	for {
-		select {
-		case s.slots <- struct{}{}:
-		case <-ctx.Done():
+		if s.slots.take(ctx) != nil {
 			return nil
 		}
 		l, err := s.opts.Queue.Claim(ctx)
 		if err != nil {
-			<-s.slots
+			<-s.slots.busy
 			if ctx.Err() != nil {
 				return nil
 			}
 			return fmt.Errorf("claim from the queue: %w", err)
 		}
 		wg.Go(func() {
-			defer func() { <-s.slots }()
+			defer s.slots.use()()
 			s.handle(ctx, attempts, l)
 		})
 	}

@@ -30,6 +30,9 @@ type job struct {
 // settles it.
 func (j *job) attempt(ctx, attempts context.Context) {
 	hop := j.view.Hop
+	if j.obey(ctx) {
+		return
+	}
 	p, ok := j.hops.enter(hop, j.now)
 	if !ok {
 		j.putOff(ctx, p)
@@ -59,6 +62,7 @@ func (j *job) attempt(ctx, attempts context.Context) {
 		j.expire(ctx)
 		return
 	}
+	began, epoch := j.now, j.windows.begin(hop)
 	res := j.connector.Attempter.Attempt(attempts, hop, j.message())
 	j.now = time.Now()
 	j.talked(&res)
@@ -71,6 +75,7 @@ func (j *job) attempt(ctx, attempts context.Context) {
 		return
 	}
 	verdict = judge(outcomes)
+	j.learn(&res, outcomes, began, epoch)
 	j.settle(ctx, &res, outcomes, leave())
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"waybill/relay/event"
+	"waybill/relay/route"
 
 	"golang.org/x/time/rate"
 )
@@ -14,6 +15,7 @@ import (
 type paces struct {
 	mu     sync.Mutex
 	of     map[string]*pace
+	hops   map[route.Hop]*pace // those that are to be served slowly
 	emit   event.Emitter
 	queue  int // how many attempts of one connector may wait in hand
 	random func() float64
@@ -95,4 +97,43 @@ func (p *paces) wait(ctx context.Context, connector string, perMinute int) (agai
 	}
 	p.mu.Unlock()
 	return time.Time{}, err
+}
+
+// turn says when to come again with a message for hop, which takes so many a
+// minute; zero means now. Nothing waits in hand: a slow hop must not keep a
+// worker.
+func (p *paces) turn(hop route.Hop, perMinute int, now time.Time) (again time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pc := p.hops[hop]
+	if pc == nil || pc.perMinute != perMinute {
+		pc = &pace{perMinute: perMinute, limiter: rate.NewLimiter(rate.Limit(float64(perMinute)/60), 1)}
+		if p.hops == nil {
+			p.hops = map[route.Hop]*pace{}
+		}
+		p.hops[hop] = pc
+	}
+	if pc.limiter.AllowN(now, 1) {
+		return time.Time{}
+	}
+	if pc.horizon.Before(now) {
+		pc.horizon = now
+	}
+	again = pc.horizon.Add(time.Minute / time.Duration(perMinute))
+	if latest := now.Add(maxPutOff); again.After(latest) {
+		return latest.Add(-time.Duration(p.random() * float64(maxPutOff/2))) // who comes again may find room earlier
+	}
+	pc.horizon = again
+	return again
+}
+
+// forget forgets the paces of hops that are no longer slow.
+func (p *paces) forget(slow func(hop route.Hop) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for hop := range p.hops {
+		if !slow(hop) {
+			delete(p.hops, hop)
+		}
+	}
 }

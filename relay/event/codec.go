@@ -62,6 +62,7 @@ var table = []struct {
 	{TokenRefreshed{}, Session},
 	{Panicked{}, Session},
 	{Remarked{}, Session},
+	{BackoffChanged{}, Session},
 }
 
 // kind is what the codec knows of one type of fact.

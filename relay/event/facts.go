@@ -505,6 +505,20 @@ type TokenRefreshed struct {
 	Error     string    `json:"error,omitzero"`
 }
 
+// BackoffChanged says that a next hop has asked for less mail, and how it is
+// treated from now on; or, with mode none, that it is treated as usual again.
+type BackoffChanged struct {
+	Hop
+	Answer                // that asked for it
+	Mode        string    `json:"backoff"`                      // a [BackoffModes] word, or none
+	Was         string    `json:"was"`                          // likewise
+	Rule        string    `json:"backoff_rule,omitzero"`        // which pattern knew the reply
+	Times       int       `json:"times,omitzero"`               // how often it was asked for, each time for longer
+	PerMinute   int       `json:"per_minute,omitzero"`          // messages; of mode slow
+	Connections int       `json:"backoff_connections,omitzero"` // at once; of slow and single
+	Until       time.Time `json:"until,omitzero"`
+}
+
 // Panicked says that a programming error ended one session, attempt or request, and no more.
 type Panicked struct {
 	Where string `json:"where"`
@@ -556,5 +570,6 @@ func (CertificateReloaded) fact() {}
 func (DNSAnswered) fact()         {}
 func (LookupAnswered) fact()      {}
 func (TokenRefreshed) fact()      {}
+func (BackoffChanged) fact()      {}
 func (Panicked) fact()            {}
 func (Remarked) fact()            {}

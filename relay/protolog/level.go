@@ -35,6 +35,8 @@ func levelOf(ev event.Event) zapcore.Level {
 		return zapcore.DebugLevel
 	case event.DNSAnswered:
 		return zapcore.DebugLevel
+	case event.BackoffChanged:
+		return warnIf(ev.Mode != event.BackoffNone)
 	case event.LookupAnswered:
 		if ev.Error != "" {
 			return zapcore.WarnLevel

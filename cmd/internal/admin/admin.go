@@ -28,6 +28,7 @@ import (
 	"waybill/logtrack/trackhttp"
 	"waybill/relay/event"
 	"waybill/relay/queue"
+	"waybill/relay/route"
 	"waybill/relay/throttle"
 	"waybill/relay/transcript"
 )
@@ -39,8 +40,9 @@ type Options struct {
 	Tracking   http.Handler  // messages, events, aggregate, values, tail, openapi.yaml; nil when tracking is off
 	TrackStore TrackStore    // nil when tracking is off
 	Metrics    http.Handler
-	Ready      func() error // nil when mail is taken
-	Acted      func()       // after a change of the queue that lets messages go; may be nil
+	Ready      func() error               // nil when mail is taken
+	Acted      func()                     // after a change of the queue that lets messages go; may be nil
+	Slowed     func(hop route.Hop) Slowed // how a next hop is treated; may be nil
 	Reload     func() error
 	Status     func() trackapi.Status
 	Emitter    event.Emitter

@@ -47,6 +47,7 @@ func (h *Handler) queues(w http.ResponseWriter, _ *http.Request) {
 		if !s.Oldest.IsZero() {
 			row.OldestAge = now.Sub(s.Oldest).Seconds()
 		}
+		h.slowed(s.Hop, &row)
 		answer.Queues = append(answer.Queues, row)
 	}
 	slices.SortStableFunc(answer.Queues, func(a, b trackapi.Queue) int {

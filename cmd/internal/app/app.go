@@ -141,8 +141,13 @@ func New(opts Options) (_ *App, err error) {
 	if err := a.openQueue(cfg); err != nil {
 		return nil, err
 	}
+	rules, err := cfg.Backoff.Rules()
+	if err != nil {
+		return nil, err
+	}
 	a.deliver = deliver.New(deliver.Options{
-		Queue: deliver.FromQueue(a.queue), Connectors: a.routes.connector, Hostname: cfg.Hostname, Emitter: a.emit, DrainTimeout: opts.DrainTime,
+		Backoff: rules,
+		Queue:   deliver.FromQueue(a.queue), Connectors: a.routes.connector, Hostname: cfg.Hostname, Emitter: a.emit, DrainTimeout: opts.DrainTime,
 	})
 	a.openPressure(cfg)
 	if err := a.openThrottles(cfg); err != nil {
@@ -273,7 +278,7 @@ func (a *App) openHTTP(cfg *config.Config) (err error) {
 	}
 	a.tokens.Store(tokens)
 	opts := admin.Options{
-		Queue: a.queue, Throttles: a.limits, Metrics: a.gather, Ready: a.Ready, Acted: a.deliver.ProbeNow, Reload: a.Reload, Status: a.Status, Emitter: a.emit.Source(event.SourceAdmin),
+		Queue: a.queue, Throttles: a.limits, Metrics: a.gather, Ready: a.Ready, Acted: a.deliver.RetryNow, Slowed: a.slowed, Reload: a.Reload, Status: a.Status, Emitter: a.emit.Source(event.SourceAdmin),
 		Hosts: []string{cfg.Hostname}, Tap: &a.tap,
 	}
 	if a.track != nil {

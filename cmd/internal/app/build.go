@@ -297,7 +297,7 @@ func (r *routes) build(c *config.Config) (*routing, error) {
 		}
 		g.connectors[s.Name] = sendConnector{out: out, deliver: deliver.Connector{
 			Attempter: out, Retry: retry,
-			Limits: deliver.Limits{ConnectionsPerDestination: s.Limits.ConnectionsPerDestination, MessagesPerMinute: s.Limits.MessagesPerMinute},
+			Limits: deliver.Limits{ConnectionsPerDestination: s.Limits.ConnectionsPerDestination, MessagesPerMinute: s.Limits.MessagesPerMinute, StartPerDestination: s.Limits.StartPerDestination, LeastPerDestination: s.Limits.LeastPerDestination},
 		}}
 	}
 	return g, nil

@@ -12,7 +12,7 @@ import (
 func (a *App) levels() metrics.Levels {
 	cfg := a.config.Load()
 	q := a.queue.Levels()
-	l := metrics.Levels{Queue: &q, Hops: a.queue.Hops(), Lifetime: lifetime(cfg), Stage: int(a.pressure.Now().Stage)}
+	l := metrics.Levels{Queue: &q, Hops: a.queue.Hops(), Lifetime: lifetime(cfg), Stage: int(a.pressure.Now().Stage), Backoffs: a.backoffs()}
 	for _, s := range a.pressure.Status() {
 		q.Pressure[s.Resource] = max(q.Pressure[s.Resource], s.Level) // the queue knows first about its own
 	}

@@ -61,6 +61,11 @@ func (a *App) Reload() (err error) {
 		routing.close()
 		return err
 	}
+	backoffRules, err := next.Backoff.Rules()
+	if err != nil {
+		routing.close()
+		return err
+	}
 	change, err := a.smtpin.Prepare(in.connectors)
 	if err != nil {
 		routing.close()
@@ -80,6 +85,7 @@ func (a *App) Reload() (err error) {
 	was.others.close()
 	_ = was.outside.close() // connections that nobody uses
 	a.queue.Reroute()
+	a.deliver.SetBackoff(backoffRules)
 	a.deliver.ProbeNow()
 	a.logger.Info("configuration reloaded", zap.String("config_rev", next.Revision()))
 	return nil

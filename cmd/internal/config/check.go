@@ -403,6 +403,7 @@ func checkSend(c *Config, p *collector) {
 		if s.Limits.ConnectionsPerDestination > s.Limits.Connections {
 			p.errorf(path+".limits.connections_per_destination", "", "%d is more than connections, %d", s.Limits.ConnectionsPerDestination, s.Limits.Connections)
 		}
+		checkWindow(&s.Limits, p, path+".limits")
 		if s.Limits.MessageSize < KiB {
 			p.errorf(path+".limits.message_size", "", "%v is less than 1KiB", s.Limits.MessageSize)
 		}
@@ -625,6 +626,7 @@ func checkFiles(c *Config, p *collector) {
 	checkIntegratedFiles(c, p)
 	checkUsersCommandFile(c, p)
 	checkTelemetryFiles(c, p)
+	checkBackoffFile(c, p)
 	checkDirectoryFiles(c, p)
 	if c.HTTP.TokensFile != "" {
 		if _, err := LoadTokens(c.HTTP.TokensFile); err != nil {

@@ -42,6 +42,7 @@ type Config struct {
 	Throttles       []Throttle             `yaml:"throttles" doc:"limits on what clients may send, beside the limits of each receive connector"`
 	BackPressure    BackPressure           `yaml:"back_pressure" doc:"when the relay is short of something: at which marks it slows down, and refuses"`
 	TLSReports      TLSReports             `yaml:"tls_reports" doc:"daily reports to domains about TLS with their mail exchangers (RFC 8460)"`
+	Backoff         Backoff                `yaml:"backoff" doc:"what is done about next hops that ask for less mail"`
 	DNS             DNS                    `yaml:"dns" doc:"how other domains are looked up"`
 	Queue           Queue                  `yaml:"queue" doc:"the queue of undelivered mail"`
 	Tracking        Tracking               `yaml:"tracking" doc:"the message-tracking store"`
@@ -241,8 +242,10 @@ type SendTLS struct {
 type SendLimits struct {
 	Connections               int      `yaml:"connections" min:"1" max:"100000" doc:"connections at once"`
 	ConnectionsPerDestination int      `yaml:"connections_per_destination" min:"1" max:"100000" doc:"connections at once to one next hop" default:"40, or connections when that is less"`
+	StartPerDestination       int      `yaml:"connections_per_destination_start" min:"1" max:"100000" doc:"how many of these a next hop gets of which nothing is known yet. Each delivery that gets through allows one more" default:"10, or connections_per_destination when that is less"`
+	LeastPerDestination       int      `yaml:"connections_per_destination_min" min:"1" max:"100000" doc:"how many are left to a next hop that defers us, does not answer or loses connections: each such attempt halves their number"`
 	MessagesPerConnection     int      `yaml:"messages_per_connection" min:"1" max:"1000000" doc:"messages after which a connection is closed"`
-	MessagesPerMinute         int      `yaml:"messages_per_minute" min:"0" max:"10000000" doc:"messages a minute to one next hop; 0 is no limit"`
+	MessagesPerMinute         int      `yaml:"messages_per_minute" min:"0" max:"10000000" doc:"messages a minute of the connector, over all its next hops; 0 is no limit"`
 	MessageSize               Size     `yaml:"message_size" doc:"octets of a message; larger ones go to another connector"`
 	IdleTimeout               Duration `yaml:"idle_timeout" doc:"how long a connection is kept for the next message"`
 }
@@ -351,6 +354,7 @@ func Default() *Config {
 		Users:        defaultUsers(),
 		Pickup:       NewPickup(),
 		BackPressure: defaultBackPressure(),
+		Backoff:      defaultBackoff(),
 		Queue:        Queue{Engine: "badger", DiskFreeMin: 1 * GiB},
 		Tracking:     Tracking{Engine: "badger", Retention: 30 * Day, MaxSize: 20 * GiB, Subject: "off", Addresses: "plain"},
 		HTTP:         HTTP{Listen: "127.0.0.1:8025"},
@@ -404,6 +408,9 @@ func (c *Config) complete() {
 		}
 		if !said("limits.connections_per_destination") {
 			s.Limits.ConnectionsPerDestination = min(s.Limits.ConnectionsPerDestination, max(1, s.Limits.Connections))
+		}
+		if !said("limits.connections_per_destination_start") {
+			s.Limits.StartPerDestination = min(s.Limits.StartPerDestination, max(1, s.Limits.ConnectionsPerDestination))
 		}
 	}
 }

@@ -89,7 +89,7 @@ func NewSendConnector() SendConnector {
 		Auth: SendAuth{Mechanism: "none"},
 		TLS:  SendTLS{Level: "opportunistic", MinVersion: "1.2"},
 		Limits: SendLimits{
-			Connections: 1000, ConnectionsPerDestination: 40, MessagesPerConnection: 100, MessageSize: 36 * MiB, IdleTimeout: 5 * second,
+			Connections: 1000, ConnectionsPerDestination: 40, StartPerDestination: 10, LeastPerDestination: 1, MessagesPerConnection: 100, MessageSize: 36 * MiB, IdleTimeout: 5 * second,
 		},
 		Retry: Retry{
 			Schedule: []Duration{minute, minute, minute, minute, 5 * minute, 5 * minute, 5 * minute, 5 * minute, 5 * minute, 5 * minute, 10 * minute},
