@@ -2,6 +2,7 @@ package smtpout
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"math/rand/v2"
 	"net/netip"
@@ -39,10 +40,11 @@ type attempt struct {
 	via      leg
 	failed   *failure // the failure to report
 	failedAt leg
-	others   bool // some failure was not "takes no mail at all"
-	again    bool // the next hop took some recipients, and may take more
-	closed   bool // the connector was closed before anything was tried
-	probe    bool // no content is sent: see [Connector.Probe]
+	others   bool                // some failure was not "takes no mail at all"
+	again    bool                // the next hop took some recipients, and may take more
+	closed   bool                // the connector was closed before anything was tried
+	peer     []*x509.Certificate // that the last handshake showed
+	probe    bool                // no content is sent: see [Connector.Probe]
 }
 
 // leg is the part of a Result that says where the attempt went.
@@ -260,6 +262,8 @@ type host struct {
 	port   uint16
 	self   bool
 	secure bool // its name is authentic: configured, or from a signed zone
+
+	preference int // or cost
 }
 
 // plan lists the hosts to try, in groups of equal preference.
@@ -278,7 +282,7 @@ func (a *attempt) plan() [][]host {
 			if i == 0 || h.Cost != o.SmartHosts[i-1].Cost {
 				groups = append(groups, nil)
 			}
-			groups[len(groups)-1] = append(groups[len(groups)-1], host{name: h.Host, port: port, secure: true})
+			groups[len(groups)-1] = append(groups[len(groups)-1], host{name: h.Host, port: port, secure: true, preference: h.Cost})
 		}
 		for _, g := range groups {
 			rand.Shuffle(len(g), func(i, j int) { g[i], g[j] = g[j], g[i] }) //nolint:gosec // shares the load
@@ -309,7 +313,7 @@ func (a *attempt) plan() [][]host {
 		if i == 0 || m.Preference != mx[i-1].Preference {
 			groups = append(groups, nil)
 		}
-		groups[len(groups)-1] = append(groups[len(groups)-1], host{name: m.Host, port: o.Port, self: a.isSelf(m), secure: m.Secure})
+		groups[len(groups)-1] = append(groups[len(groups)-1], host{name: m.Host, port: o.Port, self: a.isSelf(m), secure: m.Secure, preference: int(m.Preference)})
 	}
 	return groups
 }

@@ -93,6 +93,7 @@ func (s *session) handshake(a *attempt) *failure {
 	cfg.InsecureSkipVerify = true // VerifyConnection decides
 	cfg.VerifyConnection = func(state tls.ConnectionState) error {
 		var err error
+		a.peerOf(state)
 		if verified, short, err = s.sec.verify(state.PeerCertificates, cfg.RootCAs, names); err != nil {
 			return err
 		}
