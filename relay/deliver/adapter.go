@@ -25,6 +25,9 @@ func (d durable) Claim(ctx context.Context) (Lease, error) {
 	return durableLease{l, d.q}, nil
 }
 
+// Probe lets every next hop that cannot be reached be tried.
+func (d durable) Probe() { d.q.Probe() }
+
 // View is the lease itself.
 func (l durableLease) View() *queue.Lease { return l.Lease }
 

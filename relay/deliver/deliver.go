@@ -33,17 +33,23 @@ import (
 type Queue interface {
 	// Claim waits for the next due recipients of one message for one hop.
 	Claim(ctx context.Context) (Lease, error)
+	// Probe gives out a message of every next hop that cannot be reached, so that
+	// it is tried at once.
+	Probe()
 }
 
 // Lease is a claim on recipients. Its owner ends it by exactly one of Settle,
-// Release, ReleaseUntil and Poison.
+// Release, ReleaseUntil, Park and Poison.
 type Lease interface {
 	View() *queue.Lease
 	Open() (io.ReadCloser, error) // the content without Trace
 	Settle(ctx context.Context, s queue.Settlement) error
 	Release()                   // give back, as if it had never been claimed
 	ReleaseUntil(due time.Time) // give back; due again then. Forgotten in a crash
-	Poison(err error) error     // give back, and say that it broke its worker
+	// Park gives back what waits for a hop that cannot be reached: until it is
+	// back, and until deadline at the latest. From probe on one is to try.
+	Park(probe, deadline time.Time)
+	Poison(err error) error // give back, and say that it broke its worker
 }
 
 // Connector is what the scheduler needs of a send connector.
@@ -134,7 +140,10 @@ func (s *Scheduler) HopsDown() int { return s.hops.down(time.Now()) }
 // ProbeNow forgets until when the hops that cannot be reached are to be left
 // alone. Call it when an operator asks for a retry, and after a reload: what is
 // due then is attempted, one message first.
-func (s *Scheduler) ProbeNow() { s.hops.probeNow() }
+func (s *Scheduler) ProbeNow() {
+	s.hops.probeNow()
+	s.opts.Queue.Probe()
+}
 
 // Run delivers mail until ctx is done, then finishes the attempts in hand, at
 // most for the drain timeout; what is still under way then is cut off and given

@@ -745,3 +745,4 @@ func (e *endless) Claim(ctx context.Context) (Lease, error) {
 func (e *endless) View() *queue.Lease                             { return e.view }
 func (e *endless) Settle(context.Context, queue.Settlement) error { return nil }
 func (e *endless) Release()                                       {}
+func (*endless) Probe()                                           {}

@@ -42,6 +42,7 @@ type fakeMessage struct {
 	hop    route.Hop
 	due    time.Time
 	leased bool
+	parked bool
 	poison error
 
 	damaged bool // opening it isolates it
@@ -119,7 +120,7 @@ func (q *fakeQueue) Claim(ctx context.Context) (Lease, error) {
 			}
 		}
 		if best != nil {
-			best.leased = true
+			best.leased, best.parked = true, false
 			q.active[best.hop]++
 			q.claims++
 			v := &queue.Lease{Message: best.Message, Hop: best.hop, Due: best.due, Claimed: now}
@@ -145,6 +146,17 @@ func (q *fakeQueue) Claim(ctx context.Context) (Lease, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+func (q *fakeQueue) Probe() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, m := range q.messages {
+		if m.parked {
+			m.due, m.parked = time.Now(), false
+		}
+	}
+	q.wake()
 }
 
 func (m *fakeMessage) open() bool {
@@ -195,6 +207,17 @@ func (l *fakeLease) ReleaseUntil(due time.Time) {
 	}
 	l.m.due = due
 	l.end("release")
+}
+
+// Park is simpler than the real one: all that are parked come back at probe.
+func (l *fakeLease) Park(probe, deadline time.Time) {
+	l.q.mu.Lock()
+	defer l.q.mu.Unlock()
+	if now := time.Now(); !probe.After(now) || !deadline.After(now) {
+		l.q.t.Errorf("%s: parked until %v, and %v at the latest, which is not later", l.m.ID, probe, deadline)
+	}
+	l.m.due, l.m.parked = earlier(probe, deadline), true
+	l.end("park")
 }
 
 func (l *fakeLease) Poison(err error) error {

@@ -76,7 +76,7 @@ func (j *job) attempt(ctx, attempts context.Context) {
 	}
 	verdict = judge(outcomes)
 	j.learn(&res, outcomes, began, epoch)
-	j.settle(ctx, &res, outcomes, leave())
+	j.settle(ctx, &res, outcomes, verdict, leave())
 }
 
 // message is what the connector hands over.
@@ -177,28 +177,31 @@ func judge(outcomes []mail.Outcome) verdict {
 	return unreachable
 }
 
-// putOff gives the lease back until its hop may be tried again, spread a
-// little. Nothing is written, unless the sender is to be told of the delay.
+// putOff gives the lease back until its hop is back, which one message at a time
+// sees to. Nothing is written, unless the sender is to be told of the delay.
 func (j *job) putOff(ctx context.Context, p pass) {
 	pause := j.connector.Retry.Pause(p.failures)
-	next := p.until
-	if !next.After(j.now) { // a probe is under way
-		next = j.now.Add(pause / 10)
+	probe := p.until
+	if !probe.After(j.now) { // a probe is under way
+		probe = j.now.Add(pause / 10)
 	}
-	next = earlier(next.Add(time.Duration(j.opts.Rand()*float64(pause)/5)), j.limit())
 	if j.delayDue() {
+		next := earlier(probe.Add(time.Duration(j.opts.Rand()*float64(pause)/5)), j.limit())
 		j.wait(ctx, next, mail.Outcome{
 			Reply: mail.Reply{Enhanced: "4.4.1", Text: "waiting for the next hop, which cannot be reached"},
 			Class: mail.ClassConnect, ClassRule: RuleLocal,
 		})
 		return
 	}
-	j.lease.ReleaseUntil(next)
+	j.lease.Park(probe, earlier(j.delayAt(), j.limit()))
 }
 
 // settle commits what an attempt did. The hop is not to be tried before until.
-func (j *job) settle(ctx context.Context, res *smtpout.Result, outcomes []mail.Outcome, until time.Time) {
-	s := queue.Settlement{Outcomes: outcomes}
+func (j *job) settle(ctx context.Context, res *smtpout.Result, outcomes []mail.Outcome, v verdict, until time.Time) {
+	s := queue.Settlement{Outcomes: outcomes, Reached: v == reached}
+	if v == unreachable {
+		s.DownUntil = until
+	}
 	worst, waiting, uncertain := 0, false, false
 	for k := range outcomes {
 		o := &outcomes[k]

@@ -3,6 +3,7 @@ package deliver
 import (
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"waybill/relay/dsn"
@@ -39,21 +40,23 @@ func (r Reporter) Reports(m *queue.Message, index []int, outcomes []mail.Outcome
 
 // delayDue reports whether a sender is to be told that the lease's recipients are late.
 func (j *job) delayDue() bool {
+	at := j.delayAt()
+	return !at.IsZero() && !j.now.Before(at)
+}
+
+// delayAt is when that will be, or zero when it will not.
+func (j *job) delayAt() (at time.Time) {
 	m := j.view.Message
-	after := j.connector.Retry.delayDSN()
-	late := after >= 0 && j.now.Sub(m.Begins()) >= after
-	if by := m.Envelope.DeliverBy; by.Deadline.After(m.AcceptedAt) { // RFC 2852; otherwise a host before us has told it
-		late = late || !by.Return && !j.now.Before(by.Deadline)
+	if j.view.Hop.Connector == "" || !slices.ContainsFunc(j.view.Index, func(i int) bool { return !m.States[i].DelaySent }) {
+		return time.Time{}
 	}
-	if j.view.Hop.Connector == "" || !late {
-		return false
+	if after := j.connector.Retry.delayDSN(); after >= 0 {
+		at = m.Begins().Add(after)
 	}
-	for _, i := range j.view.Index {
-		if !m.States[i].DelaySent {
-			return true
-		}
+	if by := m.Envelope.DeliverBy; by.Deadline.After(m.AcceptedAt) && !by.Return { // RFC 2852; otherwise a host before us has told it
+		at = earlier(at, by.Deadline)
 	}
-	return false
+	return at
 }
 
 // traced reports whether BY= asks to tell of a relay to res: by-trace, or a next

@@ -143,7 +143,7 @@ func TestRemoveAndBounce(t *testing.T) {
 	}
 	h.settle(t, dsn, mail.Relayed, time.Time{})
 	h.idle(t)
-	if st := h.Hops(); st[0].Active != 0 || h.sched.hop(l.Hop).leases != 0 {
+	if st := h.Hops(); st[0].Active != 0 || h.sched.hop(l.Hop).used() != 0 {
 		t.Errorf("Hops() = %+v, want no lease", st)
 	}
 	eventually(t, "all facts", func() bool { return len(find[event.MessageRetired](h.rec)) == 2 })
@@ -518,7 +518,7 @@ func TestAges(t *testing.T) {
 	if got, want := h.older[ageActive], [...]int{3, 2, 1, 1, 0, 0}; got != want {
 		t.Errorf("older = %v, want %v", got, want)
 	}
-	g := s.pick(now)
+	g, _ := s.pick(now)
 	s.set(es[0], hop, now+1e6, true, now)
 	s.done(g, h, g.lease, now)
 	s.remove(es[1], now)

@@ -62,15 +62,15 @@ func (q *Queue) tryClaim() (*Lease, error) {
 		}
 		now := time.Now()
 		q.mu.Lock()
-		g := q.sched.pick(now.UnixMicro())
+		g, due := q.sched.pick(now.UnixMicro())
 		if g == nil {
 			q.rearm(now)
 			q.mu.Unlock()
 			return nil, nil
 		}
 		l := &Lease{
-			Hop: g.hop.hop, Due: fromMicro(min(g.hop.effective(g.due), now.UnixMicro())), Claimed: now.UTC().Truncate(time.Microsecond),
-			queue: q, entry: g.msg, group: g, hop: g.hop, number: g.lease, version: g.msg.version, routing: q.routing.Load(),
+			Hop: g.hop.hop, Due: fromMicro(min(due, now.UnixMicro())), Claimed: now.UTC().Truncate(time.Microsecond),
+			queue: q, entry: g.msg, group: g, hop: g.hop, number: g.lease, version: g.msg.version, routing: q.routing.Load(), spread: g.spread,
 		}
 		if q.sched.ring != nil {
 			q.ring() // there is more: wake another claimant
@@ -102,6 +102,9 @@ func (l *Lease) fill(m *stored) bool {
 		if s := &m.States[i]; !s.Disposition.Final() && s.Hop == l.Hop {
 			l.Index = append(l.Index, i)
 			l.Attempt = max(l.Attempt, s.Attempts+1)
+			if l.spread && s.Due.Before(l.Due) { // it was due before we put it off
+				l.Due = s.Due
+			}
 		}
 	}
 	return len(l.Index) > 0
@@ -148,7 +151,7 @@ func (q *Queue) read(id ident) (*stored, error) {
 func (q *Queue) isolate(e *entry, err error) {
 	now := time.Now().UnixMicro()
 	q.mu.Lock()
-	first := !e.poison && !e.removed
+	first := !e.poison && !e.gone()
 	if first {
 		e.poison = true
 		e.groups(func(g *group) { q.sched.refresh(g, now) })
@@ -197,10 +200,37 @@ func (l *Lease) ReleaseUntil(due time.Time) {
 	q := l.queue
 	q.mu.Lock()
 	if g := l.group; g.hop == l.hop && g.lease == l.number && !l.ended.Load() {
-		g.due = max(g.due, due.UnixMicro())
+		if g.parked {
+			g.due, g.parked = 0, false
+		}
+		g.due, g.spread = max(g.due, due.UnixMicro()), false
 	}
 	q.mu.Unlock()
 	l.unclaim()
+}
+
+// Park gives the lease back without an attempt, because the next hop cannot be
+// reached. The group is not claimed again before the hop is back, which the
+// [Settlement] of an attempt says, but at deadline at the latest. From probe on
+// one of those that are parked is claimed, to see whether the hop is back.
+// Like [Lease.ReleaseUntil], it is forgotten in a crash.
+func (l *Lease) Park(probe, deadline time.Time) {
+	q := l.queue
+	q.mu.Lock()
+	if !l.ended.Load() {
+		q.sched.park(l.group, l.hop, l.number, probe.UnixMicro(), deadline.UnixMicro(), time.Now().UnixMicro())
+	}
+	q.mu.Unlock()
+	l.unclaim()
+}
+
+// Probe lets every next hop that cannot be reached be tried at once.
+func (q *Queue) Probe() {
+	now := time.Now()
+	q.mu.Lock()
+	q.sched.probe(now.UnixMicro())
+	q.rearm(now)
+	q.mu.Unlock()
 }
 
 // Poison gives the lease back because the message broke its worker. After the
@@ -275,10 +305,11 @@ func (q *Queue) replace(c *change, id ident, m *stored) {
 		now := time.Now().UnixMicro()
 		e.version++
 		if finished {
+			seg := e.seg
 			q.sched.remove(e, now)
 			delete(q.messages, id)
 			delete(q.until, id)
-			q.contents.release(e.seg, e.size)
+			q.contents.release(seg, e.size)
 			return
 		}
 		e.held, e.poison = m.HeldBy != "", m.Poison != ""
@@ -336,7 +367,7 @@ func (q *Queue) Settle(_ context.Context, l *Lease, s Settlement) error {
 	c := &change{}
 	err = q.settle(c, l, m, &s)
 	if err == nil {
-		q.endWith(c, l)
+		q.endWith(c, l, &s)
 		err = q.submit(c)
 	}
 	if err != nil {
@@ -353,7 +384,7 @@ func (q *Queue) Settle(_ context.Context, l *Lease, s Settlement) error {
 func (l *Lease) current() (*stored, error) {
 	q := l.queue
 	q.mu.Lock()
-	fresh, removed := l.entry.version == l.version, l.entry.removed
+	fresh, removed := l.entry.version == l.version, l.entry.gone()
 	q.mu.Unlock()
 	switch {
 	case removed:
@@ -370,14 +401,20 @@ func (l *Lease) current() (*stored, error) {
 
 // endWith ends the lease together with the change. The group is freed before
 // the record's new waits are set.
-func (q *Queue) endWith(c *change, l *Lease) {
+func (q *Queue) endWith(c *change, l *Lease, s *Settlement) {
 	apply := c.apply
 	c.apply = func() {
 		ended := l.ended.Swap(true)
 		// The record first: a group that has nothing left to do must not look due in between.
 		apply()
+		now := time.Now().UnixMicro()
+		switch {
+		case s.Reached:
+			q.sched.back(l.hop, now)
+		case !s.DownUntil.IsZero():
+			q.sched.lost(l.hop, s.DownUntil.UnixMicro(), now)
+		}
 		if !ended {
-			now := time.Now().UnixMicro()
 			q.sched.done(l.group, l.hop, l.number, now)
 		}
 	}

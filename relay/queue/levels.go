@@ -17,7 +17,7 @@ func (q *Queue) Hops() []HopStatus {
 	now := time.Now()
 	list := make([]HopStatus, 0, len(q.sched.hops))
 	for _, h := range q.sched.hops {
-		if h.groups() > 0 || h.leases > 0 || h.held != nil || !h.lastAt.IsZero() {
+		if h.groups() > 0 || h.used() > 0 || h.held != nil || !h.lastAt.IsZero() {
 			list = append(list, h.snapshot(now))
 		}
 	}
@@ -66,7 +66,7 @@ func (h *hopQueue) snapshot(now time.Time) HopStatus {
 	}
 	if first := h.earliest(); first != math.MaxInt64 && h.held == nil {
 		s.Next = fromMicro(first)
-		s.DueLag = h.lag(now.UnixMicro(), first)
+		s.DueLag = h.lag(now.UnixMicro())
 	}
 	switch {
 	case h.held != nil:
@@ -74,7 +74,7 @@ func (h *hopQueue) snapshot(now time.Time) HopStatus {
 		s.HeldBy, s.HeldWhy, s.HeldUntil = h.held.By, h.held.Why, h.held.Until
 		s.Held += s.Queued + s.Deferred
 		s.Queued, s.Deferred = 0, 0
-	case h.leases > 0:
+	case h.used() > 0:
 		s.State = "active"
 	case s.Queued > 0 && h.hop == route.Unroutable:
 		s.State = "unroutable"
@@ -90,11 +90,21 @@ func (h *hopQueue) snapshot(now time.Time) HopStatus {
 	return s
 }
 
-func (h *hopQueue) lag(now, first int64) time.Duration {
+// lag is for how long something has been due that nobody has claimed. What waits
+// for its hop to come back is not due.
+func (h *hopQueue) lag(now int64) time.Duration {
 	if h.hop == route.Unroutable {
 		return 0
 	}
-	return time.Duration(max(now-h.effective(first), 0)) * time.Microsecond
+	first := now
+	for p := range h.due {
+		for _, items := range [][]*group{h.due[p].items, h.parked[p].items} {
+			if len(items) > 0 {
+				first = min(first, h.dueSince(items[0]))
+			}
+		}
+	}
+	return time.Duration(now-first) * time.Microsecond
 }
 
 // Levels returns the gauges. It costs O(hops), and looks at neither disk nor database.
@@ -127,7 +137,7 @@ func (q *Queue) Levels() Levels {
 			}
 		}
 		if first := h.earliest(); first != math.MaxInt64 && h.held == nil {
-			l.DueLag = max(l.DueLag, h.lag(now.UnixMicro(), first))
+			l.DueLag = max(l.DueLag, h.lag(now.UnixMicro()))
 		}
 	}
 	maps.Copy(l.Pressure, q.pressure)

@@ -118,8 +118,9 @@ type Lease struct {
 	hop     *hopQueue
 	number  uint32
 	stored  *stored
-	version uint32 // of the entry when stored was read
+	version uint16 // of the entry when stored was read
 	routing uint64 // which routing table was in use
+	spread  bool   // the group was put off at start
 	ended   atomic.Bool
 }
 
@@ -131,6 +132,8 @@ type Settlement struct {
 	NoAttempt bool                  // no attempt was made (the lifetime ended while waiting): state no AttemptFinished
 	Reports   []Report              // DSNs to queue in the same transaction
 	DelaySent bool                  // the deferred recipients got a delay DSN
+	Reached   bool                  // the next hop answered: what is parked for it may be claimed
+	DownUntil time.Time             // the next hop cannot be reached: what is parked for it may not, before then
 }
 
 // Report is a message that the relay made: a DSN.

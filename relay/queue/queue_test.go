@@ -201,7 +201,7 @@ func TestClaimOrder(t *testing.T) {
 	add("c", mail.PriorityHigh, now-1000)
 	var got []string
 	var leases []*group
-	for g := s.pick(now); g != nil; g = s.pick(now) {
+	for g, _ := s.pick(now); g != nil; g, _ = s.pick(now) {
 		got = append(got, fmt.Sprint(g.hop.hop.Name, g.due-now))
 		leases = append(leases, g)
 	}
@@ -210,7 +210,7 @@ func TestClaimOrder(t *testing.T) {
 		t.Errorf("wait() = %v, %t, want 60µs", d, ok)
 	}
 	s.done(leases[0], leases[0].hop, leases[0].lease, now) // it is due again at once
-	if g := s.pick(now); g == nil || g.due != now-9 {
+	if g, since := s.pick(now); g == nil || g.due != now-9 || since != g.due {
 		t.Errorf("pick after a lease ended = %+v, want the group that was given back", g)
 	}
 }

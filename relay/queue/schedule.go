@@ -2,7 +2,6 @@ package queue
 
 import (
 	"math"
-	"slices"
 	"strings"
 	"time"
 
@@ -66,45 +65,61 @@ func priorityIndex(p mail.Priority) int { return 1 - int(p) }
 // low, but nobody waits for ever. Numbers by taste.
 var headStart = [priorities]int64{int64(5 * time.Minute / time.Microsecond), 0, -int64(30 * time.Minute / time.Microsecond)}
 
+// probeGuard is when another group sees whether a hop is back, if nothing was
+// heard of the first. Chosen by taste.
+const probeGuard = time.Minute
+
 // entry is what memory holds of one message. Times are microseconds since 1970.
+// A million of them are queued at a bad time, so it is kept small: 112 octets
+// are one of the allocator's sizes, and TestEntrySize holds it there.
 type entry struct {
 	id         ident
 	accepted   int64
 	size       int64
-	seg        *segment
-	prev, next *entry // by time of acceptance
-	version    uint32 // counts the committed changes of the record
-	prio       uint8  // a priorityIndex
-	aged       uint8  // which of ages it has passed
+	seg        *segment // nil once the message was removed
+	prev, next *entry   // by time of acceptance
+	first      group    // of the first hop
+	more       *extra   // of the others
+	version    uint16   // counts the committed changes of the record
+	prio       uint8    // a priorityIndex
+	aged       uint8    // which of ages it has passed
 	held       bool
 	poison     bool
 	late       bool // the hand-over target passed and was told, or does not count
-	removed    bool
-	frozen     bool     // its record is being changed: not to be claimed
-	first      group    // of the first hop
-	more       []*group // of the others
+	frozen     bool // its record is being changed: not to be claimed
 }
 
 // group is the recipients of one message that wait for one hop.
 type group struct {
 	msg      *entry
 	hop      *hopQueue // nil: the group is not in use
-	due      int64
-	dueIndex int32 // in hop.due, or -1
-	ageIndex int32 // in hop.ages, or -1
+	due      int64     // when parked: when it must be looked at at the latest
+	dueIndex int32     // in hop.due or hop.parked, or -1
+	ageIndex int32     // in hop.ages, or -1
+	lease    uint32    // the number of the lease on it, or 0
 	status   status
-	tried    bool   // any recipient was attempted
-	lease    uint32 // the number of the lease on it, or 0
+	tried    bool // any recipient was attempted
+	parked   bool // waits for its hop to come back
+	spread   bool // due is later than its record says, so that not all are due at once
 }
+
+// extra is a group of a message's second hop and of those after it.
+type extra struct {
+	group
+	next *extra
+}
+
+// gone reports whether the message was removed.
+func (e *entry) gone() bool { return e.seg == nil }
 
 // groups calls f for each group of e.
 func (e *entry) groups(f func(g *group)) {
 	if e.first.hop != nil {
 		f(&e.first)
 	}
-	for _, g := range e.more {
-		if g.hop != nil {
-			f(g)
+	for x := e.more; x != nil; x = x.next {
+		if x.hop != nil {
+			f(&x.group)
 		}
 	}
 }
@@ -114,12 +129,29 @@ func (e *entry) group(h *hopQueue) *group {
 	if e.first.hop == h {
 		return &e.first
 	}
-	for _, g := range e.more {
-		if g.hop == h {
-			return g
+	for x := e.more; x != nil; x = x.next {
+		if x.hop == h {
+			return &x.group
 		}
 	}
 	return nil
+}
+
+// free returns a group of e that is not in use.
+func (e *entry) free() *group {
+	if e.first.hop == nil {
+		return &e.first
+	}
+	x := &extra{next: e.more}
+	for at := &x.next; *at != nil; { // leave out those that are not in use
+		if (*at).hop == nil {
+			*at = (*at).next
+			continue
+		}
+		at = &(*at).next
+	}
+	e.more = x
+	return &x.group
 }
 
 // groupHeap is a heap of groups by due time, or by time of acceptance. Each
@@ -215,12 +247,16 @@ func (h *groupHeap) down(i int) bool {
 type hopQueue struct {
 	hop      route.Hop
 	due      [priorities]groupHeap // what may be claimed when it is due
+	parked   [priorities]groupHeap // what waits for the hop to come back
 	ages     [ageCount]groupHeap   // everything, by acceptance
 	count    [statusCount]int
 	bytes    int64
 	older    [ageCount][len(ages)]int
-	leases   int
+	leases   [priorities]int
 	held     *hold
+	down     bool  // it cannot be reached
+	probeAt  int64 // while it is down: when a parked group is to see whether it is back
+	upAt     int64 // when it came back: what was parked is due since then
 	openedAt int64 // when the last hold ended: what was due before was kept back on purpose
 	in, out  uint64
 	idle     time.Time // when it was first seen empty, or zero
@@ -249,35 +285,51 @@ func (h *hopQueue) groups() int {
 // effective is when g was or will be due, not counting the time of a hold.
 func (h *hopQueue) effective(due int64) int64 { return max(due, h.openedAt) }
 
-// earliest returns the earliest due time of what may be claimed, or MaxInt64.
+// earliest returns the earliest time at which something may be claimed, or MaxInt64.
 func (h *hopQueue) earliest() int64 {
 	first := int64(math.MaxInt64)
 	for p := range h.due {
 		if items := h.due[p].items; len(items) > 0 {
 			first = min(first, items[0].due)
 		}
+		if items := h.parked[p].items; len(items) > 0 {
+			first = min(first, h.callAt(items[0]))
+		}
 	}
 	return first
 }
 
-// best returns the group to claim now, or nil.
-func (h *hopQueue) best(now int64) *group {
-	var g *group
-	rank := int64(math.MaxInt64)
-	for p := range h.due {
-		if items := h.due[p].items; len(items) > 0 && items[0].due <= now {
-			if r := h.effective(items[0].due) - headStart[p]; r < rank {
-				g, rank = items[0], r
-			}
-		}
+// callAt is when g, which is the first of those that are parked, may be claimed.
+func (h *hopQueue) callAt(g *group) int64 {
+	if h.down {
+		return min(g.due, h.probeAt)
 	}
-	return g
+	return h.upAt
+}
+
+// dueSince is when g was due, not counting the time of a hold.
+func (h *hopQueue) dueSince(g *group) int64 {
+	if g.parked {
+		return h.effective(h.callAt(g))
+	}
+	return h.effective(g.due)
+}
+
+// used is how many leases are out.
+func (h *hopQueue) used() (n int) {
+	for _, k := range h.leases {
+		n += k
+	}
+	return n
 }
 
 // schedule says what is due, for which hop, in which order. It is not safe for
 // concurrent use: the lock of Queue guards it. All of it costs O(log n).
 type schedule struct {
 	capacity func(route.Hop) int
+	shares   [priorities]int // percent of the leases that each priority may have
+	total    int             // leases at once that the shares are of; 0: no limit
+	leases   [priorities]int // that are out
 	hops     map[route.Hop]*hopQueue
 	holdOf   func(route.Hop) *hold // for a hop that is new
 	ring     *hopQueue             // circular list of hops that have due work and capacity; ring is the next one
@@ -294,7 +346,39 @@ type schedule struct {
 }
 
 func newSchedule(capacity func(route.Hop) int) *schedule {
-	return &schedule{capacity: capacity, hops: map[route.Hop]*hopQueue{}, capped: map[*hopQueue]struct{}{}}
+	return &schedule{capacity: capacity, shares: [priorities]int{100, 100, 100}, hops: map[route.Hop]*hopQueue{}, capped: map[*hopQueue]struct{}{}}
+}
+
+// portion is the part of limit that priority p may have; one at least.
+func (s *schedule) portion(limit, p int) int { return max(1, limit*s.shares[p]/100) }
+
+// barred reports whether all leases that priority p may have are out.
+func (s *schedule) barred(p int) bool { return s.total > 0 && s.leases[p] >= s.portion(s.total, p) }
+
+// best returns the group of h to claim now, or nil. limit is the capacity of h.
+func (s *schedule) best(h *hopQueue, limit int, now int64) *group {
+	if h.used() >= limit {
+		return nil
+	}
+	var best *group
+	rank := int64(math.MaxInt64)
+	for p := range h.due {
+		if h.leases[p] >= s.portion(limit, p) || s.barred(p) {
+			continue
+		}
+		try := func(g *group, due int64) {
+			if r := h.effective(due) - headStart[p]; due <= now && r < rank {
+				best, rank = g, r
+			}
+		}
+		if items := h.due[p].items; len(items) > 0 {
+			try(items[0], items[0].due)
+		}
+		if items := h.parked[p].items; len(items) > 0 {
+			try(items[0], h.callAt(items[0]))
+		}
+	}
+	return best
 }
 
 func (s *schedule) hop(hop route.Hop) *hopQueue {
@@ -353,8 +437,7 @@ func (s *schedule) add(e *entry) {
 // remove takes e out with all its groups.
 func (s *schedule) remove(e *entry, now int64) {
 	e.groups(func(g *group) { s.drop(g, now) })
-	e.more = nil
-	e.removed = true
+	e.more, e.seg = nil, nil
 	for k := range s.ageAt {
 		if s.ageAt[k] == e {
 			s.ageAt[k] = e.next
@@ -386,22 +469,34 @@ func (s *schedule) set(e *entry, hop route.Hop, due int64, tried bool, now int64
 	h := s.hop(hop)
 	g := e.group(h)
 	if g == nil {
-		if e.first.hop == nil {
-			g = &e.first
-		} else {
-			e.more = slices.DeleteFunc(e.more, func(g *group) bool { return g.hop == nil })
-			g = &group{}
-			e.more = append(e.more, g)
-		}
+		g = e.free()
 		*g = group{msg: e, hop: h, dueIndex: -1, ageIndex: -1}
 		h.in++
 		h.bytes += e.size
 	}
-	if g.due != due && g.dueIndex >= 0 {
-		h.due[e.prio].removeAt(int(g.dueIndex))
+	if (g.due != due || g.parked) && g.dueIndex >= 0 {
+		g.heap().removeAt(int(g.dueIndex))
 	}
-	g.due, g.tried = due, tried
+	g.due, g.tried, g.parked, g.spread = due, tried, false, false
 	s.refresh(g, now)
+}
+
+// spread puts off g, which is due, until at.
+func (s *schedule) spread(g *group, at, now int64) {
+	if g.dueIndex < 0 {
+		return
+	}
+	g.heap().removeAt(int(g.dueIndex))
+	g.due, g.spread = at, true
+	s.refresh(g, now)
+}
+
+// heap is where g waits to be claimed.
+func (g *group) heap() *groupHeap {
+	if g.parked {
+		return &g.hop.parked[g.msg.prio]
+	}
+	return &g.hop.due[g.msg.prio]
 }
 
 // drop takes g out of its hop. A lease on it goes on counting.
@@ -437,7 +532,7 @@ func (s *schedule) become(g *group, st status) {
 	h := g.hop
 	claimable := !g.msg.frozen && (st == statusQueued || st == statusDeferred || st == statusUnroutable)
 	if !claimable && g.dueIndex >= 0 {
-		h.due[g.msg.prio].removeAt(int(g.dueIndex))
+		g.heap().removeAt(int(g.dueIndex))
 	}
 	if g.status != st {
 		if g.status != statusNone {
@@ -459,7 +554,7 @@ func (s *schedule) become(g *group, st status) {
 		g.status = st
 	}
 	if claimable && g.dueIndex < 0 {
-		h.due[g.msg.prio].push(g)
+		g.heap().push(g)
 	}
 }
 
@@ -522,7 +617,7 @@ func (s *schedule) place(h *hopQueue, now int64) {
 		s.unring(h)
 		s.uncap(h)
 		s.sleep(h, first)
-	case h.leases >= s.capacity(h.hop):
+	case s.best(h, s.capacity(h.hop), now) == nil: // at its capacity, or its priorities at their shares
 		s.unring(h)
 		s.wakeUp(h)
 		h.capped = true
@@ -648,40 +743,98 @@ func (s *schedule) sleepSwap(i, j int) {
 	s.sleepers[i].sleepIndex, s.sleepers[j].sleepIndex = i, j
 }
 
-// pick claims the best due group of the next hop in the ring, or returns nil.
-func (s *schedule) pick(now int64) *group {
+// pick claims the best due group of the next hop in the ring, and says since when
+// it was due; or it returns nil.
+func (s *schedule) pick(now int64) (g *group, since int64) {
 	for len(s.sleepers) > 0 && s.sleepers[0].next <= now {
 		s.place(s.sleepers[0], now)
 	}
 	for s.ring != nil {
 		h := s.ring
-		g := h.best(now)
-		if g == nil || h.leases >= s.capacity(h.hop) {
+		g := s.best(h, s.capacity(h.hop), now)
+		if g == nil {
 			s.unring(h)
 			s.place(h, now)
 			continue
 		}
+		due := h.dueSince(g)
 		s.ring = h.ringNext // the next claim is another hop's
-		h.leases++
+		if h.down && g.parked && h.probeAt <= now {
+			h.probeAt = now + probeGuard.Microseconds()
+		}
+		h.leases[g.msg.prio]++
+		s.leases[g.msg.prio]++
 		if s.lease++; s.lease == 0 {
 			s.lease++
 		}
 		g.lease = s.lease
 		s.refresh(g, now)
-		return g
+		return g, due
 	}
-	return nil
+	return nil, 0
 }
 
 // done ends the lease with that number of g, which was claimed for h.
 func (s *schedule) done(g *group, h *hopQueue, lease uint32, now int64) {
-	h.leases--
+	p := int(g.msg.prio)
+	was := s.barred(p)
+	h.leases[p]--
+	s.leases[p]--
 	if g.hop == h && g.lease == lease {
 		g.lease = 0
 		s.refresh(g, now)
-		return
+	} else {
+		s.place(h, now)
 	}
+	if was {
+		s.recheckSome(now)
+	}
+}
+
+// recheckSome lets a hop that waits for its priority's share have the lease that
+// is free now. Others are looked at by recheck.
+func (s *schedule) recheckSome(now int64) {
+	tries := 0
+	for h := range s.capped {
+		if s.place(h, now); h.inRing {
+			return
+		}
+		if tries++; tries == 8 {
+			return
+		}
+	}
+}
+
+// park lets g, on which that lease is, wait until h is back, or until deadline.
+func (s *schedule) park(g *group, h *hopQueue, lease uint32, probeAt, deadline, now int64) {
+	if g.hop == h && g.lease == lease {
+		g.due, g.parked, g.spread = deadline, true, false
+	}
+	s.lost(h, probeAt, now)
+}
+
+// lost notes that h cannot be reached, and when that is to be tried again.
+func (s *schedule) lost(h *hopQueue, probeAt, now int64) {
+	h.down, h.probeAt = true, probeAt
 	s.place(h, now)
+}
+
+// back notes that h can be reached.
+func (s *schedule) back(h *hopQueue, now int64) {
+	if h.down {
+		h.down, h.upAt = false, now
+		s.place(h, now)
+	}
+}
+
+// probe lets every hop that is down be tried at once.
+func (s *schedule) probe(now int64) {
+	for _, h := range s.hops {
+		if h.down && h.probeAt > now {
+			h.probeAt = now
+			s.place(h, now)
+		}
+	}
 }
 
 // wait returns how long nothing will be due, and false when something is.
@@ -699,7 +852,7 @@ func (s *schedule) wait(now int64) (time.Duration, bool) {
 func (s *schedule) reap(now time.Time, after time.Duration) {
 	for k, h := range s.hops {
 		switch {
-		case h.leases > 0 || h.groups() > 0:
+		case h.used() > 0 || h.groups() > 0:
 			h.idle = time.Time{}
 		case h.idle.IsZero():
 			h.idle = now

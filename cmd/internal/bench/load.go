@@ -194,6 +194,9 @@ func newSink(addr string) (*sink, error) {
 
 func (s *sink) port() int { return s.l.Addr().(*net.TCPAddr).Port }
 
+// close ends the listener; sessions end with their peers.
+func (s *sink) close() { _ = s.l.Close() }
+
 func (s *sink) expect(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

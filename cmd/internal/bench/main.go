@@ -31,9 +31,24 @@ func main() {
 type options struct {
 	n, rounds, size, queued int
 	idle, tls               int
+	million, millionSize    int
+	destinations            int
 	binary, dir             string
 	relays                  string
-	skipQueue               bool
+	only                    string
+}
+
+// cells are what there is to measure, in the order in which it is.
+var cells = []struct {
+	name string
+	rare bool // only when it is asked for by name: it takes long
+	run  func(o options) error
+}{
+	{"compare", false, compare},
+	{"tls", false, tlsSessions},
+	{"idle", false, idleConnections},
+	{"queue", false, longQueue},
+	{"million", true, million},
 }
 
 func run() error {
@@ -46,9 +61,18 @@ func run() error {
 	flag.IntVar(&o.tls, "tls-sessions", 10000, "sessions with a TLS 1.3 handshake in a round; 0 leaves them out")
 	flag.StringVar(&o.binary, "waybill", "bin/waybill", "the program")
 	flag.StringVar(&o.dir, "dir", "", "where spools go: on the disk to be measured (default: a temporary folder)")
-	flag.BoolVar(&o.skipQueue, "skip-queue", false, "leave out the long queue")
-	flag.StringVar(&o.relays, "relays", "waybill,waybill-untracked,postfix", "which relays to measure; empty: none. There are waybill-transcripts too, which keeps every conversation, and waybill-login, where clients log in")
+	flag.IntVar(&o.million, "million", 1_000_000, "messages of the cell million")
+	flag.IntVar(&o.millionSize, "million-size", 1<<10, "octets of its messages: what is measured does not depend on it, and the disk is spared")
+	flag.IntVar(&o.destinations, "destinations", 10_000, "destinations of its messages")
+	flag.StringVar(&o.only, "only", "", "cells to measure, apart by commas: "+cellNames()+" (default: all that do not take long)")
+	flag.StringVar(&o.relays, "relays", "waybill,waybill-untracked,postfix", "which relays the cell compare measures. There are waybill-transcripts too, which keeps every conversation, and waybill-login, where clients log in")
 	flag.Parse()
+	asked := map[string]bool{}
+	for _, name := range strings.Split(o.only, ",") {
+		if asked[name] = true; name != "" && !strings.Contains(cellNames()+", ", name+", ") {
+			return fmt.Errorf("no cell %s; there are %s", name, cellNames())
+		}
+	}
 	if o.dir == "" {
 		d, err := os.MkdirTemp("", "waybill-bench-")
 		if err != nil {
@@ -60,29 +84,15 @@ func run() error {
 	if err := os.Chmod(o.dir, 0o755); err != nil { //nolint:gosec // Postfix' own users enter it
 		return err
 	}
-	s, err := newSink("127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	if o.relays != "" {
-		if err := compare(o, s); err != nil {
-			return err
+	for _, c := range cells {
+		if !asked[c.name] && (o.only != "" || c.rare) {
+			continue
+		}
+		if err := c.run(o); err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
 		}
 	}
-	if o.tls > 0 {
-		if err := tlsSessions(o); err != nil {
-			return err
-		}
-	}
-	if o.idle > 0 {
-		if err := idleConnections(o); err != nil {
-			return err
-		}
-	}
-	if o.skipQueue {
-		return nil
-	}
-	return longQueue(o)
+	return nil
 }
 
 // subject is one relay under test.
@@ -99,8 +109,21 @@ type cell struct {
 	conns int
 }
 
+func cellNames() string {
+	var names []string
+	for _, c := range cells {
+		names = append(names, c.name)
+	}
+	return strings.Join(names, ", ")
+}
+
 // compare runs every relay at 20 and 100 connections in alternating rounds.
-func compare(o options, s *sink) error {
+func compare(o options) error {
+	s, err := newSink("127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer s.close()
 	all := []subject{
 		{"waybill", o.n, waybill(o.binary, setup{tracking: true}), ""},
 		{"waybill-untracked", o.n, waybill(o.binary, setup{}), ""},
@@ -238,8 +261,9 @@ func waybill(binary string, set setup) func(string, int) (string, int, func() er
 // setup is how a Waybill under test is configured.
 type setup struct {
 	tracking    bool
-	transcripts bool // of every session and attempt
-	logins      bool // are required
+	transcripts bool   // of every session and attempt
+	logins      bool   // are required
+	names       string // a name server: mail goes out by MX, as it says
 }
 
 // login is the name and the password of setup.logins, as AUTH PLAIN sends them.
@@ -283,17 +307,22 @@ func startWaybill(binary, dir string, port, sinkPort int, set setup, more ...str
 		}
 		more, connector = append(more, keys), c
 	}
+	way := fmt.Sprintf(`route: smart_hosts, smart_hosts: ["127.0.0.1:%d"]`, sinkPort)
+	if set.names != "" {
+		way = "route: mx"
+		more = append(more, fmt.Sprintf("dns: {servers: [%q]}\n", set.names))
+	}
 	conf := filepath.Join(dir, "waybill.yaml")
 	text := fmt.Sprintf(`hostname: relay.test
 data_dir: %[1]s/data
 receive_connectors:
   - {name: in, usage: internal, listen: ["127.0.0.1:%[2]d"], remote_ranges: ["127.0.0.0/8"], permissions: [submit, relay], limits: {connections: 20000, connections_per_source: 20000}, transcript: %[6]s%[7]s}
 send_connectors:
-  - {name: sink, address_spaces: [{space: "*", cost: 10}], route: smart_hosts, smart_hosts: ["127.0.0.1:%[3]d"], tls: {level: none}, transcript: %[6]s}
+  - {name: sink, address_spaces: [{space: "*", cost: 10}], %[3]s, tls: {level: none}, transcript: %[6]s}
 tracking: {engine: %[4]s}
 http: {listen: "127.0.0.1:%[5]d"}
 log: {file: %[1]s/waybill.log}
-`, dir, port, sinkPort, engine, httpPort, transcript, connector) + strings.Join(more, "")
+`, dir, port, way, engine, httpPort, transcript, connector) + strings.Join(more, "")
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}

@@ -218,11 +218,12 @@ type DurationMarks struct {
 }
 
 // defaultBackPressure has marks by taste: memory as Exchange has it, with more
-// head-room for Go's collector, and a queue that still fits into a few GiB.
+// head-room for Go's collector, and a queue that still fits into a few GiB: a
+// million messages take less than one.
 func defaultBackPressure() BackPressure {
 	return BackPressure{
 		Memory:      PercentMarks{70, 85},
-		QueueLength: CountMarks{500_000, 1_000_000},
+		QueueLength: CountMarks{2_000_000, 4_000_000},
 		DiskLatency: DurationMarks{500 * Duration(time.Millisecond), 5 * second},
 		OutboxLag:   DurationMarks{minute, 10 * minute},
 		Patience:    2 * minute, DelayStep: second, DelayMost: 20 * second,

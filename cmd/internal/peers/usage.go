@@ -16,6 +16,22 @@ const userHz = 100
 // CPU is the processor time that the process tree below pid has used, with
 // that of its children that have ended and were waited for.
 func CPU(pid int) time.Duration {
+	stats := processes()
+	var ticks int
+	for id, f := range stats {
+		if !below(stats, id, pid) || len(f) < 15 {
+			continue
+		}
+		for _, s := range f[11:15] { // utime stime cutime cstime
+			n, _ := strconv.Atoi(s) // the kernel's own number
+			ticks += n
+		}
+	}
+	return time.Duration(ticks) * time.Second / userHz
+}
+
+// processes are the fields of /proc/PID/stat after the name, of all processes.
+func processes() map[int][]string {
 	stats := map[int][]string{}
 	dirs, _ := filepath.Glob("/proc/[0-9]*/stat") // a fixed pattern
 	for _, f := range dirs {
@@ -30,17 +46,7 @@ func CPU(pid int) time.Duration {
 		}
 		stats[id] = strings.Fields(string(b[i+1:]))
 	}
-	var ticks int
-	for id, f := range stats {
-		if !below(stats, id, pid) || len(f) < 15 {
-			continue
-		}
-		for _, s := range f[11:15] { // utime stime cutime cstime
-			n, _ := strconv.Atoi(s) // the kernel's own number
-			ticks += n
-		}
-	}
-	return time.Duration(ticks) * time.Second / userHz
+	return stats
 }
 
 func below(stats map[int][]string, id, root int) bool {
@@ -58,17 +64,48 @@ func below(stats map[int][]string, id, root int) bool {
 }
 
 // RSS is the resident set of one process in octets.
-func RSS(pid int) (int64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
+func RSS(pid int) (n int64, err error) {
+	err = ProcFields(fmt.Sprintf("/proc/%d/status", pid), map[string]*int64{"VmRSS": &n})
+	return n, err
+}
+
+// PSS is the memory of the process tree below pid in octets: pages that several
+// processes share count once.
+func PSS(pid int) (sum int64, err error) {
+	stats := processes()
+	for id := range stats {
+		if !below(stats, id, pid) {
+			continue
+		}
+		var n int64
+		if err := ProcFields(fmt.Sprintf("/proc/%d/smaps_rollup", id), map[string]*int64{"Pss": &n}); err != nil && id == pid {
+			return 0, err // others may have ended
+		}
+		sum += n
 	}
+	return sum, nil
+}
+
+// ProcFields reads those fields of a file of /proc, such as status, that are in
+// kB; values are in octets.
+func ProcFields(file string, fields map[string]*int64) error {
+	b, err := os.ReadFile(file) //nolint:gosec // of /proc
+	if err != nil {
+		return err
+	}
+	found := 0
 	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			var kb int64
-			_, err := fmt.Sscan(v, &kb)
-			return kb << 10, err
+		name, v, _ := strings.Cut(line, ":")
+		if to := fields[name]; to != nil {
+			if _, err := fmt.Sscan(v, to); err != nil {
+				return fmt.Errorf("%s: %s: %w", file, name, err)
+			}
+			*to <<= 10
+			found++
 		}
 	}
-	return 0, fmt.Errorf("process %d has no resident set", pid)
+	if found < len(fields) {
+		return fmt.Errorf("%s lacks some of %d fields", file, len(fields))
+	}
+	return nil
 }

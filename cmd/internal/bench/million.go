@@ -1,0 +1,226 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"waybill/cmd/internal/peers"
+)
+
+// Targets of the cell million.
+const (
+	millionRSS   = 1 << 30
+	millionReady = 15 * time.Second
+	millionShare = 0.8 // of the accept rate of an empty queue
+)
+
+// million fills the queue with messages for many destinations that are dead,
+// and measures what that costs: memory, the time of a restart, and the rate at
+// which more is accepted, against a relay with an empty queue in the same run.
+//
+// Every destination is a next hop of its own, by MX; a name server of our own
+// answers SERVFAIL for all of them, so that nothing leaves the machine.
+func million(o options) error {
+	dir, err := os.MkdirTemp(o.dir, "million-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }() // temporary, and large
+	names, stop, err := deadNames()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	port, err := peers.FreePort()
+	if err != nil {
+		return err
+	}
+	set := setup{tracking: true, names: names}
+	p, err := startWaybill(o.binary, dir, port, 0, set)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.cmd.Process.Kill() }() // does nothing when it has ended
+	to := func(i int) string { return fmt.Sprintf("user%d@d%d.test", i, i%o.destinations) }
+	began := time.Now()
+	for done := 0; done < o.million; {
+		part := min(50_000, o.million-done)
+		first := done
+		l := &load{addr: local(port), n: part, conns: 50, size: o.millionSize, to: func(i int) string { return to(first + i) }}
+		r, err := l.run(nil, 0)
+		if err != nil {
+			return fmt.Errorf("fill: %w", err)
+		}
+		done += part
+		m, err := memoryOf(p.cmd.Process.Pid)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(os.Stderr, "%8d queued: %6.0f accepted/s, p99 %s, RSS %d MiB (anonymous %d, files %d)\n", done, r.AcceptRate, r.P99.Round(100*time.Microsecond), m.rss>>20, m.anon>>20, m.file>>20)
+	}
+	filled := time.Since(began)
+	full, err := memoryOf(p.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	if err := p.stop(); err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	used := diskUse(dir)
+	start := time.Now()
+	if p, err = startWaybill(o.binary, dir, port, 0, set); err != nil {
+		return err
+	}
+	defer func() { _ = p.cmd.Process.Kill() }() // does nothing when it has ended
+	ready := time.Since(start)
+	again, err := memoryOf(p.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	shares, rates, err := beside(o, p, port, set)
+	if err != nil {
+		return err
+	}
+	after, err := memoryOf(p.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	if err := p.stop(); err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	rss := max(full.rss, again.rss, after.rss)
+	fmt.Printf("\n%d messages of %d octets queued for %d destinations that are dead, in %s; %d MiB on disk:\n\n", o.million, o.millionSize, o.destinations, filled.Round(time.Second), used>>20)
+	fmt.Println("| | RSS | anonymous | files | peak |")
+	fmt.Println("|---|---|---|---|---|")
+	for _, row := range []struct {
+		name string
+		m    memory
+	}{{"full", full}, {"restarted", again}, {"after more was accepted", after}} {
+		fmt.Printf("| %s | %d MiB | %d MiB | %d MiB | %d MiB |\n", row.name, row.m.rss>>20, row.m.anon>>20, row.m.file>>20, row.m.peak>>20)
+	}
+	fmt.Printf("\nrestart to ready %s; accept rates with a full queue %.0f/s, with an empty one %.0f/s: %.2f ×\n",
+		ready.Round(10*time.Millisecond), rates[0], rates[1], shares)
+	verdict("RSS", rss <= millionRSS, fmt.Sprintf("%d MiB, at most %d", rss>>20, millionRSS>>20))
+	verdict("restart", ready <= millionReady, fmt.Sprintf("%s, at most %s", ready.Round(10*time.Millisecond), millionReady))
+	verdict("accept rate", shares >= millionShare, fmt.Sprintf("%.2f × that of an empty queue, at least %.2f", shares, millionShare))
+	return nil
+}
+
+// beside measures the accept rate of the full relay p against that of a fresh
+// one, in alternating rounds; the one that is not measured is stopped.
+func beside(o options, p *process, port int, set setup) (share float64, rates [2]float64, err error) {
+	var full, empty []float64
+	take := func(port, round int) (float64, error) {
+		l := &load{addr: local(port), n: o.n, conns: 50, size: o.millionSize, to: func(i int) string { return fmt.Sprintf("more%d.%d@d%d.test", round, i, i%o.destinations) }}
+		r, err := l.run(nil, 0)
+		return r.AcceptRate, err
+	}
+	for round := range o.rounds {
+		r, err := take(port, round)
+		if err != nil {
+			return 0, rates, fmt.Errorf("accept with a full queue: %w", err)
+		}
+		full = append(full, r)
+		if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+			return 0, rates, err
+		}
+		r, err = fresh(o, set, func(port int) (float64, error) { return take(port, round) })
+		if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+			return 0, rates, err
+		}
+		if err != nil {
+			return 0, rates, fmt.Errorf("accept with an empty queue: %w", err)
+		}
+		empty = append(empty, r)
+		fmt.Fprintf(os.Stderr, "round %d: full %.0f/s, empty %.0f/s\n", round+1, full[round], empty[round])
+	}
+	slices.Sort(full)
+	slices.Sort(empty)
+	rates = [2]float64{full[len(full)/2], empty[len(empty)/2]}
+	return rates[0] / rates[1], rates, nil
+}
+
+// fresh does something with a relay whose queue is empty.
+func fresh(o options, set setup, do func(port int) (float64, error)) (rate float64, err error) {
+	dir, err := os.MkdirTemp(o.dir, "fresh-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }() // temporary
+	port, err := peers.FreePort()
+	if err != nil {
+		return 0, err
+	}
+	p, err := startWaybill(o.binary, dir, port, 0, set)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if stopErr := p.stop(); err == nil {
+			err = stopErr
+		}
+	}()
+	return do(port)
+}
+
+// deadNames starts a name server that fails for every name.
+func deadNames() (addr string, stop func(), err error) {
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		return "", nil, err
+	}
+	s := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		_ = w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)) // who gets no answer fails too
+	})}
+	go func() { _ = s.ActivateAndServe() }() // ends with stop
+	return conn.LocalAddr().String(), func() { _ = s.Shutdown() }, nil
+}
+
+func local(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+
+// memory is what a process has in memory, in octets.
+type memory struct {
+	rss, anon, file int64
+	peak            int64 // of rss
+	pss             int64
+}
+
+func memoryOf(pid int) (m memory, err error) {
+	err = peers.ProcFields(fmt.Sprintf("/proc/%d/status", pid), map[string]*int64{"VmRSS": &m.rss, "RssAnon": &m.anon, "RssFile": &m.file, "VmHWM": &m.peak})
+	if err == nil {
+		err = peers.ProcFields(fmt.Sprintf("/proc/%d/smaps_rollup", pid), map[string]*int64{"Pss": &m.pss})
+	}
+	return m, err
+}
+
+// diskUse is how many octets the files below dir take on the disk.
+func diskUse(dir string) (octets int64) {
+	_ = filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error { // files that go meanwhile do not count
+		if err != nil {
+			return nil //nolint:nilerr // it is gone
+		}
+		if info, err := d.Info(); err == nil {
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				octets += st.Blocks * 512
+			}
+		}
+		return nil
+	})
+	return octets
+}
+
+// verdict prints whether a target was reached.
+func verdict(what string, ok bool, detail string) {
+	word := "reached"
+	if !ok {
+		word = "MISSED"
+	}
+	fmt.Printf("%-8s %s: %s\n", word, what, detail)
+}

@@ -1,0 +1,217 @@
+package queue
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"testing"
+	"time"
+	"unsafe"
+
+	"waybill/relay/mail"
+	"waybill/relay/route"
+
+	"pgregory.net/rapid"
+)
+
+// TestEntrySize holds what a queued message costs in memory, beside its places
+// in two heaps (16 octets), the map of all messages (about 40) and the list of
+// its segment (16).
+func TestEntrySize(t *testing.T) {
+	if got := unsafe.Sizeof(entry{}); got != 112 {
+		t.Errorf("an entry has %d octets, want 112", got)
+	}
+}
+
+// newTestEntry makes an entry that a schedule takes.
+func newTestEntry(accepted int64, p mail.Priority) *entry {
+	e := &entry{accepted: accepted, prio: uint8(priorityIndex(p)), seg: &segment{}} //nolint:gosec // 0 to 2
+	e.first.dueIndex, e.first.ageIndex = -1, -1
+	return e
+}
+
+// oracle is what a schedule should do, found by looking at everything.
+type oracle struct {
+	s      *schedule
+	limits map[string]int
+	all    []*entry
+	leased []*group // with their hops at the time
+	hops   []*hopQueue
+	now    int64
+}
+
+// claimable lists for each hop what may be claimed now, by the letter of the rules.
+func (o *oracle) claimable() map[*hopQueue][]*group {
+	list := map[*hopQueue][]*group{}
+	for _, e := range o.all {
+		e.groups(func(g *group) {
+			h := g.hop
+			if g.lease != 0 || e.held || e.poison || e.frozen || h.held != nil || h.used() >= o.limits[h.hop.Name] {
+				return
+			}
+			if h.leases[e.prio] >= max(1, o.limits[h.hop.Name]*o.s.shares[e.prio]/100) || o.s.total > 0 && o.s.leases[e.prio] >= max(1, o.s.total*o.s.shares[e.prio]/100) {
+				return
+			}
+			due := g.due
+			if g.parked && (!h.down || h.probeAt <= o.now) {
+				due = min(due, o.now)
+			}
+			if due <= o.now {
+				list[h] = append(list[h], g)
+			}
+		})
+	}
+	return list
+}
+
+// check compares what the schedule says of every hop with what all its groups say.
+func (o *oracle) check(t *rapid.T) {
+	for _, h := range o.s.hops {
+		first, oldest, n := int64(math.MaxInt64), [ageCount]int64{math.MaxInt64, math.MaxInt64, math.MaxInt64, math.MaxInt64}, 0
+		for _, e := range o.all {
+			if g := e.group(h); g != nil {
+				n++
+				oldest[g.status.age()] = min(oldest[g.status.age()], e.accepted)
+				if g.lease != 0 || e.held || e.poison || e.frozen {
+					continue
+				}
+				at := g.due
+				switch {
+				case g.parked && h.down:
+					at = min(g.due, h.probeAt)
+				case g.parked:
+					at = h.upAt
+				}
+				first = min(first, at)
+			}
+		}
+		if got := h.earliest(); got != first {
+			t.Fatalf("earliest of %v = %d, want %d", h.hop, got, first)
+		}
+		if got := h.groups(); got != n {
+			t.Fatalf("groups of %v = %d, want %d", h.hop, got, n)
+		}
+		for age, want := range oldest {
+			got := int64(math.MaxInt64)
+			if items := h.ages[age].items; len(items) > 0 {
+				got = items[0].msg.accepted
+			}
+			if got != want {
+				t.Fatalf("oldest of %v, age %d = %d, want %d", h.hop, age, got, want)
+			}
+		}
+	}
+}
+
+// TestScheduleOracle compares the schedule with a naive one over random steps:
+// earliest due time and oldest message of every hop, and whether a claim is
+// found exactly when there is one, the right one of its hop.
+func TestScheduleOracle(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		o := &oracle{limits: map[string]int{"a": 1, "b": 2, "c": 5, "d": 0}, now: 1_000_000_000_000}
+		o.s = newSchedule(func(h route.Hop) int { return o.limits[h.Name] })
+		if rapid.Bool().Draw(t, "shares") {
+			o.s.shares, o.s.total = [priorities]int{100, 80, 40}, rapid.IntRange(0, 6).Draw(t, "total")
+		}
+		names := []string{"a", "b", "c", "d"}
+		hop := func() route.Hop { return route.Hop{Name: rapid.SampledFrom(names).Draw(t, "hop")} }
+		entryOf := func() *entry { return rapid.SampledFrom(o.all).Draw(t, "message") }
+		soon := func() int64 { return o.now + rapid.Int64Range(-5, 20).Draw(t, "due")*int64(time.Minute/time.Microsecond) }
+		t.Repeat(map[string]func(*rapid.T){
+			"": o.check,
+			"add": func(*rapid.T) {
+				e := newTestEntry(o.now, mail.Priority(rapid.IntRange(-1, 1).Draw(t, "priority"))) //nolint:gosec // small
+				o.s.add(e)
+				o.all = append(o.all, e)
+				for range rapid.IntRange(1, 3).Draw(t, "hops") {
+					o.s.set(e, hop(), soon(), false, o.now)
+				}
+			},
+			"change": func(t *rapid.T) {
+				if len(o.all) == 0 {
+					t.Skip("nothing")
+				}
+				e := entryOf()
+				switch rapid.IntRange(0, 4).Draw(t, "how") {
+				case 0:
+					e.held = !e.held
+				case 1:
+					o.s.freeze(e, !e.frozen, o.now)
+				case 2:
+					o.s.set(e, hop(), soon(), true, o.now)
+				case 3:
+					e.groups(func(g *group) { o.s.spread(g, o.now+1000, o.now) })
+				}
+				e.groups(func(g *group) { o.s.refresh(g, o.now) })
+			},
+			"remove": func(t *rapid.T) {
+				if len(o.all) == 0 {
+					t.Skip("nothing")
+				}
+				e := entryOf()
+				o.s.remove(e, o.now)
+				o.all = slices.DeleteFunc(o.all, func(x *entry) bool { return x == e })
+			},
+			"hop": func(*rapid.T) {
+				h := o.s.hop(hop())
+				switch rapid.IntRange(0, 3).Draw(t, "how") {
+				case 0:
+					o.s.back(h, o.now)
+				case 1:
+					o.s.lost(h, soon(), o.now)
+				case 2:
+					if h.held == nil {
+						h.held = &hold{}
+					} else {
+						h.held, h.openedAt = nil, o.now
+					}
+					o.s.place(h, o.now)
+				case 3:
+					o.s.probe(o.now)
+				}
+			},
+			"claim": func(t *rapid.T) {
+				o.s.recheck(o.now)
+				want := o.claimable()
+				g, since := o.s.pick(o.now)
+				switch {
+				case g == nil && len(want) == 0:
+					return
+				case g == nil:
+					t.Fatalf("nothing was claimed of %d hops with claimable messages", len(want))
+				case since > o.now:
+					t.Fatalf("claimed %d µs early", since-o.now)
+				case !slices.Contains(want[g.hop], g):
+					t.Fatalf("claimed a group of %v that may not be", g.hop.hop)
+				}
+				if !g.parked {
+					best := slices.MinFunc(slices.DeleteFunc(slices.Clone(want[g.hop]), func(x *group) bool { return x.parked }), func(a, b *group) int {
+						rank := func(g *group) int64 { return g.hop.effective(g.due) - headStart[g.msg.prio] }
+						return cmp.Compare(rank(a), rank(b))
+					})
+					if a, b := g.hop.effective(best.due)-headStart[best.msg.prio], g.hop.effective(g.due)-headStart[g.msg.prio]; a != b {
+						t.Fatalf("claimed rank %d, best is %d", b, a)
+					}
+				}
+				o.leased, o.hops = append(o.leased, g), append(o.hops, g.hop)
+			},
+			"end": func(t *rapid.T) {
+				if len(o.leased) == 0 {
+					t.Skip("nothing")
+				}
+				k := rapid.IntRange(0, len(o.leased)-1).Draw(t, "lease")
+				g, h := o.leased[k], o.hops[k]
+				o.leased, o.hops = slices.Delete(o.leased, k, k+1), slices.Delete(o.hops, k, k+1)
+				lease := g.lease
+				if g.hop != h { // its message was removed
+					lease = 0
+				}
+				if rapid.Bool().Draw(t, "park") {
+					o.s.park(g, h, lease, soon(), soon(), o.now)
+				}
+				o.s.done(g, h, lease, o.now)
+			},
+			"wait": func(*rapid.T) { o.now += rapid.Int64Range(0, 10).Draw(t, "minutes") * int64(time.Minute/time.Microsecond) },
+		})
+	})
+}
