@@ -246,7 +246,7 @@ func openBadger(dir string, synced bool, log badger.Logger) (db *badger.DB, err 
 		WithValueLogFileSize(16 << 20). // nothing is large enough to go there
 		WithNumCompactors(2).
 		WithCompression(options.Snappy). // records of one time are much alike; half the octets are half the memory that files are mapped to
-		WithBlockCacheSize(0).
+		WithBlockCacheSize(8 << 20).
 		WithDetectConflicts(false). // there is one committer
 		WithChecksumVerificationMode(options.OnBlockRead).
 		WithMetricsEnabled(false).

@@ -116,7 +116,9 @@ func TestScheduleOracle(t *testing.T) {
 		names := []string{"a", "b", "c", "d"}
 		hop := func() route.Hop { return route.Hop{Name: rapid.SampledFrom(names).Draw(t, "hop")} }
 		entryOf := func() *entry { return rapid.SampledFrom(o.all).Draw(t, "message") }
-		soon := func() int64 { return o.now + rapid.Int64Range(-5, 20).Draw(t, "due")*int64(time.Minute/time.Microsecond) }
+		soon := func() int64 {
+			return o.now + rapid.Int64Range(-5, 20).Draw(t, "due")*int64(time.Minute/time.Microsecond)
+		}
 		t.Repeat(map[string]func(*rapid.T){
 			"": o.check,
 			"add": func(*rapid.T) {
@@ -211,7 +213,9 @@ func TestScheduleOracle(t *testing.T) {
 				}
 				o.s.done(g, h, lease, o.now)
 			},
-			"wait": func(*rapid.T) { o.now += rapid.Int64Range(0, 10).Draw(t, "minutes") * int64(time.Minute/time.Microsecond) },
+			"wait": func(*rapid.T) {
+				o.now += rapid.Int64Range(0, 10).Draw(t, "minutes") * int64(time.Minute/time.Microsecond)
+			},
 		})
 	})
 }

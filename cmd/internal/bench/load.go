@@ -24,9 +24,11 @@ type load struct {
 	size  int
 	to    func(i int) string // recipient of message i
 	auth  string             // base64 of AUTH PLAIN, or empty
+	rate  float64            // messages a second; 0: as many as go
 
 	began, lastReply time.Time
 	latency          []time.Duration // by message
+	dots             []time.Time     // by message, when its end was sent; only with a rate
 	refused          atomic.Int64
 }
 
@@ -35,7 +37,9 @@ type result struct {
 	Accepted   int
 	AcceptRate float64 // per second
 	P50, P99   time.Duration
-	EndRate    float64 // per second until the last arrived; 0 without a sink
+	EndRate    float64       // per second until the last arrived; 0 without a sink
+	E2E50      time.Duration // from the dot at the relay to that at the sink; 0 without a rate
+	E2E99      time.Duration
 	Arrived    int
 	Twice      int
 }
@@ -43,6 +47,9 @@ type result struct {
 // run submits everything and, with a sink, waits until all has arrived.
 func (l *load) run(s *sink, patience time.Duration) (result, error) {
 	l.latency = make([]time.Duration, l.n)
+	if l.rate > 0 {
+		l.dots = make([]time.Time, l.n)
+	}
 	if s != nil {
 		s.expect(l.n)
 	}
@@ -80,6 +87,7 @@ func (l *load) run(s *sink, patience time.Duration) (result, error) {
 		var last time.Time
 		r.Arrived, r.Twice, last = s.wait(r.Accepted, patience)
 		r.EndRate = float64(r.Arrived) / last.Sub(l.began).Seconds()
+		r.E2E50, r.E2E99 = s.delays(l.dots)
 	}
 	return r, nil
 }
@@ -122,6 +130,9 @@ func (l *load) worker(next *atomic.Int64, ready func(), start <-chan struct{}) e
 		if i >= l.n {
 			return say("QUIT", 221)
 		}
+		if l.rate > 0 {
+			time.Sleep(time.Until(l.began.Add(time.Duration(float64(i) / l.rate * float64(time.Second)))))
+		}
 		copy(msg[at:], fmt.Sprintf("%08d", i))
 		if _, err := fmt.Fprintf(conn, "MAIL FROM:<bench@bench.test>\r\nRCPT TO:<%s>\r\nDATA\r\n", l.to(i)); err != nil {
 			return err
@@ -135,6 +146,9 @@ func (l *load) worker(next *atomic.Int64, ready func(), start <-chan struct{}) e
 			return err
 		}
 		dot := time.Now()
+		if l.rate > 0 {
+			l.dots[i] = dot
+		}
 		if err := expect(br, 250); err != nil {
 			return err
 		}
@@ -175,6 +189,7 @@ type sink struct {
 	l       net.Listener
 	mu      sync.Mutex
 	seen    []uint8
+	at      []time.Time // of the first arrival, by message
 	arrived int
 	twice   int
 	last    time.Time
@@ -200,6 +215,7 @@ func (s *sink) close() { _ = s.l.Close() }
 func (s *sink) expect(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.at = make([]time.Time, n)
 	s.seen, s.arrived, s.twice, s.want, s.done = make([]uint8, n), 0, 0, 0, make(chan struct{})
 }
 
@@ -222,6 +238,24 @@ func (s *sink) wait(n int, patience time.Duration) (arrived, twice int, last tim
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.arrived, s.twice, s.last
+}
+
+// delays are the median and the 99th percentile of how long messages took whose
+// ends were sent at dots.
+func (s *sink) delays(dots []time.Time) (p50, p99 time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var took []time.Duration
+	for i, dot := range dots {
+		if !s.at[i].IsZero() && !dot.IsZero() {
+			took = append(took, s.at[i].Sub(dot))
+		}
+	}
+	if len(took) == 0 {
+		return 0, 0
+	}
+	slices.Sort(took)
+	return took[len(took)/2], took[len(took)*99/100]
 }
 
 func (s *sink) serve() {
@@ -290,6 +324,7 @@ func (s *sink) body(br *bufio.Reader) bool {
 	}
 	s.arrived++
 	s.last = time.Now()
+	s.at[id] = s.last
 	if s.arrived == s.want {
 		s.want = -1
 		close(s.done)

@@ -7,9 +7,13 @@
 package main
 
 import (
+	"cmp"
 	"encoding/base64"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,6 +37,7 @@ type options struct {
 	idle, tls               int
 	million, millionSize    int
 	destinations            int
+	soak                    time.Duration
 	binary, dir             string
 	relays                  string
 	only                    string
@@ -45,10 +50,15 @@ var cells = []struct {
 	run  func(o options) error
 }{
 	{"compare", false, compare},
+	{"drain", false, drain},
+	{"latency", false, latency},
+	{"memory", false, memoryInUse},
+	{"large", false, large},
 	{"tls", false, tlsSessions},
 	{"idle", false, idleConnections},
 	{"queue", false, longQueue},
 	{"million", true, million},
+	{"soak", true, soak},
 }
 
 func run() error {
@@ -64,9 +74,13 @@ func run() error {
 	flag.IntVar(&o.million, "million", 1_000_000, "messages of the cell million")
 	flag.IntVar(&o.millionSize, "million-size", 1<<10, "octets of its messages: what is measured does not depend on it, and the disk is spared")
 	flag.IntVar(&o.destinations, "destinations", 10_000, "destinations of its messages")
+	flag.DurationVar(&o.soak, "soak", 0, "measures the cell soak alone, for so long")
 	flag.StringVar(&o.only, "only", "", "cells to measure, apart by commas: "+cellNames()+" (default: all that do not take long)")
 	flag.StringVar(&o.relays, "relays", "waybill,waybill-untracked,postfix", "which relays the cell compare measures. There are waybill-transcripts too, which keeps every conversation, and waybill-login, where clients log in")
 	flag.Parse()
+	if o.soak > 0 && o.only == "" {
+		o.only = "soak"
+	}
 	asked := map[string]bool{}
 	for _, name := range strings.Split(o.only, ",") {
 		if asked[name] = true; name != "" && !strings.Contains(cellNames()+", ", name+", ") {
@@ -99,8 +113,54 @@ func run() error {
 type subject struct {
 	name string
 	n    int // messages in a round: slow relays get fewer
-	boot func(dir string, sinkPort int) (addr string, pid int, stop func() error, err error)
+	boot func(dir string, sinkPort int) (*running, error)
 	auth string // of AUTH PLAIN, base64; empty: no login
+}
+
+// running is a relay that runs.
+type running struct {
+	addr string
+	pid  int // of the process, or of the first of a tree
+	dir  string
+	http int // Waybill's HTTP port, or 0
+	stop func() error
+	kick func() error // tries now what waits
+}
+
+// in starts the relay in a temporary folder, does something with it, and ends it.
+func (s subject) in(o options, sinkPort int, do func(r *running) error) error {
+	dir, err := os.MkdirTemp(o.dir, "cell-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()     // temporary
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // Postfix' own users enter it
+		return err
+	}
+	r, err := s.boot(dir, sinkPort)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.name, err)
+	}
+	if err := errors.Join(do(r), r.stop()); err != nil {
+		return fmt.Errorf("%s: %w", s.name, err)
+	}
+	return nil
+}
+
+// subjects are the relays that were asked for, of those that can be measured.
+func (o options) subjects(names ...string) (list []subject) {
+	for _, sub := range []subject{
+		{"waybill", o.n, waybill(o.binary, setup{tracking: true}), ""},
+		{"waybill-untracked", o.n, waybill(o.binary, setup{}), ""},
+		{"waybill-transcripts", o.n, waybill(o.binary, setup{tracking: true, transcripts: true}), ""},
+		{"waybill-login", o.n, waybill(o.binary, setup{tracking: true, logins: true}), login},
+		{"postfix", max(1000, o.n/4), postfix, ""},
+	} {
+		if slices.Contains(strings.Split(o.relays, ","), sub.name) && (len(names) == 0 || slices.Contains(names, sub.name)) {
+			list = append(list, sub)
+		}
+	}
+	return list
 }
 
 // cell is one row of the table: a relay at a number of connections.
@@ -124,22 +184,18 @@ func compare(o options) error {
 		return err
 	}
 	defer s.close()
-	all := []subject{
-		{"waybill", o.n, waybill(o.binary, setup{tracking: true}), ""},
-		{"waybill-untracked", o.n, waybill(o.binary, setup{}), ""},
-		{"waybill-transcripts", o.n, waybill(o.binary, setup{tracking: true, transcripts: true}), ""},
-		{"waybill-login", o.n, waybill(o.binary, setup{tracking: true, logins: true}), login},
-		{"postfix", max(1000, o.n/4), postfix, ""},
-	}
-	var subjects []subject
-	for _, sub := range all {
-		if slices.Contains(strings.Split(o.relays, ","), sub.name) {
-			subjects = append(subjects, sub)
-		}
-	}
+	subjects := o.subjects()
+	ceiling := map[int][]float64{}
 	figures := map[cell][]figure{}
 	var order []cell
 	for round := range o.rounds {
+		for _, conns := range []int{20, 100} {
+			rate, err := groupedAppends(o.dir, o.size, conns)
+			if err != nil {
+				return err
+			}
+			ceiling[conns] = append(ceiling[conns], rate)
+		}
 		for _, sub := range subjects {
 			for _, conns := range []int{20, 100} {
 				f, err := measure(o, s, sub, conns)
@@ -166,6 +222,12 @@ func compare(o options) error {
 			ms(median(fs, func(f figure) float64 { return float64(f.P99) })), median(fs, func(f figure) float64 { return f.cpu }))
 	}
 	fmt.Println()
+	for _, conns := range []int{20, 100} {
+		if w := figures[cell{"waybill", conns}]; len(w) > 0 {
+			is, can := median(w, func(f figure) float64 { return f.AcceptRate }), middle(ceiling[conns])
+			verdict("disk", is >= can/2, fmt.Sprintf("%d connections: %.0f accepted/s, the disk takes %.0f grouped appends/s of this size from %d writers: %.2f ×, at least 0.5", conns, is, can, conns, is/can))
+		}
+	}
 	gains(figures, "transcripts off", "waybill", "waybill-transcripts")
 	gains(figures, "no login", "waybill", "waybill-login")
 	if has := func(name string) bool { return len(figures[cell{name, 20}]) > 0 }; has("waybill") && has("waybill-untracked") && has("postfix") {
@@ -178,6 +240,20 @@ func compare(o options) error {
 			fmt.Printf("%d connections: accept %.1f × Postfix, end to end %.1f ×, p99 %.2f ×, CPU %.2f ×; tracking off gains %.0f %% accept, %.0f %% end to end\n", conns,
 				median(w, accept)/median(p, accept), median(w, end)/median(p, end), median(w, p99)/median(p, p99), median(w, cpu)/median(p, cpu),
 				100*(median(off, accept)/median(w, accept)-1), 100*(median(off, end)/median(w, end)-1))
+			against := func(what string, of func(figure) float64, most bool, target float64) {
+				is, word := median(w, of)/median(p, of), "at least"
+				ok := is >= target
+				if most {
+					ok, word = is <= target, "at most"
+				}
+				verdict(what, ok, fmt.Sprintf("%d connections: %.2f × Postfix, %s %.2f", conns, is, word, target))
+			}
+			against("accept", accept, false, 8)
+			against("end to end", end, false, 5)
+			against("CPU", cpu, true, 0.2)
+			if conns == 20 {
+				against("p99", p99, true, 0.5)
+			}
 		}
 	}
 	return nil
@@ -201,27 +277,15 @@ type figure struct {
 	cpu float64 // µs a message
 }
 
-func measure(o options, s *sink, sub subject, conns int) (figure, error) {
-	dir, err := os.MkdirTemp(o.dir, "cell-")
-	if err != nil {
-		return figure{}, err
-	}
-	defer func() { _ = os.RemoveAll(dir) }()     // temporary
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // Postfix' own users enter it
-		return figure{}, err
-	}
-	addr, pid, stop, err := sub.boot(dir, s.port())
-	if err != nil {
-		return figure{}, err
-	}
-	before := peers.CPU(pid)
-	l := &load{addr: addr, n: sub.n, conns: conns, size: o.size, auth: sub.auth, to: func(i int) string { return fmt.Sprintf("user%d@sink.test", i%1000) }}
-	r, err := l.run(s, 2*time.Minute)
-	used := peers.CPU(pid) - before
-	if stopErr := stop(); err == nil {
-		err = stopErr
-	}
-	return figure{r, float64(used.Microseconds()) / float64(max(1, r.Accepted))}, err
+func measure(o options, s *sink, sub subject, conns int) (f figure, err error) {
+	err = sub.in(o, s.port(), func(r *running) error {
+		before := peers.CPU(r.pid)
+		l := &load{addr: r.addr, n: sub.n, conns: conns, size: o.size, auth: sub.auth, to: func(i int) string { return fmt.Sprintf("user%d@sink.test", i%1000) }}
+		f.result, err = l.run(s, 2*time.Minute)
+		f.cpu = float64((peers.CPU(r.pid) - before).Microseconds()) / float64(max(1, f.Accepted))
+		return err
+	})
+	return f, err
 }
 
 func median(fs []figure, of func(figure) float64) float64 {
@@ -229,32 +293,37 @@ func median(fs []figure, of func(figure) float64) float64 {
 	for _, f := range fs {
 		v = append(v, of(f))
 	}
-	slices.Sort(v)
+	return middle(v)
+}
+
+// middle is the median of v.
+func middle[T cmp.Ordered](v []T) T {
+	v = slices.Sorted(slices.Values(v))
 	return v[len(v)/2]
 }
 
 func ms(ns float64) string { return fmt.Sprintf("%.1f ms", ns/1e6) }
 
-func postfix(dir string, sinkPort int) (string, int, func() error, error) {
+func postfix(dir string, sinkPort int) (*running, error) {
 	p, err := peers.StartPostfix(dir, peers.PostfixOptions{RelayPort: sinkPort})
 	if err != nil {
-		return "", 0, nil, err
+		return nil, err
 	}
-	return fmt.Sprintf("127.0.0.1:%d", p.Port), p.PID(), p.Stop, nil
+	return &running{addr: local(p.Port), pid: p.PID(), dir: dir, stop: p.Stop, kick: p.Flush}, nil
 }
 
 // waybill boots the built program with a minimal configuration.
-func waybill(binary string, set setup) func(string, int) (string, int, func() error, error) {
-	return func(dir string, sinkPort int) (string, int, func() error, error) {
+func waybill(binary string, set setup) func(string, int) (*running, error) {
+	return func(dir string, sinkPort int) (*running, error) {
 		port, err := peers.FreePort()
 		if err != nil {
-			return "", 0, nil, err
+			return nil, err
 		}
 		p, err := startWaybill(binary, dir, port, sinkPort, set)
 		if err != nil {
-			return "", 0, nil, err
+			return nil, err
 		}
-		return fmt.Sprintf("127.0.0.1:%d", port), p.cmd.Process.Pid, p.stop, nil
+		return &running{addr: local(port), pid: p.cmd.Process.Pid, dir: dir, http: p.http, stop: p.stop, kick: p.kick}, nil
 	}
 }
 
@@ -341,6 +410,21 @@ log: {file: %[1]s/waybill.log}
 		return nil, fmt.Errorf("%w\n%s", err, text)
 	}
 	return p, nil
+}
+
+// kick tries now what waits, as an operator does.
+func (p *process) kick() error {
+	body := strings.NewReader(`{"action": "retry", "filter": {"all": true}, "reason": "bench", "dry_run": false}`)
+	resp, err := http.Post(fmt.Sprintf("http://127.0.0.1:%d/api/v1/queue/actions", p.http), "application/json", body)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }() // read below
+	answer, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode/100 != 2 {
+		err = fmt.Errorf("retry: %s: %s", resp.Status, answer)
+	}
+	return err
 }
 
 func (p *process) stop() error {

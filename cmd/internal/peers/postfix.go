@@ -147,6 +147,15 @@ func (p *Postfix) Log() string {
 	return string(b)
 }
 
+// Flush tries now what waits.
+func (p *Postfix) Flush() error {
+	out, err := exec.Command("postqueue", "-c", filepath.Join(p.Dir, "etc"), "-f").CombinedOutput() //nolint:gosec // our own folder
+	if err != nil {
+		return fmt.Errorf("postqueue: %w: %s", err, out)
+	}
+	return nil
+}
+
 // Stop ends Postfix and all its processes.
 func (p *Postfix) Stop() error {
 	out, err := exec.Command("postfix", "-c", filepath.Join(p.Dir, "etc"), "stop").CombinedOutput() //nolint:gosec // our own folder
