@@ -25,7 +25,7 @@ func TestEntrySize(t *testing.T) {
 
 // newTestEntry makes an entry that a schedule takes.
 func newTestEntry(accepted int64, p mail.Priority) *entry {
-	e := &entry{accepted: accepted, prio: uint8(priorityIndex(p)), seg: &segment{}} //nolint:gosec // 0 to 2
+	e := &entry{accepted: accepted, prio: uint8(priorityIndex(p)), seg: &segment{}}
 	e.first.dueIndex, e.first.ageIndex = -1, -1
 	return e
 }
@@ -122,7 +122,7 @@ func TestScheduleOracle(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"": o.check,
 			"add": func(*rapid.T) {
-				e := newTestEntry(o.now, mail.Priority(rapid.IntRange(-1, 1).Draw(t, "priority"))) //nolint:gosec // small
+				e := newTestEntry(o.now, mail.Priority(rapid.IntRange(-1, 1).Draw(t, "priority")))
 				o.s.add(e)
 				o.all = append(o.all, e)
 				for range rapid.IntRange(1, 3).Draw(t, "hops") {
