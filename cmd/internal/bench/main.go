@@ -82,7 +82,7 @@ func run() error {
 		o.only = "soak"
 	}
 	asked := map[string]bool{}
-	for _, name := range strings.SplitSeq(o.only, ",") {
+	for name := range strings.SplitSeq(o.only, ",") {
 		if asked[name] = true; name != "" && !strings.Contains(cellNames()+", ", name+", ") {
 			return fmt.Errorf("no cell %s; there are %s", name, cellNames())
 		}
