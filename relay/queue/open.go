@@ -245,8 +245,8 @@ func openBadger(dir string, synced bool, log badger.Logger) (db *badger.DB, err 
 		WithNumMemtables(3).
 		WithValueLogFileSize(16 << 20). // nothing is large enough to go there
 		WithNumCompactors(2).
-		WithCompression(options.Snappy). // records of one time are much alike; half the octets are half the memory that files are mapped to
-		WithBlockCacheSize(8 << 20).
+		WithCompression(options.None). // what is left of a damaged table can be read record by record
+		WithBlockCacheSize(0).
 		WithDetectConflicts(false). // there is one committer
 		WithChecksumVerificationMode(options.OnBlockRead).
 		WithMetricsEnabled(false).
