@@ -18,16 +18,22 @@ const (
 	formNums byte = iota
 	formText
 	formEventIDs
-	formByMessage byte = 0x80 // a value for each message of the block, then those of rows without a message
+	formTimes // of the rows
+	formDict  // a dictionary that columns share
+
+	formLike      byte = 0x10 // likeMark stands for the value of another column
+	formShared    byte = 0x20 // the dictionary is one of formDict
+	formPredicted byte = 0x40 // what differs from an earlier row about the same message or session
+	formByMessage byte = 0x80 // version 1: a value for each message of the block, then those of rows without a message
+	formKind      byte = 0x0f
 )
 
-const blockVersion = 1
-
-// byMessage are columns that are the same in every fact about a message, nearly always.
-var byMessage = map[string]bool{
-	"mail_from": true, "header_message_id": true, "header_from": true, "size": true, "connector_in": true,
-	"client_ip": true, "auth_user": true, "priority": true, "message_uid": true,
-}
+// Versions of a stored block. Older bodies are read: their text columns have
+// the dictionary first, and no form above but formByMessage.
+const (
+	headerVersion = 1
+	bodyVersion   = 2
+)
 
 // typeRun is a stretch of rows of one type of fact. Rows are stored by type,
 // so that a column needs room only where it has something to say.
@@ -66,8 +72,13 @@ type colBuild struct {
 	cover []byte // indexes of the types that have values
 	nums  []int64
 	codes []uint32
-	dict  map[string]uint32
-	list  []string
+	*dictBuild
+}
+
+// dictBuild is the dictionary of a text column, or of several.
+type dictBuild struct {
+	dict map[string]uint32
+	list []string
 }
 
 // unique is the column whose values are all different, so that it needs no map.
@@ -101,14 +112,19 @@ type builder struct {
 	byName map[string]*colBuild
 
 	// scratch, of blocks before too
-	spare map[string]*colBuild
-	name  []string
-	raw   []byte
-	data  []byte
-	texts []string
-	nums  []int64
-	nanos []int64
-	vals  []reflect.Value
+	spare   map[string]*colBuild
+	dicts   map[string]*dictBuild // shared
+	keys    []uint32              // of the rows
+	nkeys   int
+	prev    map[string][]int32 // predictors by cover and list
+	name    []string
+	raw     []byte
+	data    []byte
+	texts   []string
+	nums    []int64
+	nanos   []int64
+	scratch []int64
+	vals    []reflect.Value
 }
 
 // encodeBlock seals records into a block. The records do not change.
@@ -136,14 +152,14 @@ func encodeBlock(seq uint32, recs []event.Record) *encoded {
 
 // builders are kept, because their maps and slices are as large as a block.
 var builders = sync.Pool{New: func() any {
-	return &builder{byName: map[string]*colBuild{}, spare: map[string]*colBuild{}}
+	return &builder{byName: map[string]*colBuild{}, spare: map[string]*colBuild{}, dicts: map[string]*dictBuild{}, prev: map[string][]int32{}}
 }}
 
 // release empties b, so that it holds nothing of its block, for the next one.
 func (b *builder) release() {
 	for key, c := range b.byName {
-		clear(c.dict)
 		if c.text {
+			clear(c.dict)
 			clear(c.list)
 			c.list = c.list[:1]
 		}
@@ -151,6 +167,7 @@ func (b *builder) release() {
 		b.spare[key] = c
 	}
 	clear(b.byName)
+	clear(b.prev)
 	clear(b.texts[:cap(b.texts)])
 	clear(b.vals[:cap(b.vals)])
 	b.recs, b.head, b.cols = nil, nil, b.cols[:0]
@@ -227,16 +244,29 @@ func (b *builder) col(name string, text bool) *colBuild {
 		if c == nil {
 			c = &colBuild{name: name, text: text}
 			if text {
-				c.list = []string{""}
-				if name != unique {
-					c.dict = map[string]uint32{}
-				}
+				c.dictBuild = b.dictionary(name)
 			}
 		}
 		b.byName[key] = c
 		b.cols = append(b.cols, c)
 	}
 	return c
+}
+
+// dictionary is the one that a column begins with.
+func (b *builder) dictionary(column string) *dictBuild {
+	name := sharedDicts[column]
+	if d := b.dicts[name]; d != nil {
+		return d
+	}
+	d := &dictBuild{list: []string{""}}
+	if column != unique {
+		d.dict = map[string]uint32{}
+	}
+	if name != "" {
+		b.dicts[name] = d
+	}
+	return d
 }
 
 // addText appends the texts to a column, unless they say nothing.
@@ -350,53 +380,172 @@ func (b *builder) addLeaf(t byte, l *leaf, structs []reflect.Value) {
 
 // body writes the directory of columns and the columns.
 func (b *builder) body() []byte {
-	queue := make([]uint32, len(b.recs)) // code of the message of each row
-	messages := 1
-	if c := b.byName["queue_id"]; c != nil {
-		messages = len(c.list)
-		at := 0
-		for _, t := range c.cover {
-			run := b.head.types[t]
-			at += copy(queue[run.start:run.start+run.n], c.codes[at:])
-		}
-	}
-	dir := binary.AppendUvarint(make([]byte, bodyStart, 4<<10), uint64(len(b.cols)))
+	b.rowKeys()
+	dir := binary.AppendUvarint(make([]byte, bodyStart, 4<<10), uint64(len(b.cols)+b.sharedCount()))
 	data, raw := b.data[:0], b.raw
-	for _, c := range b.cols {
-		raw = raw[:0]
-		form, n := formNums, len(c.nums)
-		if c.text {
-			form, n = formText, len(c.codes)
-		}
-		switch {
-		case c.name == unique && len(c.codes) == len(b.recs):
-			var ok bool
-			if raw, ok = b.eventIDs(raw, c); ok {
-				form = formEventIDs
-				break
-			}
-			raw = appendCodes(appendDict(raw[:0], c.list), c.codes)
-		case byMessage[c.name] && messages > 1:
-			var ok bool
-			if raw, ok = b.perMessage(raw, c, queue, messages); ok {
-				form |= formByMessage
-				break
-			}
-			raw = c.plain(raw[:0])
-		default:
-			raw = c.plain(raw)
-		}
+	column := func(name string, form byte, cover []byte, n int) {
 		at := len(data)
 		data = appendPacked(data, raw)
-		dir = appendString(dir, c.name)
+		dir = appendString(dir, name)
 		dir = append(dir, form)
-		dir = appendString(dir, string(c.cover))
-		dir = binary.AppendUvarint(dir, uint64(n))
+		dir = appendString(dir, string(cover))
+		dir = binary.AppendUvarint(dir, uint64(n)) //nolint:gosec // a count
 		dir = binary.AppendUvarint(dir, uint64(len(raw)))
 		dir = binary.AppendUvarint(dir, uint64(len(data)-at)) //nolint:gosec // a length
 	}
+	for _, c := range b.cols {
+		var form byte
+		raw, form = b.column(raw[:0], c)
+		column(c.name, form, c.cover, max(len(c.nums), len(c.codes)))
+	}
+	for _, name := range sharedNames {
+		if d := b.dicts[name]; d != nil && len(d.list) > 1 {
+			raw = appendDict(raw[:0], d.list)
+			column(name, formDict, nil, 0)
+		}
+	}
 	b.data, b.raw = data, raw
 	return sign(append(dir, data...))
+}
+
+func (b *builder) sharedCount() (n int) {
+	for _, d := range b.dicts {
+		if len(d.list) > 1 {
+			n++
+		}
+	}
+	return n
+}
+
+// rowKeys tells which rows belong together.
+func (b *builder) rowKeys() {
+	var queue, session placed
+	messages := 0
+	if c := b.byName["queue_id"]; c != nil {
+		queue, messages = placed{c.cover, c.codes}, len(c.list)-1
+	}
+	if c := b.byName["session_id"]; c != nil {
+		session = placed{c.cover, c.codes}
+	}
+	b.keys, b.nkeys = keysOf(b.head.types, len(b.recs), messages, queue, session)
+}
+
+// predictors of a column. Columns of the same types have the same.
+func (b *builder) predictors(c *colBuild) []int32 {
+	list, child := isChild(c.name)
+	if !child {
+		list = ""
+	}
+	key := list + "/" + string(c.cover)
+	if prev, ok := b.prev[key]; ok {
+		return prev
+	}
+	var first []int
+	var sums []int32
+	if child {
+		first, sums = b.listSums(list)
+	}
+	prev := predictors(b.head.types, c.cover, b.keys, b.nkeys, first, sums)
+	b.prev[key] = prev
+	return prev
+}
+
+// listSums is where each type's values begin in the column of a list, and the
+// elements before each.
+func (b *builder) listSums(list string) (first []int, sums []int32) {
+	c := b.byName[colKey(list, false)]
+	first = make([]int, len(b.head.types))
+	at := 0
+	for _, t := range c.cover {
+		first[t] = at
+		at += b.head.types[t].n
+	}
+	sums = make([]int32, len(c.nums)+1)
+	for i, n := range c.nums {
+		sums[i+1] = sums[i] + int32(max(n-1, 0)) //nolint:gosec // bounded by the elements of a block
+	}
+	return first, sums
+}
+
+// column writes one column in the form that suits it.
+func (b *builder) column(raw []byte, c *colBuild) ([]byte, byte) {
+	switch {
+	case c.name == unique && len(c.codes) == len(b.recs):
+		if out, ok := b.eventIDs(raw, c); ok {
+			return out, formEventIDs
+		}
+	case c.name == "ts":
+		raw, b.scratch = appendTimes(raw, b.head.types, c.cover, c.nums, b.keys, b.nkeys, b.scratch)
+		return raw, formTimes
+	case !c.text:
+		if len(c.cover) > 1 {
+			diff, worth := predictedNums(c.nums, b.predictors(c), b.scratch)
+			if b.scratch = diff; worth {
+				return appendNums(raw, diff), formNums | formPredicted
+			}
+		}
+		return appendNums(raw, c.nums), formNums
+	}
+	form, codes, dict := formText, c.codes, c.list
+	entries := len(dict)
+	if base := b.byName[likes[c.name]]; base != nil {
+		if k, d, ok := b.liken(c, base); ok {
+			form, codes, dict, entries = form|formLike, k, d, len(d)
+		}
+	}
+	if sharedDicts[c.name] != "" {
+		form, dict = form|formShared, nil
+	}
+	plain := func(dst []byte) []byte { return appendCodes(dst, codes) }
+	if c.name != "queue_id" && c.name != "session_id" && c.name != unique { // those tell which rows belong together
+		form |= formPredicted
+		plain = func(dst []byte) []byte {
+			dst, b.scratch = appendPredictedCodes(dst, codes, b.predictors(c), b.scratch)
+			return dst
+		}
+	}
+	return appendText(raw, entries, plain, dict), form
+}
+
+// liken gives a column of which most values are those of base codes and a
+// dictionary in which likeMark, entry 1, stands for the value of base.
+func (b *builder) liken(c, base *colBuild) (codes []uint32, dict []string, ok bool) {
+	if !isSubset(c.cover, base.cover) || slices.Contains(c.list, likeMark) {
+		return nil, nil, false
+	}
+	at := make([]int, len(b.head.types)) // in base, of each type
+	n := 0
+	for _, t := range base.cover {
+		at[t] = n
+		n += b.head.types[t].n
+	}
+	codes = make([]uint32, 0, len(c.codes))
+	dict = []string{"", likeMark}
+	moved := make([]uint32, len(c.list)) // code in c to code in dict
+	k := 0
+	for _, t := range c.cover {
+		for row := range b.head.types[t].n {
+			code := c.codes[k]
+			k++
+			switch {
+			case code == 0:
+				codes = append(codes, 0)
+			case c.list[code] == base.list[base.codes[at[t]+row]]:
+				codes = append(codes, 1)
+			default:
+				if moved[code] == 0 {
+					moved[code] = uint32(len(dict)) //nolint:gosec // bounded by the rows of a block
+					dict = append(dict, c.list[code])
+				}
+				codes = append(codes, moved[code])
+			}
+		}
+	}
+	return codes, dict, true
+}
+
+func isSubset(list, of []byte) bool {
+	return !slices.ContainsFunc(list, func(t byte) bool { return !slices.Contains(of, t) })
 }
 
 // bodyStart is where the directory of a body begins: behind version and checksum.
@@ -404,16 +553,9 @@ const bodyStart = 5
 
 // sign writes version and checksum into the room for them.
 func sign(body []byte) []byte {
-	body[0] = blockVersion
+	body[0] = bodyVersion
 	binary.BigEndian.PutUint32(body[1:], crc32.Checksum(body[bodyStart:], castagnoli))
 	return body
-}
-
-func (c *colBuild) plain(raw []byte) []byte {
-	if c.text {
-		return appendCodes(appendDict(raw, c.list), c.codes)
-	}
-	return appendNums(raw, c.nums)
 }
 
 func (b *builder) eventIDs(raw []byte, c *colBuild) ([]byte, bool) {
@@ -428,45 +570,19 @@ func (b *builder) eventIDs(raw []byte, c *colBuild) ([]byte, bool) {
 	return appendEventIDs(raw, ids, ts.nums)
 }
 
-// perMessage writes a column as one value for each message, when the rows of
-// each message agree.
-func (b *builder) perMessage(raw []byte, c *colBuild, queue []uint32, messages int) ([]byte, bool) {
-	per := make([]int64, messages)
-	seen := make([]bool, messages)
-	var rest []int64
-	at := 0
-	for _, t := range c.cover {
-		run := b.head.types[t]
-		for row := run.start; row < run.start+run.n; row++ {
-			var v int64
-			if c.text {
-				v = int64(c.codes[at])
-			} else {
-				v = c.nums[at]
-			}
-			at++
-			switch q := queue[row]; {
-			case q == 0:
-				rest = append(rest, v)
-			case !seen[q]:
-				per[q], seen[q] = v, true
-			case per[q] != v:
-				return nil, false
-			}
-		}
-	}
-	if c.text {
-		raw = appendDict(raw, c.list)
-	}
-	raw = appendNums(raw, per[1:])
-	return appendNums(raw, rest), true
-}
-
 // postings lists the postings of the block, each once.
 func (b *builder) postings() []posting {
 	posts := []posting{}
-	for _, p := range postings {
-		if c := b.byName[p.column]; c != nil {
+	for i, p := range postings {
+		c := b.byName[p.column]
+		if c == nil {
+			continue
+		}
+		again := slices.ContainsFunc(postings[:i], func(q indexed) bool { // of a dictionary that columns share
+			o := b.byName[q.column]
+			return q.post == p.post && o != nil && o.dictBuild == c.dictBuild
+		})
+		if !again {
 			posts = appendPostings(posts, p.post, p.key, c.list)
 		}
 	}
@@ -478,7 +594,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // append writes the header as it is stored.
 func (h *header) append(dst []byte) []byte {
 	at := len(dst)
-	dst = append(dst, blockVersion)
+	dst = append(dst, headerVersion)
 	dst = binary.AppendUvarint(dst, uint64(h.rows))  //nolint:gosec // a count
 	dst = binary.AppendUvarint(dst, uint64(h.bytes)) //nolint:gosec // a count
 	for _, v := range [...]int64{h.minTS, h.maxTS, h.minID, h.maxID} {
@@ -516,7 +632,7 @@ func readHeader(seq uint32, src []byte, intern func(string) string) (*header, er
 	if len(src) < 5 || crc32.Checksum(src[:len(src)-4], castagnoli) != binary.BigEndian.Uint32(src[len(src)-4:]) {
 		return nil, damaged("header checksum")
 	}
-	if src[0] != blockVersion {
+	if src[0] != headerVersion {
 		return nil, damaged("header version")
 	}
 	h := &header{seq: seq, small: map[string][]string{}}

@@ -64,13 +64,16 @@ var fields = map[string]*field{
 	"queue_prefix": {text: []string{"queue_id"}},
 }
 
-// postings says which columns are indexed, under which kind, and how a value
-// becomes the key that queries look up. An empty key is not indexed.
-var postings = []struct {
+// indexed is a column that is indexed.
+type indexed struct {
 	column string
 	post   byte
 	key    func(string) string
-}{
+}
+
+// postings says which columns are indexed, under which kind, and how a value
+// becomes the key that queries look up. An empty key is not indexed.
+var postings = []indexed{
 	{"mail_from", postSender, addressKey},
 	{"mail_from", postSenderDomain, domainOf},
 	{"recipient", postRecipient, addressKey},

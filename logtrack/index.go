@@ -37,7 +37,7 @@ func (p posting) hash() uint64 { return uint64(p) >> 16 & (1<<hashBits - 1) }
 
 const (
 	hashBits  = 40
-	runBlocks = 64      // by taste: 5 MiB of postings in memory
+	runBlocks = 128     // by taste: 5 MiB of postings in memory
 	runMost   = 1 << 16 // blocks whose place a posting has room for
 	runChunk  = 128     // entries for each one in the directory
 	// spareBits is how many more bits of a hash are kept than tell the entries

@@ -24,14 +24,14 @@ import (
 // Numbers chosen by taste, but for the block's size: larger blocks compress
 // little better and cost more to look one message up in.
 const (
-	blockRows    = 4096
+	blockRows    = 2048
 	blockBytes   = 8 << 20 // of journal
 	blockAge     = time.Hour
-	maxSealing   = 12 // full blocks that wait to be stored
-	sealTogether = 4
+	maxSealing   = 24 // full blocks that wait to be stored
+	sealTogether = 8
 	sealWait     = 2 * time.Second // of a full block for company
 	maxUnwritten = 8 << 20         // octets of journal in memory
-	recentBlocks = 4               // sealed blocks whose event ids stay in memory
+	recentBlocks = 8               // sealed blocks whose event ids stay in memory
 	syncEvery    = time.Second
 	// journalBuffer is about what is written at once under load.
 	journalBuffer = maxUnwritten / 8

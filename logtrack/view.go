@@ -29,7 +29,10 @@ type view struct {
 	load func(read func(body []byte) error) error // calls read with the stored body
 
 	mu   sync.Mutex
+	v1   bool                 // the body is of version 1
 	dir  map[string]*dirEntry // by colKey
+	keys []uint32             // of the rows, once they were needed
+	nkey int
 	cols map[string]*colView
 	ids  map[string]struct{} // event ids, once they were asked for
 	size int64
@@ -76,7 +79,7 @@ func newView(head *header, load func(func([]byte) error) error) *view {
 // readDir reads the directory at the start of a block's body.
 func readDir(body []byte, types int) (map[string]*dirEntry, error) {
 	switch {
-	case len(body) < bodyStart || body[0] != blockVersion:
+	case len(body) < bodyStart || body[0] < 1 || body[0] > bodyVersion:
 		return nil, damaged("body version")
 	case crc32.Checksum(body[bodyStart:], castagnoli) != binary.BigEndian.Uint32(body[1:]):
 		return nil, damaged("body checksum")
@@ -116,11 +119,11 @@ func readDir(body []byte, types int) (map[string]*dirEntry, error) {
 		if d.packed, src, err = readUvarint(src, maxColumn); err != nil {
 			return nil, err
 		}
-		form := d.form &^ formByMessage
-		if form > formEventIDs {
+		kind := d.form & formKind
+		if kind > formDict || kind > formEventIDs && d.form != kind || body[0] == 1 && (kind > formEventIDs || d.form&^(formKind|formByMessage) != 0) {
 			return nil, damaged("form")
 		}
-		dir[colKey(d.name, form != formNums)] = d
+		dir[colKey(d.name, kind != formNums && kind != formTimes)] = d
 	}
 	off := len(body) - len(src)
 	for _, d := range list {
@@ -154,7 +157,7 @@ func (v *view) need(keys ...string) error {
 			if err != nil {
 				return err
 			}
-			v.dir = dir
+			v.dir, v.v1 = dir, body[0] == 1
 		}
 		for _, k := range keys {
 			if err := v.decode(body, k); err != nil {
@@ -182,14 +185,30 @@ func (v *view) decode(body []byte, key string) error {
 	switch form := d.form; {
 	case form == formEventIDs:
 		err = v.decodeIDs(body, d, raw, c)
+	case form == formTimes:
+		err = v.decodeTimes(body, d, raw, c)
+	case form == formDict:
+		c.dict, _, err = readDict(raw)
 	case form&formByMessage != 0:
 		err = v.decodeByMessage(body, d, raw, c)
-	case form == formText:
+	case form&formKind == formText && v.v1:
 		if c.dict, raw, err = readDict(raw); err == nil {
 			c.codes, _, err = readCodes(raw, d.n, len(c.dict))
 		}
-	default:
+	case form&formKind == formText:
+		err = v.decodeText(body, d, raw, c)
+	case form == formNums|formPredicted:
+		var prev []int32
+		if prev, err = v.predictors(body, d); err != nil {
+			return err
+		}
+		if c.nums, _, err = readNums(raw, d.n); err == nil {
+			unpredictNums(c.nums, prev)
+		}
+	case form == formNums:
 		c.nums, _, err = readNums(raw, d.n)
+	default:
+		err = damaged("form")
 	}
 	if err != nil {
 		return err
@@ -200,6 +219,153 @@ func (v *view) decode(body []byte, key string) error {
 	v.cols[key] = c
 	v.size += c.size()
 	return nil
+}
+
+// decodeText reads a text column.
+func (v *view) decodeText(body []byte, d *dirEntry, raw []byte, c *colView) error {
+	limit := uint64(d.n) + 2 //nolint:gosec // a count; there are "" and likeMark too
+	if d.form&formShared != 0 {
+		name := sharedDicts[d.name]
+		if err := v.decode(body, name); err != nil {
+			return err
+		}
+		shared := v.cols[name]
+		if shared == nil {
+			return damaged("shared dictionary")
+		}
+		c.dict, limit = shared.dict, maxListValues
+	}
+	entries, raw, err := readUvarint(raw, limit)
+	if err != nil {
+		return err
+	}
+	if c.dict != nil && entries > len(c.dict) {
+		return damaged("shared dictionary")
+	}
+	if d.form&formPredicted == 0 {
+		c.codes, raw, err = readCodes(raw, d.n, entries)
+	} else {
+		var prev []int32
+		if prev, err = v.predictors(body, d); err == nil {
+			c.codes, raw, err = readPredictedCodes(raw, prev, entries)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if c.dict == nil {
+		if c.dict, _, err = readDict(raw); err != nil {
+			return err
+		}
+		if len(c.dict) != entries {
+			return damaged("dictionary")
+		}
+	}
+	if d.form&formLike != 0 {
+		return v.unliken(body, d, c)
+	}
+	return nil
+}
+
+// unliken puts the values of the other column where likeMark stands.
+func (v *view) unliken(body []byte, d *dirEntry, c *colView) error {
+	key := likes[d.name]
+	if err := v.decode(body, key); err != nil {
+		return err
+	}
+	base := v.cols[key]
+	if base == nil || len(base.dict) == 0 || len(c.dict) < 2 || c.dict[1] != likeMark {
+		return damaged("like another column")
+	}
+	moved := make([]uint32, len(base.dict)) // code in base to code in c
+	c.dict[1] = ""
+	for _, t := range d.cover {
+		from, to := base.start[t], c.start[t]
+		if from < 0 {
+			return damaged("like another column")
+		}
+		for row := range v.head.types[t].n {
+			if c.codes[to+row] != 1 {
+				continue
+			}
+			code := base.codes[from+row]
+			if moved[code] == 0 {
+				moved[code] = uint32(len(c.dict)) //nolint:gosec // bounded by the rows of a block
+				c.dict = append(c.dict, base.dict[code])
+			}
+			c.codes[to+row] = moved[code]
+		}
+	}
+	return nil
+}
+
+// predictors of a column's values.
+func (v *view) predictors(body []byte, d *dirEntry) ([]int32, error) {
+	if err := v.rowKeys(body); err != nil {
+		return nil, err
+	}
+	list, child := isChild(d.name)
+	if !child {
+		if d.n > v.head.rows {
+			return nil, damaged("column length")
+		}
+		return predictors(v.head.types, d.cover, v.keys, v.nkey, nil, nil), nil
+	}
+	parent := v.cols[colKey(list, false)] // place has decoded it
+	return predictors(v.head.types, d.cover, v.keys, v.nkey, parent.start, parent.sums), nil
+}
+
+// rowKeys tells which rows belong together.
+func (v *view) rowKeys(body []byte) error {
+	if v.keys != nil {
+		return nil
+	}
+	queue, messages, err := v.codesOf(body, "queue_id")
+	if err != nil {
+		return err
+	}
+	session, _, err := v.codesOf(body, "session_id")
+	if err != nil {
+		return err
+	}
+	v.keys, v.nkey = keysOf(v.head.types, v.head.rows, max(messages-1, 0), queue, session)
+	v.size += int64(4 * len(v.keys))
+	return nil
+}
+
+// codesOf reads the codes of a column, and how many there may be, without its dictionary.
+func (v *view) codesOf(body []byte, name string) (p placed, entries int, err error) {
+	d := v.dir[name]
+	if d == nil {
+		return placed{}, 0, nil
+	}
+	if c := v.cols[name]; c != nil {
+		return placed{d.cover, c.codes}, len(c.dict), nil
+	}
+	if d.form != formText || d.n > v.head.rows {
+		return placed{}, 0, damaged("row keys")
+	}
+	raw, err := unpack(body[d.off:d.off+d.packed], d.rawLen)
+	if err != nil {
+		return placed{}, 0, err
+	}
+	if err := v.place(body, d, &colView{}); err != nil {
+		return placed{}, 0, err
+	}
+	entries, raw, err = readUvarint(raw, uint64(d.n)+2) //nolint:gosec // a count
+	if err != nil {
+		return placed{}, 0, err
+	}
+	codes, _, err := readCodes(raw, d.n, entries)
+	return placed{d.cover, codes}, entries, err
+}
+
+func (v *view) decodeTimes(body []byte, d *dirEntry, raw []byte, c *colView) error {
+	err := v.rowKeys(body)
+	if err == nil {
+		c.nums, err = readTimes(raw, v.head.types, d.cover, d.n, v.keys, v.nkey)
+	}
+	return err
 }
 
 // place computes where each type's rows are in a column, and checks the count.
@@ -238,7 +404,7 @@ func (v *view) place(body []byte, d *dirEntry, c *colView) error {
 
 // sum prepares the column of a list's counts.
 func (c *colView) sum(d *dirEntry, v *view) error {
-	if _, child := isChild(d.name); child || d.form != formNums || !v.isList(d.name) {
+	if _, child := isChild(d.name); child || d.form&formKind != formNums || !v.isList(d.name) {
 		return nil
 	}
 	c.sums = make([]int32, len(c.nums)+1)
@@ -299,7 +465,7 @@ func (v *view) decodeByMessage(body []byte, d *dirEntry, raw []byte, c *colView)
 	if q == nil {
 		return damaged("by message without messages")
 	}
-	text := d.form&^formByMessage == formText
+	text := d.form&formKind == formText
 	var err error
 	if text {
 		if c.dict, raw, err = readDict(raw); err != nil {

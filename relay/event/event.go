@@ -120,7 +120,7 @@ func (e Emitter) Emit(ev Event) {
 func (e Emitter) Stamp(ev Event) Record {
 	r := e.rec
 	r.Time = time.Now().UTC().Truncate(time.Microsecond)
-	r.ID = mail.NewID(r.Time)
+	r.ID = mail.NewSerialID(r.Time)
 	r.Event = ev
 	return r
 }

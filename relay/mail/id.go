@@ -44,7 +44,11 @@ func NewID(t time.Time) string {
 	}
 	hi, lo := ids.hi, ids.lo
 	ids.Unlock()
+	return formatID(ms, hi, lo)
+}
 
+// formatID writes 48 bits of time and the 80 of hi and lo.
+func formatID(ms uint64, hi uint16, lo uint64) string {
 	var out [26]byte
 	for i := 9; i >= 0; i-- { // 48 bits of time
 		out[i] = crockford[ms&31]
@@ -56,6 +60,40 @@ func NewID(t time.Time) string {
 		hi >>= 5
 	}
 	return string(out[:])
+}
+
+var serial struct {
+	sync.Mutex
+	ms    uint64
+	hi    uint16
+	lo    uint64
+	drawn bool
+}
+
+// NewSerialID returns a new ULID for time t, as [NewID] does, for things of
+// which there are many and that are kept for long: the random part is drawn
+// once for the process and then counts, so that a row of such identifiers
+// packs into little more than their times. They are unique over processes and
+// rise within one, but whoever knows one can guess the next.
+func NewSerialID(t time.Time) string {
+	ms := uint64(max(t.UnixMilli(), 0))
+	serial.Lock()
+	if !serial.drawn {
+		var b [10]byte
+		_, _ = rand.Read(b[:]) // never fails (Go 1.24)
+		serial.hi, serial.lo, serial.drawn = binary.BigEndian.Uint16(b[:])&0x7fff, binary.BigEndian.Uint64(b[2:]), true
+	}
+	if ms <= serial.ms && serial.ms-ms < 10_000 { // a small step back of the clock
+		ms = serial.ms
+	}
+	serial.ms = ms
+	serial.lo++
+	if serial.lo == 0 {
+		serial.hi++
+	}
+	hi, lo := serial.hi, serial.lo
+	serial.Unlock()
+	return formatID(ms, hi, lo)
 }
 
 // ValidID reports whether s has the form that [NewID] gives.

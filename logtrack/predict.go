@@ -1,0 +1,302 @@
+package logtrack
+
+import (
+	"encoding/binary"
+	"maps"
+	"math/bits"
+	"slices"
+)
+
+// Most of what a fact says, an earlier fact about the same message or session
+// has said. A predicted column stores what differs from that: rows are stored
+// by type, so the fact before is one of another type mostly. rowKeys tell which
+// rows belong together: the message's code, or behind those the session's.
+
+// keysOf makes the keys of all rows from the codes of the two columns, whose
+// values follow each other as covered. 0 stands for neither.
+func keysOf(types []typeRun, rows, messages int, queue, session placed) (keys []uint32, n int) {
+	keys = make([]uint32, rows)
+	n = messages
+	session.each(types, func(row int, code uint32) {
+		if code > 0 {
+			keys[row] = uint32(messages) + code //nolint:gosec // both are counts of a block
+			n = max(n, messages+int(code))
+		}
+	})
+	queue.each(types, func(row int, code uint32) {
+		if code > 0 {
+			keys[row] = code
+			n = max(n, int(code))
+		}
+	})
+	return keys, n + 1
+}
+
+// placed is codes with the types that have some.
+type placed struct {
+	cover []byte
+	codes []uint32
+}
+
+func (p placed) each(types []typeRun, visit func(row int, code uint32)) {
+	at := 0
+	for _, t := range p.cover {
+		run := &types[t]
+		for i := range run.n {
+			visit(run.start+i, p.codes[at])
+			at++
+		}
+	}
+}
+
+// predictors says for each value of a column which earlier value is likely the
+// same, or -1. sums, of a list's element column, are the elements before each
+// value of the list's column, which begins for each type at first.
+func predictors(types []typeRun, cover []byte, keys []uint32, n int, first []int, sums []int32) []int32 {
+	type span struct{ at, n int32 }
+	last := make([]span, n)
+	prev := make([]int32, 0, len(keys))
+	for _, t := range cover {
+		run := &types[t]
+		for row := range run.n {
+			size := int32(1)
+			if sums != nil {
+				p := first[t] + row
+				size = sums[p+1] - sums[p]
+			}
+			key := keys[run.start+row]
+			old := last[key]
+			if key > 0 && size > 0 {
+				last[key] = span{int32(len(prev)), size} //nolint:gosec // bounded by the elements of a block
+			}
+			for i := range size {
+				if i < old.n {
+					prev = append(prev, old.at+i)
+				} else {
+					prev = append(prev, -1)
+				}
+			}
+		}
+	}
+	return prev
+}
+
+// appendPredictedCodes writes 0 for a code that is the one predicted (without
+// a prediction: the first that was not there yet), and others plus one.
+func appendPredictedCodes(dst []byte, codes []uint32, prev []int32, scratch []int64) ([]byte, []int64) {
+	scratch = scratch[:0]
+	next := uint32(1)
+	for i, c := range codes {
+		want := next
+		if p := prev[i]; p >= 0 {
+			want = codes[p]
+		}
+		if c == want {
+			scratch = append(scratch, 0)
+		} else {
+			scratch = append(scratch, int64(c)+1)
+		}
+		next = max(next, c+1)
+	}
+	return appendNums(dst, scratch), scratch
+}
+
+// readPredictedCodes reads what appendPredictedCodes wrote.
+func readPredictedCodes(src []byte, prev []int32, entries int) (codes []uint32, rest []byte, err error) {
+	nums, rest, err := readNums(src, len(prev))
+	if err != nil {
+		return nil, nil, err
+	}
+	codes = make([]uint32, len(prev))
+	next := uint32(1)
+	for i, n := range nums {
+		var c uint32
+		switch {
+		case n != 0:
+			if n < 0 || n > int64(entries) {
+				return nil, nil, damaged("code")
+			}
+			c = uint32(n - 1) //nolint:gosec // bounded by entries
+		case prev[i] >= 0:
+			c = codes[prev[i]]
+		default:
+			if c = next; int(c) >= entries {
+				return nil, nil, damaged("code")
+			}
+		}
+		codes[i] = c
+		next = max(next, c+1)
+	}
+	return codes, rest, nil
+}
+
+func zigzag(n int64) int64   { return n<<1 ^ n>>63 }
+func unzigzag(n int64) int64 { return int64(uint64(n)>>1) ^ -(n & 1) } //nolint:gosec // modular
+
+func bitsOf(n int64) int { return bits.Len64(uint64(n)) } //nolint:gosec // modular
+
+// predictedNums takes from each number the one predicted; worth is false when
+// that hardly makes them smaller.
+func predictedNums(nums []int64, prev []int32, scratch []int64) (diff []int64, worth bool) {
+	diff = scratch[:0]
+	lo := nums[0]
+	for _, n := range nums {
+		lo = min(lo, n)
+	}
+	plain, less := 0, 0
+	for i, n := range nums {
+		d := n
+		if p := prev[i]; p >= 0 {
+			d -= nums[p]
+		}
+		d = zigzag(d)
+		diff = append(diff, d)
+		plain += bitsOf(n - lo)
+		less += bitsOf(d)
+	}
+	return diff, less < plain*4/5
+}
+
+// unpredictNums puts back what predictedNums took, in place.
+func unpredictNums(diff []int64, prev []int32) {
+	for i, d := range diff {
+		d = unzigzag(d)
+		if p := prev[i]; p >= 0 {
+			d += diff[p]
+		}
+		diff[i] = d
+	}
+}
+
+// neighbours stands for no earlier type in a column of times.
+const neighbours = 0xff
+
+// appendTimes writes the times of rows: those of each type of fact as the
+// distance from the fact of that earlier type about the same message that they
+// follow closest, or from the row before.
+func appendTimes(dst []byte, types []typeRun, cover []byte, ts []int64, keys []uint32, n int, scratch []int64) ([]byte, []int64) {
+	at := 0
+	seen := make([][]int64, 0, len(cover)) // times by key of each type so far
+	scratch = grown(scratch, 2*len(ts))
+	dst = binary.AppendVarint(dst, ts[0])
+	for k, t := range cover {
+		run := &types[t]
+		mine := ts[at : at+run.n]
+		rowKeys := keys[run.start : run.start+run.n]
+		best, other := scratch[:run.n], scratch[run.n:2*run.n]
+		ref, least := byte(neighbours), distances(best, mine, rowKeys, nil, ts[0])
+		for j := range k {
+			if cost := distances(other, mine, rowKeys, seen[j], ts[0]); cost < least {
+				ref, least = cover[j], cost
+				best, other = other, best
+			}
+		}
+		dst = append(dst, ref)
+		dst = appendNums(dst, best)
+		if k < len(cover)-1 {
+			seen = append(seen, timesByKey(mine, rowKeys, n))
+		}
+		at += run.n
+	}
+	return dst, scratch
+}
+
+func grown(s []int64, n int) []int64 {
+	if cap(s) < n {
+		s = make([]int64, n)
+	}
+	return s[:n]
+}
+
+func timesByKey(ts []int64, keys []uint32, n int) []int64 {
+	by := make([]int64, n)
+	for i, k := range keys {
+		if k > 0 {
+			by[k] = ts[i]
+		}
+	}
+	return by
+}
+
+// distances fills out, and tells about how many bits it takes.
+func distances(out, ts []int64, keys []uint32, ref []int64, before int64) (cost int) {
+	for i, t := range ts {
+		base := before
+		if ref != nil && ref[keys[i]] != 0 {
+			base = ref[keys[i]]
+		}
+		out[i] = zigzag(t - base)
+		cost += bitsOf(out[i])
+		before = t
+	}
+	return cost
+}
+
+// readTimes reads what appendTimes wrote.
+func readTimes(src []byte, types []typeRun, cover []byte, total int, keys []uint32, n int) ([]int64, error) {
+	ts := make([]int64, 0, total)
+	base0, src, err := readVarint(src)
+	if err != nil {
+		return nil, err
+	}
+	start := map[byte]int{} // in ts, of each type
+	for _, t := range cover {
+		if len(src) == 0 {
+			return nil, damaged("times")
+		}
+		ref := src[0]
+		run := &types[t]
+		diff, rest, err := readNums(src[1:], run.n)
+		if err != nil {
+			return nil, err
+		}
+		src = rest
+		rowKeys := keys[run.start : run.start+run.n]
+		var by []int64
+		if ref != neighbours {
+			at, ok := start[ref]
+			if !ok {
+				return nil, damaged("times")
+			}
+			r := &types[ref]
+			by = timesByKey(ts[at:at+r.n], keys[r.start:r.start+r.n], n)
+		}
+		start[t] = len(ts)
+		before := base0
+		for i, d := range diff {
+			base := before
+			if by != nil && by[rowKeys[i]] != 0 {
+				base = by[rowKeys[i]]
+			}
+			before = base + unzigzag(d)
+			ts = append(ts, before)
+		}
+	}
+	return ts, nil
+}
+
+// likeMark stands in a dictionary for the value of another column in the row.
+const likeMark = "\x00"
+
+// likes are columns that mostly say what another one of the same row says.
+var likes = map[string]string{"header_from": "mail_from"}
+
+// sharedDicts names the dictionary that columns share because they say the same things.
+var sharedDicts = map[string]string{
+	"recipient": "recipient/dict", "recipients.address": "recipient/dict",
+	"reply": "reply/dict", "recipients.reply": "reply/dict",
+	"enhanced": "enhanced/dict", "recipients.enhanced": "enhanced/dict",
+	"class": "class/dict", "recipients.class": "class/dict",
+}
+
+// sharedNames are the names of the shared dictionaries, in order.
+var sharedNames = slices.Compact(slices.Sorted(maps.Values(sharedDicts)))
+
+// appendText writes codes, and behind them their dictionary, whose size comes first.
+func appendText(dst []byte, entries int, codes func([]byte) []byte, dict []string) []byte {
+	dst = codes(binary.AppendUvarint(dst, uint64(entries))) //nolint:gosec // a count
+	if dict != nil {
+		dst = appendDict(dst, dict)
+	}
+	return dst
+}
