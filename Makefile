@@ -85,6 +85,10 @@ bench: build ## Measure against Postfix on this machine's disk; prints tables
 	$(GO) run ./cmd/internal/bench $(ARGS)
 	$(GO) test -run '^$$' -bench 'Search1M|Ingest' -benchtime 1x -timeout 30m ./logtrack
 
+.PHONY: bench-tracking
+bench-tracking: ## Fill a tracking store and ask it (EVENTS=10000000 COMPARE=victorialogs)
+	$(GO) run ./cmd/internal/benchtracking -events $(or $(EVENTS),1000000) -compare '$(COMPARE)' $(ARGS)
+
 .PHONY: docs
 docs: ## Regenerate docs/reference
 	$(GO) test ./cmd/waybill ./cmd/internal/config ./metrics ./relay/event -run 'Reference|Exposition' -update

@@ -17,10 +17,11 @@ import (
 	"waybill/relay/mail"
 )
 
-// Percentiles come from buckets whose bounds grow by this factor from a
-// microsecond on, so that a value is off by less than 2.5 percent.
+// Percentiles over many facts come from buckets whose bounds grow by this
+// factor from a microsecond on, so that a value is off by less than bucketError.
 const (
 	bucketGrowth = 1.05
+	bucketError  = 0.025
 	// maxGroups bounds the groups of one aggregate; what comes later counts as other.
 	maxGroups = 20000
 	// maxCells bounds the values of one aggregate.
@@ -49,7 +50,10 @@ type cell struct {
 	n    int64
 	sum  int64
 	max  int64
-	hist []bucketCount // in order
+	few  []bucketCount // in order; while there are few buckets
+	lo   uint16        // the bucket of many[0]
+	many []int64
+	vals []int64 // all values, while they are kept
 }
 
 type bucketCount struct {
@@ -57,40 +61,84 @@ type bucketCount struct {
 	n      int64
 }
 
-func (c *cell) add(n, value int64, hist bool) {
-	c.n += n
-	c.sum += value
-	c.max = max(c.max, value)
-	if hist {
-		c.count(bucketOf(value), n)
+// fewBuckets is how many buckets are searched rather than looked up.
+const fewBuckets = 12
+
+// count adds n to a bucket.
+func (c *cell) count(bucket uint16, n int64) {
+	if c.many != nil {
+		c.dense(bucket, n)
+		return
+	}
+	i, ok := slices.BinarySearchFunc(c.few, bucket, func(b bucketCount, want uint16) int { return cmp.Compare(b.bucket, want) })
+	switch {
+	case ok:
+		c.few[i].n += n
+	case len(c.few) < fewBuckets:
+		c.few = slices.Insert(c.few, i, bucketCount{bucket, n})
+	default:
+		lo, hi := min(c.few[0].bucket, bucket), max(c.few[len(c.few)-1].bucket, bucket)
+		c.lo, c.many = lo, make([]int64, hi-lo+1)
+		for _, b := range c.few {
+			c.many[b.bucket-lo] = b.n
+		}
+		c.few = nil
+		c.many[bucket-lo] += n
 	}
 }
 
-func (c *cell) count(bucket uint16, n int64) {
-	i, ok := slices.BinarySearchFunc(c.hist, bucket, func(b bucketCount, want uint16) int { return cmp.Compare(b.bucket, want) })
-	if !ok {
-		c.hist = slices.Insert(c.hist, i, bucketCount{bucket: bucket})
+func (c *cell) dense(bucket uint16, n int64) {
+	if bucket < c.lo {
+		c.many = append(make([]int64, c.lo-bucket, int(c.lo-bucket)+len(c.many)), c.many...)
+		c.lo = bucket
 	}
-	c.hist[i].n += n
+	if more := int(bucket-c.lo) + 1 - len(c.many); more > 0 {
+		c.many = append(c.many, make([]int64, more)...)
+	}
+	c.many[bucket-c.lo] += n
+}
+
+// buckets calls each with the buckets in order until it returns false.
+func (c *cell) buckets(each func(bucket uint16, n int64) bool) {
+	for _, b := range c.few {
+		if !each(b.bucket, b.n) {
+			return
+		}
+	}
+	for i, n := range c.many {
+		if n > 0 && !each(c.lo+uint16(i), n) {
+			return
+		}
+	}
 }
 
 func (c *cell) merge(o *cell) {
 	c.n += o.n
 	c.sum += o.sum
 	c.max = max(c.max, o.max)
-	for _, b := range o.hist {
-		c.count(b.bucket, b.n)
-	}
+	o.buckets(func(bucket uint16, n int64) bool {
+		c.count(bucket, n)
+		return true
+	})
+	c.vals = append(c.vals, o.vals...)
 }
 
+// quantile is the value below which the share q of all are: exact while all
+// values are kept, and else the middle of its bucket.
 func (c *cell) quantile(q float64) float64 {
 	rank := int64(math.Ceil(q * float64(c.n)))
-	for _, b := range c.hist {
-		if rank -= b.n; rank <= 0 {
-			return bucketMid(b.bucket)
-		}
+	if len(c.vals) > 0 {
+		slices.Sort(c.vals)
+		return float64(c.vals[max(0, min(rank, int64(len(c.vals)))-1)]) / 1e6
 	}
-	return float64(c.max) / 1e6
+	found := float64(c.max) / 1e6
+	c.buckets(func(bucket uint16, n int64) bool {
+		if rank -= n; rank <= 0 {
+			found = bucketMid(bucket)
+		}
+		return rank > 0
+	})
+	return found
 }
 
 type groupKey [2]string
@@ -109,8 +157,12 @@ type aggregation struct {
 	step     int64 // microseconds; 0: one value
 	from, to int64
 	outcomes bool // count recipients' outcomes, not facts
+	octets   bool // sum the sizes of accepted messages
 	hist     bool
+	keep     bool   // all values, for exact percentiles
+	rolled   bool   // some of the answer is from rollups
 	column   string // of the value, or "" to count
+	asked    []outcomeFilter
 
 	mu     sync.Mutex
 	groups map[groupKey]*group
@@ -189,7 +241,12 @@ func (s *Store) Aggregate(ctx context.Context, q trackapi.AggregateQuery) (*trac
 	if err != nil {
 		return nil, err
 	}
-	err = parallel(ctx, blocks, func(src *source) error { return a.block(sn, src, f) })
+	a.keep = a.hist && len(blocks) <= s.exactBlocks
+	if len(blocks) > s.exactBlocks && a.canRoll(f) {
+		err = a.fromRollups(ctx, sn, f, blocks)
+	} else {
+		err = parallel(ctx, blocks, func(src *source) error { return a.block(sn, src, f) })
+	}
 	switch {
 	case isCut(ctx, err):
 		a.cut = fmt.Sprintf("stopped after %s: the numbers are too low; give a shorter time range or an exact filter", s.opts.QueryTimeout)
@@ -201,6 +258,57 @@ func (s *Store) Aggregate(ctx context.Context, q trackapi.AggregateQuery) (*trac
 	out := a.answer(q)
 	out.TookMS = sn.took()
 	return out, nil
+}
+
+// exactBlocks is how many blocks an aggregate reads fact by fact, and so gives
+// exact percentiles; above, it reads rollups if they can answer.
+const exactBlocks = 128
+
+// fromRollups reads rollups, and facts of those blocks that are in none, and of
+// the parts of minutes at the ends of the range.
+func (a *aggregation) fromRollups(ctx context.Context, sn *snapshot, f *filter, blocks []*source) error {
+	q := a.rolling(f)
+	ends := *f
+	ends.skip, ends.skipFrom, ends.skipTo = true, q.lo*rollMinute, q.hi*rollMinute
+	may := make(map[viewKey]bool, len(blocks)) // what the filters and indexes allow
+	for _, b := range blocks {
+		if b.recs == nil {
+			may[viewKey{b.part, b.head.seq}] = true
+		}
+	}
+	type job struct {
+		src *source
+		f   *filter
+	}
+	var jobs []job
+	for _, p := range sn.parts {
+		whole, edges, err := q.roll(ctx, sn, p, f)
+		if err != nil {
+			return err
+		}
+		for _, b := range whole {
+			if may[viewKey{p, b.head.seq}] {
+				jobs = append(jobs, job{b, f})
+			}
+		}
+		for _, b := range edges {
+			if may[viewKey{p, b.head.seq}] {
+				jobs = append(jobs, job{b, &ends})
+			}
+		}
+	}
+	for _, b := range blocks {
+		if b.recs != nil {
+			jobs = append(jobs, job{b, f})
+		}
+	}
+	a.rolled = true
+	return parallel(ctx, jobs, func(j job) error { return a.block(sn, j.src, j.f) })
+}
+
+// holds reports whether a time is in the range of the filter.
+func (f *filter) holds(when int64) bool {
+	return when >= f.from && when < f.to && (!f.skip || when < f.skipFrom || when >= f.skipTo)
 }
 
 func newAggregation(q trackapi.AggregateQuery, f *filter) (*aggregation, error) {
@@ -225,7 +333,7 @@ func newAggregation(q trackapi.AggregateQuery, f *filter) (*aggregation, error) 
 	named := slices.ContainsFunc(f.preds, func(p *pred) bool { return p.term.Field == "event" }) || slices.Contains(q.By, "event")
 	switch {
 	case a.metric == "bytes":
-		a.column = "size"
+		a.column, a.octets = "size", !named
 		if !named {
 			f.preds = append(f.preds, &pred{
 				term: trackapi.Term{Field: "event"}, field: fields["event"], fact: func(name string) bool { return name == "message_queued" },
@@ -237,7 +345,50 @@ func newAggregation(q trackapi.AggregateQuery, f *filter) (*aggregation, error) 
 	default:
 		a.outcomes = !named
 	}
+	if a.outcomes {
+		a.ask(f)
+	}
 	return a, nil
+}
+
+// outcomeFilter is a filter that is asked of an outcome, not of the fact that
+// tells of it: one attempt has an outcome for each of its recipients.
+type outcomeFilter struct {
+	dimension
+	not bool
+	ok  func(string) bool
+}
+
+// ask has the filters that tell recipients apart asked of outcomes. Facts are
+// still chosen by those that must hold; but a fact with one outcome that must
+// not be counted may have others.
+func (a *aggregation) ask(f *filter) {
+	address := dimension{name: "recipient", text: "recipient", child: "recipients.address"}
+	add := func(p *pred, not bool) bool {
+		o := outcomeFilter{not: not}
+		switch p.term.Field {
+		case "recipient", "domain":
+			o.dimension, o.ok = address, func(s string) bool { return s != "" && p.text(s) }
+		case "disposition", "class":
+			o.dimension, o.ok = dimensions[p.term.Field], p.passes(p.term.Field)
+			o.name = p.term.Field
+		default:
+			return false
+		}
+		a.asked = append(a.asked, o)
+		return true
+	}
+	for _, p := range f.preds {
+		add(p, false)
+	}
+	f.outcomeNots = nil
+	f.nots = slices.DeleteFunc(f.nots, func(p *pred) bool {
+		if add(p, true) {
+			f.outcomeNots = append(f.outcomeNots, p)
+			return true
+		}
+		return false
+	})
 }
 
 func floorTo(v, step int64) int64 {
@@ -264,31 +415,43 @@ var finals = map[string]bool{"recipient_relayed": true, "recipient_bounced": tru
 // sink gathers the values of one block before they are merged.
 type sink struct {
 	step    int64
+	hist    bool
 	index   map[groupKey]int
 	keys    []groupKey
 	samples []sample
 }
 
 type sample struct {
-	group int
-	at    int64 // start of its step
-	value int64
+	group  int
+	at     int64 // start of its step
+	n      int64 // how many there are
+	value  int64 // of them together
+	bucket uint16
 }
 
-func newSink(a *aggregation) *sink { return &sink{step: a.step, index: map[groupKey]int{}} }
+func newSink(a *aggregation) *sink {
+	return &sink{step: a.step, hist: a.hist, index: map[groupKey]int{}}
+}
 
-func (k *sink) add(key groupKey, ts, value int64) {
+func (k *sink) group(key groupKey) int {
 	g, ok := k.index[key]
 	if !ok {
 		g = len(k.keys)
 		k.index[key] = g
 		k.keys = append(k.keys, key)
 	}
-	at := int64(0)
+	return g
+}
+
+func (k *sink) add(key groupKey, ts, value int64) {
+	x := sample{group: k.group(key), n: 1, value: value}
 	if k.step > 0 {
-		at = floorTo(ts, k.step)
+		x.at = floorTo(ts, k.step)
 	}
-	k.samples = append(k.samples, sample{g, at, value})
+	if k.hist {
+		x.bucket = bucketOf(value)
+	}
+	k.samples = append(k.samples, x)
 }
 
 func (a *aggregation) merge(k *sink) {
@@ -298,9 +461,10 @@ func (a *aggregation) merge(k *sink) {
 	for i, key := range k.keys {
 		groups[i] = a.group(key)
 	}
-	for _, x := range k.samples {
+	for i := range k.samples {
+		x := &k.samples[i]
 		g := groups[x.group]
-		g.total.add(1, x.value, a.hist)
+		a.addTo(&g.total, x)
 		if a.step == 0 {
 			continue
 		}
@@ -312,7 +476,19 @@ func (a *aggregation) merge(k *sink) {
 				a.cells++
 			}
 		}
-		g.last.add(1, x.value, a.hist)
+		a.addTo(g.last, x)
+	}
+}
+
+func (a *aggregation) addTo(c *cell, x *sample) {
+	c.n += x.n
+	c.sum += x.value
+	c.max = max(c.max, x.value)
+	switch {
+	case a.keep:
+		c.vals = append(c.vals, x.value)
+	case a.hist:
+		c.count(x.bucket, x.n)
 	}
 }
 
@@ -345,7 +521,7 @@ func (a *aggregation) block(sn *snapshot, src *source, f *filter) error {
 	k := newSink(a)
 	if src.recs != nil {
 		for i := range src.recs {
-			if r := &src.recs[i]; f.matches(r) {
+			if r := &src.recs[i]; f.matches(r) && f.holds(r.Time.UnixMicro()) {
 				a.record(k, r)
 			}
 		}
@@ -371,7 +547,11 @@ func (a *aggregation) columns() []string {
 	if a.column != "" {
 		keys = append(keys, colKey(a.column, false))
 	}
-	for _, d := range a.dims {
+	dims := a.dims
+	for _, o := range a.asked {
+		dims = append(slices.Clip(dims), o.dimension)
+	}
+	for _, d := range dims {
 		for _, c := range append([]string{d.text, d.child}, d.elsewhere...) {
 			if c != "" {
 				keys = append(keys, colKey(c, !d.num))
@@ -462,10 +642,36 @@ func (a *aggregation) perRecipient() bool {
 	return slices.ContainsFunc(a.dims, func(d dimension) bool { return d.child != "" })
 }
 
+// outcome is one value to count: of a fact, or of one of its recipients.
+type outcome struct {
+	readers []*dimReader
+	fact    string
+	when, n int64
+
+	t, at, elem int
+}
+
+// value is the d-th dimension's.
+func (x *outcome) value(d int) string { return x.readers[d].value(x.fact, x.t, x.at, x.elem) }
+
 func (a *aggregation) scan(k *sink, v *view, rows []int, f *filter) {
-	readers := make([]*dimReader, len(a.dims))
-	for i, d := range a.dims {
-		readers[i] = newDimReader(d, v)
+	a.eachIn(v, rows, f, func(x *outcome) {
+		var key groupKey
+		for i := range a.dims {
+			key[i] = x.value(i)
+		}
+		k.add(key, x.when, x.n)
+	})
+}
+
+// eachIn calls visit with what rows of a block tell.
+func (a *aggregation) eachIn(v *view, rows []int, f *filter, visit func(*outcome)) {
+	x := &outcome{}
+	for _, d := range a.dims {
+		x.readers = append(x.readers, newDimReader(d, v))
+	}
+	for _, o := range a.asked {
+		x.readers = append(x.readers, newDimReader(o.dimension, v))
 	}
 	ts, value := v.col("ts#"), (*colView)(nil)
 	if a.column != "" {
@@ -473,81 +679,103 @@ func (a *aggregation) scan(k *sink, v *view, rows []int, f *filter) {
 	}
 	lists, disp, worstDisp := v.col("recipients#"), v.col("recipients.disposition#"), v.col("disposition#")
 	each := a.perRecipient()
-	t := 0
 	for _, row := range rows { // in order, so that the types are too
-		for row >= v.head.types[t].start+v.head.types[t].n {
-			t++
+		for row >= v.head.types[x.t].start+v.head.types[x.t].n {
+			x.t++
 		}
-		name, at := v.head.types[t].name, row-v.head.types[t].start
-		if !a.wants(name) {
+		x.fact, x.at = v.head.types[x.t].name, row-v.head.types[x.t].start
+		if !a.wants(x.fact) {
 			continue
 		}
-		when := unpackTime(ts.numAt(t, at), 0).UnixMicro()
-		if when < f.from || when >= f.to {
+		x.when = unpackTime(ts.numAt(x.t, x.at), 0).UnixMicro()
+		if !f.holds(x.when) {
 			continue
 		}
-		n := value.numAt(t, at)
-		lo, hi, _ := lists.elems(t, at)
-		key := func(elem int) (key groupKey) {
-			for i, r := range readers {
-				key[i] = r.value(name, t, at, elem)
-			}
-			return key
-		}
+		x.n = value.numAt(x.t, x.at)
+		lo, hi, _ := lists.elems(x.t, x.at)
 		switch {
-		case a.outcomes && name == "attempt_finished":
-			for e := lo; e < hi; e++ {
-				d := disp.numAt(t, e)
+		case a.outcomes && x.fact == "attempt_finished":
+			for x.elem = lo; x.elem < hi; x.elem++ {
+				d := disp.numAt(x.t, x.elem)
 				if d == 0 {
-					d = worstDisp.numAt(t, at)
+					d = worstDisp.numAt(x.t, x.at)
 				}
-				if d == int64(mail.Deferred) {
-					k.add(key(e), when, n)
+				if d == int64(mail.Deferred) && a.counts(x.value) {
+					visit(x)
 				}
 			}
 		case each && hi > lo:
-			for e := lo; e < hi; e++ {
-				k.add(key(e), when, n)
+			for x.elem = lo; x.elem < hi; x.elem++ {
+				if a.counts(x.value) {
+					visit(x)
+				}
 			}
 		default:
-			k.add(key(-1), when, n)
+			if x.elem = -1; a.counts(x.value) {
+				visit(x)
+			}
 		}
 	}
 }
 
+// counts reports whether an outcome passes the filters that are asked of it.
+// Their dimensions are behind those of the aggregation.
+func (a *aggregation) counts(value func(d int) string) bool {
+	for i := range a.asked {
+		if a.asked[i].ok(value(len(a.dims)+i)) == a.asked[i].not {
+			return false
+		}
+	}
+	return true
+}
+
 // record is scan for a fact in memory.
 func (a *aggregation) record(k *sink, r *event.Record) {
+	a.eachOf(r, func(value func(d int) string, when, n int64) {
+		var key groupKey
+		for i := range a.dims {
+			key[i] = value(i)
+		}
+		k.add(key, when, n)
+	})
+}
+
+// eachOf is eachIn for a fact in memory.
+func (a *aggregation) eachOf(r *event.Record, visit func(value func(d int) string, when, n int64)) {
 	p := planOf(r)
 	if !a.wants(p.name) {
 		return
 	}
-	when := r.Time.UnixMicro()
-	n := p.firstNum(r, a.column)
-	list := recipientsOf(r.Event)
-	key := func(rc *event.Recipient) (key groupKey) {
-		for i := range a.dims {
-			key[i] = a.dims[i].of1(p, r, rc)
+	when, n := r.Time.UnixMicro(), p.firstNum(r, a.column)
+	var rc *event.Recipient
+	value := func(d int) string {
+		if d < len(a.dims) {
+			return a.dims[d].of1(p, r, rc)
 		}
-		return key
+		return a.asked[d-len(a.dims)].of1(p, r, rc)
 	}
+	each := func() {
+		if a.counts(value) {
+			visit(value, when, n)
+		}
+	}
+	list := recipientsOf(r.Event)
 	switch {
 	case a.outcomes && p.name == "attempt_finished":
 		worstDisp := r.Event.(event.AttemptFinished).Disposition
 		for i := range list {
-			d := list[i].Disposition
-			if d == 0 {
-				d = worstDisp
-			}
-			if d == mail.Deferred {
-				k.add(key(&list[i]), when, n)
+			rc = &list[i]
+			if d := cmp.Or(rc.Disposition, worstDisp); d == mail.Deferred {
+				each()
 			}
 		}
 	case a.perRecipient() && len(list) > 0:
 		for i := range list {
-			k.add(key(&list[i]), when, n)
+			rc = &list[i]
+			each()
 		}
 	default:
-		k.add(key(nil), when, n)
+		each()
 	}
 }
 
@@ -594,9 +822,17 @@ func (d *dimension) of1(p *plan, r *event.Record, rc *event.Recipient) string {
 	return ""
 }
 
+// exact reports whether nothing comes from the middle of a bucket.
+func (a *aggregation) exact() bool {
+	return a.keep || !a.hist && (!a.rolled || a.metric != "latency_max")
+}
+
 // answer makes the series: the greatest groups, and the rest as other.
 func (a *aggregation) answer(q trackapi.AggregateQuery) *trackapi.Aggregate {
-	out := &trackapi.Aggregate{Metric: a.metric, Step: q.Step.Seconds(), Exact: !a.hist, Unit: unitOf(a.metric), Series: []trackapi.Series{}, Cut: a.cut}
+	out := &trackapi.Aggregate{Metric: a.metric, Step: q.Step.Seconds(), Exact: a.exact(), Unit: unitOf(a.metric), Series: []trackapi.Series{}, Cut: a.cut}
+	if !out.Exact {
+		out.Error = bucketError
+	}
 	top := q.Top
 	if top == 0 {
 		top = 10

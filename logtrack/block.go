@@ -63,6 +63,7 @@ type encoded struct {
 	head  *header
 	body  []byte
 	posts []posting // sorted
+	roll  *rollup
 }
 
 // colBuild gathers a column while a block is encoded.
@@ -137,7 +138,7 @@ func encodeBlock(seq uint32, recs []event.Record) *encoded {
 	for t, run := range b.head.types {
 		b.addType(byte(t), run) // far fewer types than 256
 	}
-	e := &encoded{head: b.head, body: b.body(), posts: b.postings()}
+	e := &encoded{head: b.head, body: b.body(), posts: b.postings(), roll: rollupOf(recs)}
 	b.head.bytes = len(e.body)
 	for _, name := range pruned {
 		switch c := b.byName[name]; {
@@ -381,7 +382,7 @@ func (b *builder) addLeaf(t byte, l *leaf, structs []reflect.Value) {
 // body writes the directory of columns and the columns.
 func (b *builder) body() []byte {
 	b.rowKeys()
-	dir := binary.AppendUvarint(make([]byte, bodyStart, 4<<10), uint64(len(b.cols)+b.sharedCount()))
+	dir := binary.AppendUvarint(make([]byte, bodyStart, 4<<10), uint64(len(b.cols)+b.sharedCount())) //nolint:gosec // a count
 	data, raw := b.data[:0], b.raw
 	column := func(name string, form byte, cover []byte, n int) {
 		at := len(data)

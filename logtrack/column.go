@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -407,16 +408,27 @@ func appendPacked(dst, raw []byte) []byte {
 	return append(dst, raw...)
 }
 
-func unpack(src []byte, rawLen int) ([]byte, error) {
+// rawPool has room for columns that are being decoded. What they are decoded
+// to keeps nothing of it.
+var rawPool = sync.Pool{New: func() any { return new([]byte) }}
+
+// unpack is the column that appendPacked wrote; scratch is room for it.
+func unpack(src []byte, rawLen int, scratch *[]byte) ([]byte, error) {
 	if len(src) == 0 || rawLen > maxColumn {
 		return nil, damaged("column")
 	}
 	if src[0] == 0 {
 		return src[1:], nil
 	}
-	raw, err := decoder.DecodeAll(src[1:], make([]byte, 0, min(rawLen, 1<<20)))
+	if cap(*scratch) < rawLen {
+		*scratch = make([]byte, 0, min(rawLen, 1<<20))
+	}
+	raw, err := decoder.DecodeAll(src[1:], (*scratch)[:0])
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	if cap(raw) <= 1<<20 {
+		*scratch = raw
 	}
 	return raw, nil
 }

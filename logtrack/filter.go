@@ -38,6 +38,10 @@ type filter struct {
 	latencies     []latencyRange
 	// the acceptance that a queue ID or its prefix allows, milliseconds
 	accLo, accHi int64
+	// of aggregates:
+	outcomeNots      []*pred // negated filters that are asked of outcomes
+	skip             bool    // facts from skipFrom to before skipTo are counted already
+	skipFrom, skipTo int64
 }
 
 // latencyRange is what a latency must be between, or must not.

@@ -72,14 +72,14 @@ func (sn *snapshot) messageFacts(ctx context.Context, ids []position, set readSe
 		if err != nil {
 			return nil, err
 		}
-		wanted := map[uint32]bool{}
-		for _, seqs := range found {
+		wanted := map[uint32][]int64{} // acceptance of messages that a block may hold
+		for i, seqs := range found {
 			for _, seq := range seqs {
-				wanted[seq] = true
+				wanted[seq] = append(wanted[seq], acceptMS(ids[i].id))
 			}
 		}
 		for _, h := range sn.heads[p] {
-			if wanted[h.seq] {
+			if slices.ContainsFunc(wanted[h.seq], h.mayHold) {
 				blocks = append(blocks, &source{head: h, part: p})
 			}
 		}
@@ -100,6 +100,13 @@ func (sn *snapshot) messageFacts(ctx context.Context, ids []position, set readSe
 		return nil
 	})
 	return facts, err
+}
+
+// mayHold reports whether a block can have facts about a message that was
+// accepted then: it is cheaper to tell than to read a block that a collision
+// of hashes has named.
+func (h *header) mayHold(accepted int64) bool {
+	return h.hasMsg && accepted >= h.minAcc && accepted <= h.maxAcc
 }
 
 // recordsOf reads the facts of the wanted messages in a stored block.

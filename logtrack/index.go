@@ -41,9 +41,9 @@ const (
 	runMost   = 1 << 16 // blocks whose place a posting has room for
 	runChunk  = 128     // entries for each one in the directory
 	// spareBits is how many more bits of a hash are kept than tell the entries
-	// apart: one look-up in 2^11 reads a block in vain, and differences of
-	// neighbours mostly fit into two octets.
-	spareBits  = 11
+	// apart: one look-up in 2^7 reads a block in vain, if its times allow
+	// it, and differences of neighbours mostly fit into one octet.
+	spareBits  = 7
 	runVersion = 1
 )
 
@@ -51,6 +51,7 @@ const (
 type fresh struct {
 	seq   uint32
 	posts []posting // sorted; nil when they could not be worked out: anything may be in the block
+	roll  *rollup   // nil when it could not be worked out
 }
 
 func (f *fresh) may(p posting) bool {
@@ -66,6 +67,7 @@ type run struct {
 	key      []byte
 	blocks   []uint32
 	sections map[byte]*section
+	roll     *rollHead // nil when there is no rollup
 }
 
 // section is the postings of one kind in a run.
@@ -282,12 +284,24 @@ func (p *partition) settleIndex(all bool) error {
 		}
 		value := encodeRun(young[:n])
 		key := blockKey('r', young[0].seq)
-		if err := p.db.Update(func(txn *badger.Txn) error { return txn.Set(key, value) }); err != nil {
-			return fmt.Errorf("store index: %w", err)
-		}
 		r, err := readRun(key, value)
 		if err != nil {
 			return fmt.Errorf("read back index: %w", err)
+		}
+		roll := mergeRollups(young[:n])
+		err = p.db.Update(func(txn *badger.Txn) error {
+			if roll != nil {
+				if err := txn.Set(rollKey(r), roll.encode()); err != nil {
+					return err
+				}
+			}
+			return txn.Set(key, value)
+		})
+		if err != nil {
+			return fmt.Errorf("store index: %w", err)
+		}
+		if roll != nil {
+			r.roll = &rollHead{roll.lo, roll.hi}
 		}
 		p.mu.Lock()
 		p.runs = append(slices.Clip(p.runs), r)
@@ -321,7 +335,7 @@ func readIndex(db *badger.DB, heads []*header, log *zap.Logger) (runs []*run, yo
 				return err
 			}
 		}
-		return nil
+		return readRollHeads(txn, runs, log)
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("read index: %w", err)
@@ -330,11 +344,16 @@ func readIndex(db *badger.DB, heads []*header, log *zap.Logger) (runs []*run, yo
 		if done[h.seq] {
 			continue
 		}
-		posts, err := postingsOf(newView(h, func(read func([]byte) error) error { return readBody(db, h.seq, read) }))
+		v := newView(h, func(read func([]byte) error) error { return readBody(db, h.seq, read) })
+		f := fresh{seq: h.seq}
+		f.posts, err = postingsOf(v)
+		if err == nil {
+			f.roll, err = rollupOfView(v)
+		}
 		if err != nil && !errors.Is(err, errUnknownFact) {
 			log.Error("track block cannot be indexed", zap.Uint32("block", h.seq), zap.Error(err))
 		}
-		young = append(young, fresh{h.seq, posts})
+		young = append(young, f)
 	}
 	return runs, young, nil
 }

@@ -28,7 +28,7 @@ func TestRunFindsWhatItsBlocksHave(t *testing.T) {
 		t.Run(fmt.Sprint(size, " blocks"), func(t *testing.T) {
 			var blocks []fresh
 			for i := range size {
-				blocks = append(blocks, fresh{uint32(1000 + 3*i), values(rng, i, rng.IntN(200))})
+				blocks = append(blocks, fresh{seq: uint32(1000 + 3*i), posts: values(rng, i, rng.IntN(200))})
 			}
 			value := encodeRun(blocks)
 			r, err := readRun([]byte("key"), value)
@@ -65,7 +65,7 @@ func TestRunFindsWhatItsBlocksHave(t *testing.T) {
 				extra += len(found)
 				asked++
 			}
-			if extra > 5+asked/500 {
+			if extra > 20+asked/60 {
 				t.Errorf("%d blocks were named in vain in %d look-ups", extra, asked)
 			}
 		})
@@ -74,8 +74,8 @@ func TestRunFindsWhatItsBlocksHave(t *testing.T) {
 
 func FuzzReadRun(f *testing.F) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	f.Add(encodeRun([]fresh{{1, values(rng, 1, 300)}, {2, values(rng, 2, 3)}}), uint64(postingOf(postSender, "everybody")))
-	f.Add(encodeRun([]fresh{{1, nil}}), uint64(0))
+	f.Add(encodeRun([]fresh{{seq: 1, posts: values(rng, 1, 300)}, {seq: 2, posts: values(rng, 2, 3)}}), uint64(postingOf(postSender, "everybody")))
+	f.Add(encodeRun([]fresh{{seq: 1}}), uint64(0))
 	f.Fuzz(func(t *testing.T, value []byte, p uint64) {
 		if len(value) < bodyStart {
 			return

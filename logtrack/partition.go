@@ -36,6 +36,7 @@ type meta struct {
 	MinAcc   int64  `json:"min_acc"`
 	MaxAcc   int64  `json:"max_acc"`
 	HasMsg   bool   `json:"has_msg"`
+	Rollups  int    `json:"rollups,omitempty"` // version of all of them, once finished
 }
 
 func (m *meta) add(h *header) {
@@ -262,6 +263,10 @@ func (p *partition) finish() error {
 		return err
 	}
 	err := p.settleIndex(true)
+	restored := err
+	if err == nil {
+		restored = p.restoreRollups()
+	}
 	p.release()
 	if err != nil {
 		return err
@@ -275,6 +280,7 @@ func (p *partition) finish() error {
 		return err
 	}
 	p.meta.Finished = true
+	p.meta.Rollups = rollupVersion // those that cannot be made are not tried again
 	b, err := json.Marshal(p.meta)
 	if err != nil {
 		return err
@@ -283,7 +289,7 @@ func (p *partition) finish() error {
 	if err := os.WriteFile(tmp, b, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(tmp, filepath.Join(p.dir, metaFile))
+	return errors.Join(os.Rename(tmp, filepath.Join(p.dir, metaFile)), restored)
 }
 
 // unfinish makes a finished partition take blocks again. The mark goes first,
@@ -345,7 +351,7 @@ func (p *partition) publish(e *encoded) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.heads = append(p.heads, e.head)
-	p.fresh = append(slices.Clip(p.fresh), fresh{e.head.seq, e.posts})
+	p.fresh = append(slices.Clip(p.fresh), fresh{e.head.seq, e.posts, e.roll})
 	p.meta.add(e.head)
 }
 

@@ -49,9 +49,17 @@ func (s *Store) maintain(now time.Time) {
 	s.mu.Lock()
 	parts, active := slices.Clone(s.parts), s.active
 	s.mu.Unlock()
+	outdated := true // one at a time: it reads all facts of a day
 	for _, p := range parts {
 		if p == active {
+			s.restore(p)
 			continue
+		}
+		if m := p.summary(); outdated && m.Finished && m.Rollups != rollupVersion {
+			outdated = false
+			if err := p.unfinish(); err != nil {
+				s.log.Warn("track partition keeps its old rollups", zap.String("partition", p.name), zap.Error(err))
+			}
 		}
 		if !p.summary().Finished {
 			if err := p.finish(); err != nil {
@@ -61,6 +69,17 @@ func (s *Store) maintain(now time.Time) {
 		p.idle(now.Add(-idleAfter))
 	}
 	s.measure()
+}
+
+// restore makes rollups of an open partition that are of an older version or damaged.
+func (s *Store) restore(p *partition) {
+	if p.acquire(true) != nil {
+		return // who writes to it says so
+	}
+	defer p.release()
+	if err := p.restoreRollups(); err != nil {
+		s.log.Warn("track rollups cannot be made again; facts are read instead", zap.String("partition", p.name), zap.Error(err))
+	}
 }
 
 // outdated takes the partitions to remove out of the store: those whose latest

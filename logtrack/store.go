@@ -89,7 +89,9 @@ type Store struct {
 
 	cache *viewCache
 	tails tails
-	talks *Store // of conversations; nil in that store itself
+
+	exactBlocks int    // constant, but in tests
+	talks       *Store // of conversations; nil in that store itself
 
 	duplicates, protocolDrops, failureDrops, closedDrops, panics atomic.Int64
 	journalErrors, sealErrors, readErrors                        atomic.Int64
@@ -165,6 +167,7 @@ func Open(opts Options) (*Store, error) {
 		opts: opts, log: log.Named("track"), dir: filepath.Join(opts.Dir, "journal"), nextSeq: 1,
 		flushKick: make(chan struct{}, 1), sealKick: make(chan struct{}, 1), stop: make(chan struct{}),
 		cache: newViewCache(opts.CacheBytes), heavy: make(chan struct{}, 2),
+		exactBlocks: exactBlocks,
 	}
 	s.room.L, s.synced.L = &s.mu, &s.mu
 	s.tails.init()

@@ -33,6 +33,7 @@ type view struct {
 	dir  map[string]*dirEntry // by colKey
 	keys []uint32             // of the rows, once they were needed
 	nkey int
+	prev map[string][]int32 // predictors, while columns are decoded
 	cols map[string]*colView
 	ids  map[string]struct{} // event ids, once they were asked for
 	size int64
@@ -159,6 +160,8 @@ func (v *view) need(keys ...string) error {
 			}
 			v.dir, v.v1 = dir, body[0] == 1
 		}
+		v.prev = map[string][]int32{}
+		defer func() { v.prev = nil }()
 		for _, k := range keys {
 			if err := v.decode(body, k); err != nil {
 				return err
@@ -174,7 +177,9 @@ func (v *view) decode(body []byte, key string) error {
 	if d == nil || v.cols[key] != nil {
 		return nil
 	}
-	raw, err := unpack(body[d.off:d.off+d.packed], d.rawLen)
+	scratch := rawPool.Get().(*[]byte)
+	defer rawPool.Put(scratch)
+	raw, err := unpack(body[d.off:d.off+d.packed], d.rawLen, scratch)
 	if err != nil {
 		return err
 	}
@@ -306,13 +311,24 @@ func (v *view) predictors(body []byte, d *dirEntry) ([]int32, error) {
 	}
 	list, child := isChild(d.name)
 	if !child {
-		if d.n > v.head.rows {
-			return nil, damaged("column length")
-		}
-		return predictors(v.head.types, d.cover, v.keys, v.nkey, nil, nil), nil
+		list = ""
 	}
-	parent := v.cols[colKey(list, false)] // place has decoded it
-	return predictors(v.head.types, d.cover, v.keys, v.nkey, parent.start, parent.sums), nil
+	key := list + "/" + string(d.cover)
+	if prev, ok := v.prev[key]; ok {
+		return prev, nil
+	}
+	var first []int
+	var sums []int32
+	switch {
+	case child:
+		parent := v.cols[colKey(list, false)] // place has decoded it
+		first, sums = parent.start, parent.sums
+	case d.n > v.head.rows:
+		return nil, damaged("column length")
+	}
+	prev := predictors(v.head.types, d.cover, v.keys, v.nkey, first, sums)
+	v.prev[key] = prev
+	return prev, nil
 }
 
 // rowKeys tells which rows belong together.
@@ -345,7 +361,9 @@ func (v *view) codesOf(body []byte, name string) (p placed, entries int, err err
 	if d.form != formText || d.n > v.head.rows {
 		return placed{}, 0, damaged("row keys")
 	}
-	raw, err := unpack(body[d.off:d.off+d.packed], d.rawLen)
+	scratch := rawPool.Get().(*[]byte)
+	defer rawPool.Put(scratch)
+	raw, err := unpack(body[d.off:d.off+d.packed], d.rawLen, scratch)
 	if err != nil {
 		return placed{}, 0, err
 	}

@@ -218,9 +218,10 @@ type Point struct {
 // Aggregate answers GET /api/v1/aggregate.
 type Aggregate struct {
 	Metric string   `json:"metric"`
-	Unit   string   `json:"unit"`  // facts, per_second, bytes, seconds
-	Step   float64  `json:"step"`  // seconds; 0: one value
-	Exact  bool     `json:"exact"` // false: percentiles come from histogram buckets
+	Unit   string   `json:"unit"`            // facts, per_second, bytes, seconds
+	Step   float64  `json:"step"`            // seconds; 0: one value
+	Exact  bool     `json:"exact"`           // false: percentiles come from histogram buckets
+	Error  float64  `json:"error,omitempty"` // by what share a value may be off; 0 when exact
 	Series []Series `json:"series"`
 	Cut    string   `json:"cut,omitempty"`
 	TookMS float64  `json:"took_ms"`

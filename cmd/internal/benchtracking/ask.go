@@ -59,7 +59,7 @@ func (b *bench) questions() []question {
 			return rows, nil
 		}, logsQL: func(int) []string { return logsQL }}
 	}
-	final := `event:in("recipient_relayed","recipient_bounced")`
+	final := `_msg:in("recipient_relayed","recipient_bounced")`
 	newest := ` | sort by (_time desc) limit 50`
 	domain := `extract "@<domain>" from recipient`
 	bounced := trackapi.Query{Disposition: "bounced"}
@@ -78,13 +78,13 @@ func (b *bench) questions() []question {
 		messages("recipient with most mail", 30, day, func(int) trackapi.Query { return trackapi.Query{Recipient: heavy.recipient} },
 			func(int) string { return fmt.Sprintf("%s recipient:=%q", final, heavy.recipient) + newest }),
 		messages("sender", 300, day, func(i int) trackapi.Query { return trackapi.Query{Sender: at(i).sender} },
-			func(i int) string { return fmt.Sprintf("event:=message_queued mail_from:=%q", at(i).sender) + newest }),
+			func(i int) string { return fmt.Sprintf("_msg:=message_queued mail_from:=%q", at(i).sender) + newest }),
 		messages("message-id", 300, day, func(i int) trackapi.Query { return trackapi.Query{MessageID: at(i).messageID} },
 			func(i int) string {
-				return fmt.Sprintf("event:=message_queued header_message_id:=%q", at(i).messageID) + newest
+				return fmt.Sprintf("_msg:=message_queued header_message_id:=%q", at(i).messageID) + newest
 			}),
 		messages("queue id", 300, day, func(i int) trackapi.Query { return trackapi.Query{QueueID: at(i).queueID} },
-			func(i int) string { return fmt.Sprintf("event:=message_queued queue_id:=%q", at(i).queueID) + newest }),
+			func(i int) string { return fmt.Sprintf("_msg:=message_queued queue_id:=%q", at(i).queueID) + newest }),
 		{name: "message with its timeline", times: 300, after: day, ask: func(ctx context.Context, i int) (int, error) {
 			_, err := b.store.Message(ctx, at(i).queueID)
 			return 1, err
@@ -95,31 +95,33 @@ func (b *bench) questions() []question {
 			}),
 		messages("sender domain", 60, day, func(i int) trackapi.Query { return trackapi.Query{Sender: "@" + domainOf(at(i).sender)} },
 			func(i int) string {
-				return fmt.Sprintf("event:=message_queued mail_from:~%q", "@"+domainOf(at(i).sender)+"$") + newest
+				return fmt.Sprintf("_msg:=message_queued mail_from:~%q", "@"+domainOf(at(i).sender)+"$") + newest
 			}),
-		messages("newest", 30, day, func(int) trackapi.Query { return trackapi.Query{} }, func(int) string { return "event:=message_queued" + newest }),
-		messages("bounced", 30, day, func(int) trackapi.Query { return bounced }, func(int) string { return "event:=recipient_bounced" + newest }),
+		messages("newest", 30, day, func(int) trackapi.Query { return trackapi.Query{} }, func(int) string { return "_msg:=message_queued" + newest }),
+		messages("bounced", 30, day, func(int) trackapi.Query { return bounced }, func(int) string { return "_msg:=recipient_bounced" + newest }),
 		messages("domain, bounced", 30, day, func(i int) trackapi.Query {
 			return trackapi.Query{Domain: domainName(uint64(i)), Disposition: "bounced"} //nolint:gosec // small
 		}, func(i int) string {
-			return fmt.Sprintf("event:=recipient_bounced recipient:~%q", "@"+domainName(uint64(i))+"$") + newest //nolint:gosec // small
+			return fmt.Sprintf("_msg:=recipient_bounced recipient:~%q", "@"+domainName(uint64(i))+"$") + newest //nolint:gosec // small
 		}),
-		messages("substring, 24 h", 9, day, func(i int) trackapi.Query { return trackapi.Query{Recipient: fmt.Sprintf("*quentin.*%d*@*7.example", 90+i)} },
+		messages("substring, 24 h", 9, day, func(i int) trackapi.Query {
+			return trackapi.Query{Recipient: fmt.Sprintf("*quentin.*%d*@*7.example", 90+i)}
+		},
 			func(i int) string {
 				return fmt.Sprintf("%s recipient:~%q", final, fmt.Sprintf(`quentin\..*%d.*@.*7\.example$`, 90+i)) + newest
 			}),
 
-		aggregate("bounced by domain, 5 min", day, []string{`event:=recipient_bounced | ` + domain + ` | stats by (_time:5m, domain) count()`}, panel("count", 5*time.Minute, bounced, "recipient_domain")),
+		aggregate("bounced by domain, 5 min", day, []string{`_msg:=recipient_bounced | ` + domain + ` | stats by (_time:5m, domain) count()`}, panel("count", 5*time.Minute, bounced, "recipient_domain")),
 		aggregate("latency p50, p95, p99 by domain", day, []string{final + ` | ` + domain + ` | stats by (domain) quantile(0.5, t_total), quantile(0.95, t_total), quantile(0.99, t_total)`}, latency("recipient_domain")...),
 		aggregate("latency p50, p95, p99, 5 min", day, []string{final + ` | stats by (_time:5m) quantile(0.5, t_total), quantile(0.95, t_total), quantile(0.99, t_total)`},
 			panel("latency_p50", 5*time.Minute, trackapi.Query{}), panel("latency_p95", 5*time.Minute, trackapi.Query{}), panel("latency_p99", 5*time.Minute, trackapi.Query{})),
-		aggregate("outcomes by disposition, 5 min", day, []string{`event:in("recipient_relayed","recipient_bounced","attempt_finished") | stats by (_time:5m, event, disposition) count()`},
+		aggregate("outcomes by disposition, 5 min", day, []string{`_msg:in("recipient_relayed","recipient_bounced","attempt_finished") | stats by (_time:5m, _msg, disposition) count()`},
 			panel("count", 5*time.Minute, trackapi.Query{}, "disposition")),
-		aggregate("failures by class and code", day, []string{`event:in("recipient_bounced","attempt_finished") !disposition:=relayed | stats by (class, code) count()`},
+		aggregate("failures by class and code", day, []string{`_msg:in("recipient_bounced","attempt_finished") !disposition:=relayed | stats by (class, code) count()`},
 			panel("count", 0, trackapi.Query{Disposition: "bounced,deferred"}, "class", "code")),
-		aggregate("failures by host and class, 30 min", day, []string{`event:in("recipient_bounced","attempt_finished") !disposition:=relayed | stats by (_time:30m, remote_name, class) count()`},
+		aggregate("failures by host and class, 30 min", day, []string{`_msg:in("recipient_bounced","attempt_finished") !disposition:=relayed | stats by (_time:30m, remote_name, class) count()`},
 			panel("count", 30*time.Minute, trackapi.Query{Disposition: "bounced,deferred"}, "remote_host", "class")),
-		aggregate("octets by sender domain, 5 min", day, []string{`event:=message_queued | extract "@<domain>" from mail_from | stats by (_time:5m, domain) sum(size)`}, panel("bytes", 5*time.Minute, trackapi.Query{}, "sender_domain")),
+		aggregate("octets by sender domain, 5 min", day, []string{`_msg:=message_queued | extract "@<domain>" from mail_from | stats by (_time:5m, domain) sum(size)`}, panel("bytes", 5*time.Minute, trackapi.Query{}, "sender_domain")),
 		aggregate("count by client, whole range", day, []string{final + ` | stats by (client_ip) count()`}, panel("count", 0, trackapi.Query{}, "client_ip")),
 
 		aggregate("30 days: outcomes by disposition, 6 h", month, nil, panel("count", 6*time.Hour, trackapi.Query{}, "disposition")),

@@ -31,7 +31,6 @@ type flow struct {
 	at      time.Time
 	step    time.Duration // between sessions
 	waiting lives
-	session []step // facts of the session that is being made
 	sample  []known
 	every   int // one message of so many is kept as a sample
 	made    int
@@ -70,7 +69,7 @@ func (l *lives) Pop() any {
 const perSession = 14
 
 func newFlow(seed uint64, events int, start time.Time, span time.Duration) *flow {
-	rng := rand.New(rand.NewPCG(seed, 7))
+	rng := rand.New(rand.NewPCG(seed, 7)) //nolint:gosec // made-up mail
 	return &flow{
 		rng: rng, to: rand.NewZipf(rng, 1.15, 40, people-1), from: rand.NewZipf(rng, 1.1, 10, senders-1),
 		at: start, step: max(time.Microsecond, span*perSession/time.Duration(events)), every: max(1, events/7/2000),
@@ -106,7 +105,7 @@ func person(n uint64) (address string, domain uint64) {
 		domain = 2
 	default:
 		u := float64(h>>11&0xfffff) / (1 << 20)
-		domain = 3 + uint64((domains-4)*u*u) //nolint:gosec // below domains
+		domain = 3 + uint64((domains-4)*u*u)
 	}
 	return fmt.Sprintf("%s.%s%d@%s", names[h>>32%20], names[h>>20%20], n%997, domainName(domain)), domain
 }
@@ -255,7 +254,7 @@ func (f *flow) message(now time.Time, session, connector, user string, ip netip.
 	mx := d % 3
 	hop := event.Hop{
 		ConnectorOut: out, Queue: queue, Provider: provider, RemoteName: fmt.Sprintf("mx%d.%s", mx, queue),
-		RemoteIP: netip.AddrFrom4([4]byte{198, byte(51 + mx), byte(d >> 8), byte(d)}), RemotePort: 25,
+		RemoteIP: netip.AddrFrom4([4]byte{198, byte(51 + mx), byte(d >> 8), byte(d)}), RemotePort: 25, //nolint:gosec // octets
 	}
 	var backoff time.Duration
 	for {

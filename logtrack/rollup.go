@@ -1,0 +1,764 @@
+package logtrack
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/dgraph-io/badger/v4"
+	"go.uber.org/zap"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+)
+
+// A rollup is what aggregates over long times read instead of facts: how many
+// outcomes of recipients there were in each minute, by what dashboards group
+// and filter by, with their latency in buckets; and the same of accepted
+// messages, with their size. Each block brings its own when it is sealed; they
+// stay in memory until the block's run of the index is made, and are stored
+// merged beside it. A row of a rollup has the minute, so counts are exact for
+// every range: the parts of minutes at its ends are counted from facts.
+
+// rollDims are the dimensions of a rollup, in the order in which its rows are
+// sorted. Names that are not in dimensions are of the rollup alone.
+var rollDims = []string{"kind", "recipient_domain", "queue", "remote_host", "provider", "connector", "connector_in", "disposition", "class", "code", "sender_domain"}
+
+const (
+	rollupVersion = 1
+	rollMinute    = 60_000_000 // microseconds
+	kindOutcome   = "outcome"
+	kindAccepted  = "accepted"
+)
+
+// rollDim is one dimension: a dictionary, and its code in each row.
+type rollDim struct {
+	dict  []string
+	codes []int64
+}
+
+// rollup is some rows, or those columns of them that were asked for.
+type rollup struct {
+	rows   int
+	dims   []rollDim // as rollDims
+	minute []int64   // since 1970
+	bucket []int64   // of the latency; only of outcomes that are final
+	n      []int64
+	sum    []int64 // octets; only of accepted messages
+	lo, hi int64   // the first and the last minute
+}
+
+// rollBuilder gathers rows.
+type rollBuilder struct {
+	r     *rollup
+	index []map[string]int64
+}
+
+func newRollBuilder() *rollBuilder {
+	b := &rollBuilder{r: &rollup{dims: make([]rollDim, len(rollDims))}, index: make([]map[string]int64, len(rollDims))}
+	for i := range b.index {
+		b.index[i] = map[string]int64{}
+	}
+	return b
+}
+
+func (b *rollBuilder) code(dim int, s string) int64 {
+	c, ok := b.index[dim][s]
+	if !ok {
+		c = int64(len(b.r.dims[dim].dict))
+		b.index[dim][s] = c
+		b.r.dims[dim].dict = append(b.r.dims[dim].dict, s)
+	}
+	return c
+}
+
+func (b *rollBuilder) add(values []string, minute int64, bucket uint16, n, sum int64) {
+	r := b.r
+	for i, s := range values {
+		r.dims[i].codes = append(r.dims[i].codes, b.code(i, s))
+	}
+	b.count(minute, int64(bucket), n, sum)
+}
+
+func (b *rollBuilder) count(minute, bucket, n, sum int64) {
+	r := b.r
+	if r.rows == 0 {
+		r.lo, r.hi = minute, minute
+	}
+	r.lo, r.hi = min(r.lo, minute), max(r.hi, minute)
+	r.rows++
+	r.minute, r.bucket, r.n, r.sum = append(r.minute, minute), append(r.bucket, bucket), append(r.n, n), append(r.sum, sum)
+}
+
+// merge adds all rows of o.
+func (b *rollBuilder) merge(o *rollup) {
+	for i := range o.dims {
+		moved := make([]int64, len(o.dims[i].dict))
+		for c, s := range o.dims[i].dict {
+			moved[c] = b.code(i, s)
+		}
+		for _, c := range o.dims[i].codes {
+			b.r.dims[i].codes = append(b.r.dims[i].codes, moved[c])
+		}
+	}
+	for row := range o.rows {
+		b.count(o.minute[row], o.bucket[row], o.n[row], o.sum[row])
+	}
+}
+
+// done sorts the rows and makes one of those that are equal.
+func (b *rollBuilder) done() *rollup {
+	r := b.r
+	order := make([]int, r.rows)
+	for i := range order {
+		order[i] = i
+	}
+	compare := func(x, y int) int {
+		for d := range r.dims {
+			if c := cmp.Compare(r.dims[d].codes[x], r.dims[d].codes[y]); c != 0 {
+				return c
+			}
+		}
+		return cmp.Or(cmp.Compare(r.minute[x], r.minute[y]), cmp.Compare(r.bucket[x], r.bucket[y]))
+	}
+	slices.SortFunc(order, compare)
+	out := &rollup{dims: make([]rollDim, len(r.dims)), lo: r.lo, hi: r.hi}
+	for d := range r.dims {
+		out.dims[d] = rollDim{dict: r.dims[d].dict, codes: make([]int64, 0, r.rows)}
+	}
+	for i, x := range order {
+		if i > 0 && compare(order[i-1], x) == 0 {
+			out.n[out.rows-1] += r.n[x]
+			out.sum[out.rows-1] += r.sum[x]
+			continue
+		}
+		for d := range r.dims {
+			out.dims[d].codes = append(out.dims[d].codes, r.dims[d].codes[x])
+		}
+		out.minute, out.bucket = append(out.minute, r.minute[x]), append(out.bucket, r.bucket[x])
+		out.n, out.sum = append(out.n, r.n[x]), append(out.sum, r.sum[x])
+		out.rows++
+	}
+	return out
+}
+
+// rollQuery is the aggregation whose rows a rollup gathers, so that facts count
+// there as they count in an answer.
+func rollQuery(kind string) *aggregation {
+	a := &aggregation{metric: "count", outcomes: kind == kindOutcome, column: "t_total", from: -1 << 63, to: 1<<63 - 1}
+	if kind == kindAccepted {
+		a.column = "size"
+	}
+	for _, name := range rollDims[1:] {
+		d := dimensions[name]
+		if name == "connector_in" {
+			d = dimension{text: "connector_in"}
+		}
+		if kind == kindAccepted {
+			d.child = "" // a message counts once
+		}
+		d.name = name
+		a.dims = append(a.dims, d)
+	}
+	return a
+}
+
+var rollQueries = map[string]*aggregation{kindOutcome: rollQuery(kindOutcome), kindAccepted: rollQuery(kindAccepted)}
+
+// accepted is the fact of which sizes are summed.
+const accepted = "message_queued"
+
+// addValue adds an outcome or an accepted message.
+func (b *rollBuilder) addValue(kind, fact string, values []string, when, value int64) {
+	minute := floorTo(when, rollMinute) / rollMinute
+	switch {
+	case kind == kindAccepted:
+		b.add(values, minute, 0, 1, value)
+	case finals[fact]:
+		b.add(values, minute, bucketOf(value), 1, 0)
+	default:
+		b.add(values, minute, 0, 1, 0)
+	}
+}
+
+// rollupOf gathers the rollup of records.
+func rollupOf(recs []event.Record) *rollup {
+	b := newRollBuilder()
+	values := make([]string, len(rollDims))
+	for i := range recs {
+		r := &recs[i]
+		name := planOf(r).name
+		kind := kindOutcome
+		if name == accepted {
+			kind = kindAccepted
+		}
+		a := rollQueries[kind]
+		if kind == kindOutcome && !a.wants(name) {
+			continue
+		}
+		values[0] = kind
+		a.eachOf(r, func(value func(int) string, when, n int64) {
+			for d := range a.dims {
+				values[d+1] = value(d)
+			}
+			b.addValue(kind, name, values, when, n)
+		})
+	}
+	return b.done()
+}
+
+// rollupOfView gathers the rollup of a stored block.
+func rollupOfView(v *view) (*rollup, error) {
+	b := newRollBuilder()
+	values := make([]string, len(rollDims))
+	all := &filter{from: -1 << 62, to: 1<<62 - 1}
+	for _, kind := range []string{kindOutcome, kindAccepted} {
+		a := rollQueries[kind]
+		if err := v.need(a.columns()...); err != nil {
+			return nil, err
+		}
+		rows, err := v.rows(nil, nil)
+		if err != nil {
+			return nil, err
+		}
+		if kind == kindAccepted {
+			rows = slices.DeleteFunc(rows, func(row int) bool { t, _ := v.head.typeOf(row); return v.head.types[t].name != accepted })
+		}
+		values[0] = kind
+		a.eachIn(v, rows, all, func(x *outcome) {
+			for d := range a.dims {
+				values[d+1] = x.value(d)
+			}
+			b.addValue(kind, x.fact, values, x.when, x.n)
+		})
+	}
+	return b.done(), nil
+}
+
+// encode writes r as it is stored.
+func (r *rollup) encode() []byte {
+	out := make([]byte, bodyStart, 64<<10)
+	out = binary.AppendUvarint(out, uint64(r.rows)) //nolint:gosec // a count
+	out = binary.AppendVarint(out, r.lo)
+	out = binary.AppendVarint(out, r.hi)
+	out = binary.AppendUvarint(out, uint64(len(r.dims)))
+	var data, raw []byte
+	column := func(name string) {
+		at := len(data)
+		data = appendPacked(data, raw)
+		out = appendString(out, name)
+		out = binary.AppendUvarint(out, uint64(len(raw)))
+		out = binary.AppendUvarint(out, uint64(len(data)-at)) //nolint:gosec // a length
+	}
+	for i, d := range r.dims {
+		raw = binary.AppendUvarint(raw[:0], uint64(len(d.dict)))
+		for _, s := range d.dict {
+			raw = appendString(raw, s)
+		}
+		raw = appendNums(raw, d.codes)
+		column(rollDims[i])
+	}
+	for _, nums := range [...][]int64{r.minute, r.bucket, r.n, r.sum} {
+		raw = appendNums(raw[:0], nums)
+		column("")
+	}
+	return signRollup(append(out, data...))
+}
+
+// signRollup writes version and checksum into the room for them.
+func signRollup(value []byte) []byte {
+	value[0] = rollupVersion
+	binary.BigEndian.PutUint32(value[1:], crc32.Checksum(value[bodyStart:], castagnoli))
+	return value
+}
+
+var errOldRollup = errors.New("rollup of another version")
+
+// rollHead is what memory holds of a stored rollup.
+type rollHead struct{ lo, hi int64 }
+
+// readRollup reads the rows of a stored rollup: those dimensions that want
+// asks for; nil means none but the times.
+func readRollup(src []byte, want func(dim string) bool) (*rollup, error) {
+	if len(src) < bodyStart || crc32.Checksum(src[bodyStart:], castagnoli) != binary.BigEndian.Uint32(src[1:]) {
+		return nil, damaged("rollup")
+	}
+	if src[0] != rollupVersion {
+		return nil, errOldRollup
+	}
+	r := &rollup{dims: make([]rollDim, len(rollDims))}
+	var err error
+	src = src[bodyStart:]
+	if r.rows, src, err = readUvarint(src, maxListValues); err != nil {
+		return nil, err
+	}
+	if r.lo, src, err = readVarint(src); err != nil {
+		return nil, err
+	}
+	if r.hi, src, err = readVarint(src); err != nil {
+		return nil, err
+	}
+	dims, src, err := readUvarint(src, 64)
+	if err != nil {
+		return nil, err
+	}
+	if dims != len(rollDims) {
+		return nil, errOldRollup
+	}
+	if want == nil {
+		return r, nil
+	}
+	type entry struct {
+		name        string
+		raw, packed int
+	}
+	list := make([]entry, dims+4)
+	for i := range list {
+		if list[i].name, src, err = readString(src); err != nil {
+			return nil, err
+		}
+		if list[i].raw, src, err = readUvarint(src, maxColumn); err != nil {
+			return nil, err
+		}
+		if list[i].packed, src, err = readUvarint(src, uint64(len(src))); err != nil {
+			return nil, err
+		}
+	}
+	scratch := rawPool.Get().(*[]byte)
+	defer rawPool.Put(scratch)
+	nums := [...]*[]int64{&r.minute, &r.bucket, &r.n, &r.sum}
+	for i, e := range list {
+		if len(src) < e.packed {
+			return nil, damaged("rollup")
+		}
+		packed := src[:e.packed]
+		src = src[e.packed:]
+		if i < dims && (e.name != rollDims[i] || !want(e.name)) {
+			continue
+		}
+		raw, err := unpack(packed, e.raw, scratch)
+		if err != nil {
+			return nil, err
+		}
+		if i >= dims {
+			if *nums[i-dims], _, err = readNums(raw, r.rows); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if r.dims[i], err = readRollDim(raw, r.rows); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+func readRollDim(raw []byte, rows int) (d rollDim, err error) {
+	n, raw, err := readUvarint(raw, uint64(len(raw)))
+	if err != nil {
+		return d, err
+	}
+	d.dict = make([]string, n)
+	for i := range d.dict {
+		if d.dict[i], raw, err = readString(raw); err != nil {
+			return d, err
+		}
+	}
+	if d.codes, _, err = readNums(raw, rows); err != nil {
+		return d, err
+	}
+	for _, c := range d.codes {
+		if c < 0 || c >= int64(n) {
+			return d, damaged("rollup")
+		}
+	}
+	return d, nil
+}
+
+// rollable says by which dimension of a rollup a filter can be answered.
+func rollable(p *pred) (dim string, ok bool) {
+	switch f := p.term.Field; {
+	case f == "class" || f == "provider" || f == "queue":
+		return f, p.text != nil
+	case f == "disposition":
+		return f, true
+	case f == "domain", f == "recipient" && p.post == postRecipientDomain:
+		return "recipient_domain", true
+	case f == "sender" && p.post == postSenderDomain:
+		return "sender_domain", true
+	case f == "connector":
+		return "connector", true
+	}
+	return "", false
+}
+
+// passes makes, of a filter that is rollable, the question to a value of its dimension.
+func (p *pred) passes(dim string) func(string) bool {
+	switch dim {
+	case "disposition":
+		return func(s string) bool {
+			var d mail.Disposition
+			return d.UnmarshalText([]byte(s)) == nil && p.num(int64(d))
+		}
+	case "recipient_domain", "sender_domain":
+		return func(s string) bool { return s != "" && p.text("x@"+s) }
+	}
+	return func(s string) bool { return s != "" && p.text(s) }
+}
+
+// canRoll reports whether rollups can answer the aggregation.
+func (a *aggregation) canRoll(f *filter) bool {
+	switch {
+	case a.metric == "bytes":
+		if !a.octets || slices.ContainsFunc(a.dims, func(d dimension) bool { return d.name != "sender_domain" && d.name != "connector" }) {
+			return false
+		}
+		for _, p := range slices.Concat(f.preds, f.nots, f.outcomeNots) {
+			if dim, ok := rollable(p); p.term.Field != "event" && (!ok || dim != "sender_domain" && dim != "connector") {
+				return false
+			}
+		}
+	case !a.outcomes:
+		return false
+	default:
+		for _, p := range slices.Concat(f.preds, f.nots, f.outcomeNots) {
+			if _, ok := rollable(p); !ok {
+				return false
+			}
+		}
+	}
+	return a.step%rollMinute == 0 && !slices.ContainsFunc(a.dims, func(d dimension) bool { return !slices.Contains(rollDims, d.name) })
+}
+
+// rollFilter is a filter over the codes of a rollup's dimensions.
+type rollFilter struct {
+	not  bool
+	dims []int // any of them
+	ok   func(string) bool
+}
+
+// rolling is an aggregation that reads rollups.
+type rolling struct {
+	a       *aggregation
+	by      []int // places in rollDims
+	filters []rollFilter
+	want    map[string]bool
+	lo, hi  int64 // minutes, [lo, hi)
+	longest bool  // the longest latency is asked for
+}
+
+func (a *aggregation) rolling(f *filter) *rolling {
+	q := &rolling{a: a, want: map[string]bool{"kind": true}, longest: a.metric == "latency_max"}
+	q.lo = -floorTo(-max(f.from, -1<<52), rollMinute) / rollMinute // rounded up
+	q.hi = max(q.lo, floorTo(min(f.to, 1<<52), rollMinute)/rollMinute)
+	for _, d := range a.dims {
+		q.by = append(q.by, slices.Index(rollDims, d.name))
+		q.want[d.name] = true
+	}
+	filters := func(preds []*pred, not bool) {
+		for _, p := range preds {
+			dim, ok := rollable(p)
+			if !ok {
+				continue // which fact it is
+			}
+			rf := rollFilter{not: not, dims: []int{slices.Index(rollDims, dim)}, ok: p.passes(dim)}
+			q.want[dim] = true
+			if dim == "connector" { // either side
+				rf.dims = append(rf.dims, slices.Index(rollDims, "connector_in"))
+				q.want["connector_in"] = true
+			}
+			q.filters = append(q.filters, rf)
+		}
+	}
+	filters(f.preds, false)
+	filters(f.nots, true)
+	filters(f.outcomeNots, true)
+	kind, final := kindOutcome, strings.HasPrefix(a.metric, "latency_")
+	if a.metric == "bytes" {
+		kind = kindAccepted
+	}
+	q.filters = append(q.filters, rollFilter{dims: []int{0}, ok: func(s string) bool { return s == kind }})
+	if final {
+		q.want["disposition"] = true
+		q.filters = append(q.filters, rollFilter{not: true, dims: []int{slices.Index(rollDims, "disposition")}, ok: func(s string) bool { return s == mail.Deferred.String() }})
+	}
+	return q
+}
+
+// add adds the rows of one rollup.
+func (q *rolling) add(r *rollup) {
+	if r.rows == 0 || r.hi < q.lo || r.lo >= q.hi {
+		return
+	}
+	type mask struct {
+		not   bool
+		ok    [][]bool
+		codes [][]int64
+	}
+	masks := make([]mask, len(q.filters))
+	for i, f := range q.filters {
+		m := mask{not: f.not}
+		some, every := false, true
+		for _, d := range f.dims {
+			ok := make([]bool, len(r.dims[d].dict))
+			for c, s := range r.dims[d].dict {
+				ok[c] = f.ok(s)
+				some = some || ok[c]
+				every = every && ok[c]
+			}
+			m.ok, m.codes = append(m.ok, ok), append(m.codes, r.dims[d].codes)
+		}
+		if !some && !f.not {
+			return
+		}
+		masks[i] = m
+	}
+	k := newSink(q.a)
+	width := 1
+	if len(q.by) == 2 {
+		width = len(r.dims[q.by[1]].dict)
+	}
+	groups := 1
+	if len(q.by) > 0 {
+		groups = len(r.dims[q.by[0]].dict) * width
+	}
+	place := make(map[int]int)
+	var dense []int
+	if groups <= 1<<16 {
+		dense = make([]int, groups)
+	}
+	step := q.a.step / rollMinute
+	lastMinute, lastAt := int64(-1<<62), int64(0)
+rows:
+	for row := range r.rows {
+		minute := r.minute[row]
+		if minute < q.lo || minute >= q.hi {
+			continue
+		}
+		for i := range masks {
+			m := &masks[i]
+			hit := false
+			for j, ok := range m.ok {
+				hit = hit || ok[m.codes[j][row]]
+			}
+			if hit == m.not {
+				continue rows
+			}
+		}
+		at := 0
+		switch len(q.by) {
+		case 1:
+			at = int(r.dims[q.by[0]].codes[row])
+		case 2:
+			at = int(r.dims[q.by[0]].codes[row])*width + int(r.dims[q.by[1]].codes[row])
+		}
+		var g int
+		if dense != nil {
+			g = dense[at]
+		} else {
+			g = place[at]
+		}
+		if g == 0 {
+			var key groupKey
+			for i, d := range q.by {
+				key[i] = r.dims[d].dict[r.dims[d].codes[row]]
+			}
+			g = k.group(key) + 1
+			if dense != nil {
+				dense[at] = g
+			} else {
+				place[at] = g
+			}
+		}
+		if step > 0 && minute != lastMinute {
+			lastMinute, lastAt = minute, floorTo(minute, step)*rollMinute
+		}
+		x := sample{group: g - 1, at: lastAt, n: r.n[row], value: r.sum[row], bucket: uint16(r.bucket[row])} //nolint:gosec // as bucketOf gave it
+		if q.longest {
+			x.value = int64(bucketMid(x.bucket) * 1e6)
+		}
+		k.samples = append(k.samples, x)
+	}
+	q.a.merge(k)
+}
+
+// roll answers from the rollups of a partition what it can, and lists the
+// blocks that are to be read: whole, or at the ends of the range only.
+func (q *rolling) roll(ctx context.Context, sn *snapshot, p *partition, f *filter) (whole, ends []*source, err error) {
+	p.mu.Lock()
+	runs, young := p.runs, p.fresh // replaced, never changed
+	p.mu.Unlock()
+	left := make(map[uint32]*header, len(sn.heads[p]))
+	for _, h := range sn.heads[p] {
+		left[h.seq] = h
+	}
+	take := func(seqs []uint32) {
+		for _, seq := range seqs {
+			h := left[seq]
+			delete(left, seq)
+			if h.maxTS >= f.from && h.minTS < q.lo*rollMinute || h.maxTS >= q.hi*rollMinute && h.minTS < f.to {
+				ends = append(ends, &source{head: h, part: p})
+			}
+		}
+	}
+	all := func(seqs []uint32) bool {
+		return !slices.ContainsFunc(seqs, func(seq uint32) bool { return left[seq] == nil })
+	}
+	for i := range young {
+		if r := young[i].roll; r != nil && left[young[i].seq] != nil {
+			q.add(r)
+			take([]uint32{young[i].seq})
+		}
+	}
+	var stored []*run
+	for _, r := range runs {
+		if r.roll == nil || !all(r.blocks) {
+			continue
+		}
+		if r.roll.hi >= q.lo && r.roll.lo < q.hi {
+			stored = append(stored, r)
+		} else {
+			take(r.blocks)
+		}
+	}
+	done, err := sn.eachRollup(ctx, p, stored, q.want, q.add)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, r := range done {
+		take(r.blocks)
+	}
+	for _, h := range left {
+		whole = append(whole, &source{head: h, part: p})
+	}
+	return whole, ends, nil
+}
+
+// eachRollup reads the rollups of runs, several at once, and tells of which it
+// could: facts can be read instead of the others.
+func (sn *snapshot) eachRollup(ctx context.Context, p *partition, runs []*run, want map[string]bool, each func(*rollup)) (done []*run, err error) {
+	var mu sync.Mutex
+	err = parallel(ctx, runs, func(r *run) error {
+		err := p.db.View(func(txn *badger.Txn) error {
+			item, err := txn.Get(rollKey(r))
+			if err != nil {
+				return err
+			}
+			return item.Value(func(value []byte) error {
+				got, err := readRollup(value, func(dim string) bool { return want[dim] })
+				if err == nil {
+					each(got)
+				}
+				return err
+			})
+		})
+		if err != nil {
+			sn.s.readErrors.Add(1)
+			sn.s.log.Error("track rollup cannot be read; its facts are read instead", zap.String("partition", p.name), zap.Error(err))
+			return nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		done = append(done, r)
+		return nil
+	})
+	return done, err
+}
+
+// mergeRollups makes one rollup of those of blocks; nil when one is absent.
+func mergeRollups(blocks []fresh) *rollup {
+	b := newRollBuilder()
+	for i := range blocks {
+		if blocks[i].roll == nil {
+			return nil
+		}
+		b.merge(blocks[i].roll)
+	}
+	return b.done()
+}
+
+// restoreRollups makes the rollups of runs that have none of this version, from
+// their blocks. The partition is acquired for writing.
+func (p *partition) restoreRollups() error {
+	p.indexing.Lock()
+	defer p.indexing.Unlock()
+	p.mu.Lock()
+	runs := p.runs
+	heads := make(map[uint32]*header, len(p.heads))
+	for _, h := range p.heads {
+		heads[h.seq] = h
+	}
+	p.mu.Unlock()
+	if !slices.ContainsFunc(runs, func(r *run) bool { return r.roll == nil }) {
+		return nil
+	}
+	runs = slices.Clone(runs)
+	for i, r := range runs {
+		if r.roll != nil {
+			continue
+		}
+		var blocks []fresh
+		for _, seq := range r.blocks {
+			if heads[seq] == nil {
+				return fmt.Errorf("restore rollup: block %d of partition %s cannot be read", seq, p.name)
+			}
+			roll, err := rollupOfView(newView(heads[seq], func(read func([]byte) error) error { return readBody(p.db, seq, read) }))
+			if err != nil {
+				return fmt.Errorf("restore rollup: %w", err)
+			}
+			blocks = append(blocks, fresh{seq: seq, roll: roll})
+		}
+		roll := mergeRollups(blocks)
+		if err := p.db.Update(func(txn *badger.Txn) error { return txn.Set(rollKey(r), roll.encode()) }); err != nil {
+			return fmt.Errorf("restore rollup: %w", err)
+		}
+		with := *r
+		with.roll = &rollHead{roll.lo, roll.hi}
+		runs[i] = &with
+	}
+	p.mu.Lock()
+	p.runs = runs
+	p.mu.Unlock()
+	return nil
+}
+
+// rollKey is where the rollup of a run is stored.
+func rollKey(r *run) []byte {
+	key := slices.Clone(r.key)
+	key[0] = 'a'
+	return key
+}
+
+// readRollHeads finds which runs have a rollup of this version.
+func readRollHeads(txn *badger.Txn, runs []*run, log *zap.Logger) error {
+	for _, r := range runs {
+		item, err := txn.Get(rollKey(r))
+		if errors.Is(err, badger.ErrKeyNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = item.Value(func(value []byte) error {
+			got, err := readRollup(value, nil)
+			switch {
+			case errors.Is(err, errOldRollup):
+			case err != nil:
+				log.Error("track rollup is damaged; its facts are read instead", zap.Error(err))
+			default:
+				r.roll = &rollHead{got.lo, got.hi}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
