@@ -3,17 +3,27 @@
 // the same answer, so that "waybill route explain" tells exactly what the relay
 // does.
 //
-// The order is: connectors that are enabled, whose size limit the message
-// meets, and that have a matching address space; of these the one with the most
-// specific space, then the lowest cost, then the lowest name. "example.com" is
-// more specific than "*.example.com", which is more specific than "*.com", which
-// is more specific than "*".
+// The order is: connectors that are enabled, that are for this sender, login and
+// receive connector, whose size limit the message meets, and that have a matching
+// address space; of these, one that is linked to the receive connector, then the
+// one with the most specific space, then the one that names the sender most
+// closely (the login, the address, its domain, a domain above it, none), then the
+// lowest cost, then the lowest name. "example.com" is more specific than
+// "*.example.com", which is more specific than "*.com", which is more specific
+// than "*".
+//
+// When the next hop of the winner cannot be reached, the next one of the same
+// address space and as close to the sender takes its place: mail for a partner
+// never falls through to the connector for everybody because the partner's host
+// is down.
 //
 // To add a criterion, add it to [Query] and to the order in [Table.Route], and
 // a row to its test.
 package route
 
 import (
+	"strings"
+
 	"waybill/relay/mail"
 )
 
@@ -31,6 +41,24 @@ func (h Hop) String() string {
 		return h.Name
 	}
 	return h.Connector + "/" + h.Name
+}
+
+// redirect begins the names of hops that an operator chose. No domain and no
+// connector begins with it.
+const redirect = "@"
+
+// RedirectTo is the hop of recipients that an operator sends to one host, given
+// as "host:port", with the settings of connector.
+func RedirectTo(connector, hostport string) Hop {
+	return Hop{Connector: connector, Name: redirect + hostport}
+}
+
+// Target is the "host:port" that an operator redirected to, or empty.
+func (h Hop) Target() string {
+	if target, ok := strings.CutPrefix(h.Name, redirect); ok {
+		return target
+	}
+	return ""
 }
 
 // Unroutable is where recipients wait that no send connector wants.
@@ -60,6 +88,11 @@ type Connector struct {
 	SmartHosts []SmartHost // empty: route by MX
 	MaxSize    int64       // octets; 0 means no limit
 	Disabled   bool
+
+	// What comes from elsewhere is not for the connector. Empty lists say nothing.
+	Receive []string // receive connectors that it is linked to
+	Senders []string // "user@example.com", "example.com", "*.example.com" (its sub-domains, and itself not), or "<>"
+	Users   []string // logins
 }
 
 // Query is one routing question.
@@ -68,6 +101,11 @@ type Query struct {
 	Recipient mail.Address
 	Size      int64  // octets of content; 0 when unknown
 	Receive   string // receive connector
+	User      string // login
+	Via       Hop    // where an operator redirected the recipient to, or zero
+
+	// Avoid tells which hops cannot be reached at present. Nil: none.
+	Avoid func(Hop) bool
 }
 
 // Candidate is what became of one connector.
@@ -85,5 +123,6 @@ type Decision struct {
 	Connector  *Connector // nil when unroutable; not to be changed
 	Space      string
 	Why        string
+	Revision   string      // of the configuration that decided; filled in by who has the table
 	Candidates []Candidate // filled by Explain only; the winner first, then in the order of preference
 }

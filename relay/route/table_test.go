@@ -3,6 +3,7 @@ package route
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -190,6 +191,15 @@ func TestRouteAgreesWithExplain(t *testing.T) {
 				p := rapid.OneOf(rapid.Just("*"), domain, rapid.Map(domain, func(d string) string { return "*." + d })).Draw(t, "pattern")
 				c.Spaces = append(c.Spaces, Space{Pattern: p, Cost: rapid.IntRange(0, 3).Draw(t, "cost")})
 			}
+			if rapid.IntRange(0, 3).Draw(t, "linked") == 0 {
+				c.Receive = []string{rapid.SampledFrom([]string{"in", "out"}).Draw(t, "receive")}
+			}
+			if rapid.IntRange(0, 3).Draw(t, "senders") == 0 {
+				c.Senders = []string{rapid.SampledFrom([]string{"a@s.example", "s.example", "*.example", "<>"}).Draw(t, "sender")}
+			}
+			if rapid.IntRange(0, 5).Draw(t, "users") == 0 {
+				c.Users = []string{"Bob"}
+			}
 			connectors = append(connectors, c)
 		}
 		table, err := New(connectors)
@@ -199,6 +209,12 @@ func TestRouteAgreesWithExplain(t *testing.T) {
 		q := Query{Recipient: mail.Address{Local: "postmaster"}, Size: rapid.SampledFrom([]int64{0, 5, 10, 15, 30}).Draw(t, "size")}
 		if rapid.IntRange(0, 9).Draw(t, "bare") > 0 {
 			q.Recipient.Domain = domain.Draw(t, "recipient")
+		}
+		q.Receive = rapid.SampledFrom([]string{"", "in", "out"}).Draw(t, "receive")
+		q.User = rapid.SampledFrom([]string{"", "bob"}).Draw(t, "user")
+		q.Sender = rapid.SampledFrom([]mail.Address{{}, {Local: "A", Domain: "s.example"}, {Local: "b", Domain: "S.example"}, {Local: "a", Domain: "other.test"}}).Draw(t, "from")
+		if down := rapid.SliceOf(rapid.IntRange(0, 9)).Draw(t, "down"); len(down) > 0 {
+			q.Avoid = func(h Hop) bool { return slices.Contains(down, int(h.Connector[1]-'0')) }
 		}
 		want, got := table.Explain(q), table.Route(q)
 		candidates := want.Candidates
