@@ -437,6 +437,7 @@ type AdminActed struct {
 	Action   string     `json:"action"` // retry, remove, bounce, export, ...
 	Reason   string     `json:"reason,omitzero"`
 	Filter   string     `json:"filter,omitzero"`
+	Target   string     `json:"target,omitzero"` // redirect, drain: the host
 	Affected int        `json:"affected"`
 	Result   string     `json:"result"` // ok, error
 	ClientIP netip.Addr `json:"client_ip,omitzero"`

@@ -278,6 +278,7 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 	for i := range m.States {
 		m.States[i] = State{Disposition: mail.Queued, Hop: decisions[i].Hop, Due: due, since: at}
 	}
+	held, holds := q.holdOnArrival(m, now)
 	key := messageKey(string(d.ID))
 	value := encodeRecord(make([]byte, 0, 512+len(d.Trace)+96*len(m.States)), m)
 	if len(value) > maxRecord {
@@ -298,6 +299,11 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 	if err := q.stateRoutes(c, emit, &m.Message, decisions, nil); err != nil {
 		return err
 	}
+	if held != nil {
+		if err := q.stateHeld(c, emit, held); err != nil {
+			return err
+		}
+	}
 	e := newEntry(id, m, seg)
 	ws := waits(m)
 	apply := c.apply
@@ -308,6 +314,7 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 		q.contents.commit(seg, id, size)
 		q.messages[id] = e
 		q.sched.add(e)
+		q.heldOnArrival(e, m, holds)
 		us := now.UnixMicro()
 		for _, w := range ws {
 			q.sched.set(e, w.hop, w.due, w.tried, us)
@@ -329,9 +336,7 @@ func (q *Queue) decide(m *Message) []route.Decision {
 }
 
 func (q *Queue) routeOf(m *Message, i int) route.Decision {
-	d := q.opts.Router.Route(route.Query{
-		Sender: m.Envelope.Sender, Recipient: m.Envelope.Recipients[i].Address, Size: m.Size, Receive: m.Origin.Connector,
-	})
+	d := q.opts.Router.Route(m.Query(i))
 	if d.Hop == (route.Hop{}) {
 		d.Hop = route.Unroutable
 	}
@@ -362,7 +367,11 @@ next:
 				ev.Recipients = append(ev.Recipients, recipientOf(m, i))
 			}
 		}
-		if err := q.state(c, emit.Source(event.SourceRouting), ev); err != nil {
+		by := emit.Source(event.SourceRouting)
+		if ds[k].Revision != "" { // the configuration that decided, and not the one of the start
+			by = by.Config(ds[k].Revision)
+		}
+		if err := q.state(c, by, ev); err != nil {
 			return err
 		}
 	}

@@ -122,22 +122,29 @@ func (f *matcher) state(st status) bool {
 	}
 }
 
-// recipients lists the recipients of m that match.
-func (f *matcher) recipients(v *view, m *stored) []int {
+// message reports whether what m has as a whole matches.
+func (f *matcher) message(m *stored) bool {
 	if !strings.HasPrefix(string(m.ID), string(f.ID)) || f.Receive != "" && f.Receive != m.Origin.Connector {
-		return nil
+		return false
 	}
-	if f.sender != "" && !matchAddress(f.sender, m.Envelope.Sender) {
+	return f.sender == "" || matchAddress(f.sender, m.Envelope.Sender)
+}
+
+// recipientOf reports whether the address of recipient i matches.
+func (f *matcher) recipientOf(m *stored, i int) bool {
+	addr := m.Envelope.Recipients[i].Address
+	return (f.domain == "" || addr.DomainKey() == f.domain) && (f.recipient == "" || matchAddress(f.recipient, addr))
+}
+
+// recipients lists the recipients of m that match and are not final.
+func (f *matcher) recipients(v *view, m *stored) []int {
+	if !f.message(m) {
 		return nil
 	}
 	var index []int
 	for i := range m.States {
 		s := &m.States[i]
-		if s.Disposition.Final() {
-			continue
-		}
-		addr := m.Envelope.Recipients[i].Address
-		if f.domain != "" && addr.DomainKey() != f.domain || f.recipient != "" && !matchAddress(f.recipient, addr) {
+		if s.Disposition.Final() || !f.recipientOf(m, i) {
 			continue
 		}
 		for k := range v.groups {

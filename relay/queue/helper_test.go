@@ -77,6 +77,9 @@ type domains struct {
 func (d *domains) Route(q route.Query) route.Decision {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if q.Via.Target() != "" {
+		return route.Decision{Hop: q.Via, Connector: &route.Connector{Name: q.Via.Connector}, Why: "redirected"}
+	}
 	domain := q.Recipient.DomainKey()
 	if d.refused[domain] {
 		return route.Decision{Hop: route.Unroutable, Why: "no address space matches"}
@@ -175,7 +178,7 @@ func (h *harness) reopen(t testing.TB, change func(*Options)) *harness {
 	}
 	opts := h.opts()
 	return open(t, func(o *Options) {
-		o.Dir, o.Router, o.tune = opts.Dir, opts.Router, opts.tune
+		o.Dir, o.Router, o.tune, o.KeepRelayed, o.KeepMaxBytes = opts.Dir, opts.Router, opts.tune, opts.KeepRelayed, opts.KeepMaxBytes
 		if change != nil {
 			change(o)
 		}

@@ -125,6 +125,15 @@ func (l *Lease) unclaim() {
 
 // read reads the record of a message that is not finished.
 func (q *Queue) read(id ident) (*stored, error) {
+	m, err := q.readRecord(id)
+	if err == nil && m.done {
+		return nil, ErrNotFound
+	}
+	return m, err
+}
+
+// readRecord reads the record of a message.
+func (q *Queue) readRecord(id ident) (*stored, error) {
 	var m *stored
 	err := q.view(func(txn *badger.Txn) error {
 		item, err := txn.Get(messageKey(string(id.QueueID())))
@@ -141,8 +150,6 @@ func (q *Queue) read(id ident) (*stored, error) {
 		return nil, ErrNotFound
 	case err != nil:
 		return nil, fmt.Errorf("read message %s: %w", id.QueueID(), err)
-	case m.done:
-		return nil, ErrNotFound
 	}
 	return m, nil
 }
@@ -287,8 +294,11 @@ func later(a, b time.Time) time.Time {
 func (q *Queue) replace(c *change, id ident, m *stored) {
 	key := messageKey(string(m.ID))
 	finished := !m.open()
+	keep := false
 	if finished {
-		c.set = append(c.set, pair{key, encodeDone(nil, m.ID, m.loc)})
+		var value []byte
+		value, keep = q.encodeFinished(m)
+		c.set = append(c.set, pair{key, value})
 	} else {
 		c.set = append(c.set, pair{key, encodeRecord(make([]byte, 0, 1024), m)})
 	}
@@ -309,7 +319,7 @@ func (q *Queue) replace(c *change, id ident, m *stored) {
 			q.sched.remove(e, now)
 			delete(q.messages, id)
 			delete(q.until, id)
-			q.contents.release(seg, e.size)
+			q.letGo(e, seg, m, keep)
 			return
 		}
 		e.held, e.poison = m.HeldBy != "", m.Poison != ""
@@ -409,7 +419,7 @@ func (q *Queue) endWith(c *change, l *Lease, s *Settlement) {
 		apply()
 		now := time.Now().UnixMicro()
 		switch {
-		case s.Reached:
+		case s.Reached, s.Elsewhere: // or there is another way for all that is parked
 			q.sched.back(l.hop, now)
 		case !s.DownUntil.IsZero():
 			q.sched.lost(l.hop, s.DownUntil.UnixMicro(), now)
@@ -468,7 +478,7 @@ func (q *Queue) settle(c *change, l *Lease, m *stored, s *Settlement) error {
 			return err
 		}
 	}
-	if len(moved) > 0 && q.routing.Load() != l.routing {
+	if len(moved) > 0 && (s.Elsewhere || q.routing.Load() != l.routing) {
 		if err := q.rerouteInto(c, emit, m, moved, now); err != nil {
 			return err
 		}

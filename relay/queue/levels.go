@@ -119,6 +119,7 @@ func (q *Queue) Levels() Levels {
 	q.mu.Lock()
 	q.sched.advance(now.UnixMicro())
 	l.Messages, l.Bytes = q.sched.messages, q.sched.bytes
+	l.Kept, l.KeptBytes = len(q.kept.list), q.kept.bytes
 	for _, h := range q.sched.hops {
 		for st := statusQueued; st < statusCount; st++ {
 			as := st

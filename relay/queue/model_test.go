@@ -17,18 +17,37 @@ import (
 
 // modelRecipient is what the queue must know of one recipient.
 type modelRecipient struct {
+	n           int // in its address
 	domain      string
+	via         string // the hop that it is redirected to
 	disposition mail.Disposition
 	due         bool // at once, or not for an hour
-	leased      *Lease
+}
+
+func (r *modelRecipient) hop() string {
+	if r.via != "" {
+		return r.via
+	}
+	return r.domain
 }
 
 type modelMessage struct {
 	id         mail.QueueID
+	sender     string
 	held       bool
 	poison     bool
 	panics     int
 	recipients []modelRecipient
+	leased     map[string]*Lease // by hop
+}
+
+// vacate forgets the leases on hops that nobody waits for any more.
+func (msg *modelMessage) vacate() {
+	for hop := range msg.leased {
+		if !slices.ContainsFunc(msg.recipients, func(r modelRecipient) bool { return !r.disposition.Final() && r.hop() == hop }) {
+			delete(msg.leased, hop)
+		}
+	}
 }
 
 // machine drives a queue and a model of it.
@@ -41,6 +60,8 @@ type machine struct {
 	final    map[string]mail.Disposition
 	leases   []*Lease
 	heldHops map[string]bool
+	standing map[string]bool // senders
+	done     map[mail.QueueID]*modelMessage
 	recs     []event.Record
 }
 
@@ -57,29 +78,29 @@ func (m *machine) live() []mail.QueueID {
 // finish gives a recipient its end in the model.
 func (m *machine) finish(msg *modelMessage, i int, d mail.Disposition) {
 	msg.recipients[i].disposition = d
-	msg.recipients[i].leased = nil
-	m.final[fmt.Sprint(msg.id, "/", i)] = d
+	msg.vacate()
+	m.final[fmt.Sprint(msg.id, "/", msg.recipients[i].n)] = d
 	for _, r := range msg.recipients {
 		if !r.disposition.Final() {
 			return
 		}
 	}
 	delete(m.messages, msg.id)
+	m.done[msg.id] = msg
 }
 
 // claimable lists "id domain" of what may be claimed now.
 func (m *machine) claimable() []string {
 	var list []string
 	for _, msg := range m.messages {
-		due, busy := map[string]bool{}, map[string]bool{}
+		due := map[string]bool{}
 		for _, r := range msg.recipients {
 			if !r.disposition.Final() {
-				due[r.domain] = due[r.domain] || r.due
-				busy[r.domain] = busy[r.domain] || r.leased != nil
+				due[r.hop()] = due[r.hop()] || r.due
 			}
 		}
 		for d := range due {
-			if due[d] && !busy[d] && !msg.held && !msg.poison && !m.heldHops[d] && !m.router.refused[d] {
+			if due[d] && msg.leased[d] == nil && !msg.held && !msg.poison && !m.heldHops[d] && !m.router.refused[d] {
 				list = append(list, fmt.Sprint(msg.id, " ", d))
 			}
 		}
@@ -90,14 +111,17 @@ func (m *machine) claimable() []string {
 
 func (m *machine) accept(t *rapid.T) {
 	n := rapid.IntRange(1, 4).Draw(t, "recipients")
-	msg := &modelMessage{}
+	msg := &modelMessage{leased: map[string]*Lease{}}
 	var addrs []string
 	for i := range n {
 		d := rapid.SampledFrom([]string{"a.example", "b.example", "c.example"}).Draw(t, "domain")
-		msg.recipients = append(msg.recipients, modelRecipient{domain: d, disposition: mail.Queued, due: true})
+		msg.recipients = append(msg.recipients, modelRecipient{n: i, domain: d, disposition: mail.Queued, due: true})
 		addrs = append(addrs, fmt.Sprintf("u%d@%s", i, d))
 	}
 	d := draft(m.t, addrs...)
+	d.Envelope.Sender.Local = rapid.SampledFrom([]string{"x", "y"}).Draw(t, "sender")
+	msg.sender = d.Envelope.Sender.String()
+	msg.held = m.standing[msg.sender]
 	d.Priority = mail.Priority(rapid.IntRange(-1, 1).Draw(t, "priority"))
 	size := rapid.SampledFrom([]int{0, 10, 30_000, smallContent + 5}).Draw(t, "size")
 	if err := m.h.Put(m.t.Context(), d, make([]byte, size)); err != nil {
@@ -126,15 +150,24 @@ func (m *machine) claim(t *rapid.T) {
 	msg := m.messages[l.Message.ID]
 	var index []int
 	for i := range msg.recipients {
-		if r := &msg.recipients[i]; r.domain == l.Hop.Name && !r.disposition.Final() {
+		if r := &msg.recipients[i]; r.hop() == l.Hop.Name && !r.disposition.Final() {
 			index = append(index, i)
-			r.leased = l
 		}
 	}
+	msg.leased[l.Hop.Name] = l
 	if !slices.Equal(index, l.Index) {
 		t.Fatalf("claimed recipients %v, want %v", l.Index, index)
 	}
 	m.leases = append(m.leases, l)
+}
+
+// end ends the lease.
+func (msg *modelMessage) end(l *Lease) {
+	for hop, have := range msg.leased {
+		if have == l {
+			delete(msg.leased, hop)
+		}
+	}
 }
 
 // take removes one of the leases.
@@ -164,12 +197,12 @@ func (m *machine) settle(t *rapid.T) {
 	if msg == nil {
 		return
 	}
+	msg.end(l)
 	for k, i := range l.Index {
 		r := &msg.recipients[i]
 		if r.disposition.Final() {
 			continue
 		}
-		r.leased = nil
 		if s.Outcomes[k].Disposition == mail.Deferred {
 			r.disposition, r.due = mail.Deferred, now
 			continue
@@ -191,12 +224,7 @@ func (m *machine) giveBack(t *rapid.T) {
 	if msg == nil {
 		return
 	}
-	for i := range msg.recipients {
-		r := &msg.recipients[i]
-		if r.leased == l {
-			r.leased = nil
-		}
-	}
+	msg.end(l)
 	if poison && !msg.poison {
 		if msg.panics++; msg.panics == poisonAfter {
 			msg.poison = true
@@ -299,11 +327,97 @@ func (m *machine) reroute(t *rapid.T) {
 	m.h.Reroute()
 	for _, msg := range m.messages {
 		for i := range msg.recipients {
-			if r := &msg.recipients[i]; r.domain == d {
+			if r := &msg.recipients[i]; r.hop() == d {
 				r.due = true
 			}
 		}
 	}
+}
+
+// redirect sends a message to one host, or back to where the router has it.
+func (m *machine) redirect(t *rapid.T) {
+	msg := m.message(t)
+	back := rapid.Bool().Draw(t, "back")
+	a := Action{Action: "redirect", Filter: Filter{ID: msg.id}, Actor: "op", To: "h.example:25", Via: "out"}
+	if back {
+		a.Action = "reroute"
+	}
+	want := 0
+	busy := map[string]bool{}
+	for hop := range msg.leased {
+		busy[hop] = true
+	}
+	for i := range msg.recipients {
+		r := &msg.recipients[i]
+		if r.disposition.Final() || busy[r.hop()] || back == (r.via == "") {
+			continue
+		}
+		want = 1
+		if r.due, r.via = true, ""; !back {
+			r.via = "@h.example:25"
+		}
+	}
+	if n := m.act(t, a); !back && n != want {
+		t.Fatalf("redirected %d messages, want %d", n, want)
+	}
+}
+
+// holdSender begins or ends a standing hold.
+func (m *machine) holdSender(t *rapid.T) {
+	s := rapid.SampledFrom([]string{"x@example.org", "y@example.org"}).Draw(t, "sender")
+	if m.standing[s] {
+		m.act(t, Action{Action: "release", Filter: Filter{Sender: s}, Actor: "op"})
+		delete(m.standing, s)
+	} else {
+		m.act(t, Action{Action: "hold", Filter: Filter{Sender: s}, Actor: "op"})
+		m.standing[s] = true
+	}
+	for _, msg := range m.messages {
+		if msg.sender == s && !msg.poison {
+			msg.held = m.standing[s]
+		}
+	}
+}
+
+// resend queues again what was relayed of a message.
+func (m *machine) resend(t *rapid.T) {
+	if len(m.order) == 0 {
+		t.Skip()
+	}
+	id := rapid.SampledFrom(m.order).Draw(t, "message")
+	old := m.messages[id]
+	if old == nil {
+		old = m.done[id]
+	}
+	again := &modelMessage{sender: old.sender, held: m.standing[old.sender], leased: map[string]*Lease{}}
+	for _, r := range old.recipients {
+		if m.final[fmt.Sprint(id, "/", r.n)] == mail.Relayed {
+			again.recipients = append(again.recipients, modelRecipient{n: r.n, domain: r.domain, disposition: mail.Queued, due: true})
+		}
+	}
+	aff, err := m.h.Resend(m.t.Context(), Action{Filter: Filter{ID: id}, Actor: "op"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := min(1, len(again.recipients)); aff.Messages != want {
+		t.Fatalf("resent %d messages, want %d", aff.Messages, want)
+	}
+	if len(again.recipients) == 0 {
+		return
+	}
+	list, err := m.h.List(m.t.Context(), Filter{}, "", 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, got := range list {
+		if got.Parent == id && m.messages[got.ID] == nil {
+			again.id = got.ID
+			m.messages[got.ID] = again
+			m.order = append(m.order, got.ID)
+			return
+		}
+	}
+	t.Fatalf("%s was resent, and is not there", id)
 }
 
 func (m *machine) restart(*rapid.T) {
@@ -312,9 +426,7 @@ func (m *machine) restart(*rapid.T) {
 	m.recs = append(m.recs, old.rec.all()...)
 	m.leases = nil
 	for _, msg := range m.messages {
-		for i := range msg.recipients {
-			msg.recipients[i].leased = nil
-		}
+		msg.leased = map[string]*Lease{}
 	}
 }
 
@@ -327,16 +439,12 @@ func (m *machine) check(t *rapid.T) {
 	for _, st := range m.h.Hops() {
 		active += st.Active
 	}
-	busy := map[string]bool{}
+	busy := 0
 	for _, msg := range m.messages {
-		for _, r := range msg.recipients {
-			if r.leased != nil {
-				busy[fmt.Sprint(msg.id, r.domain)] = true
-			}
-		}
+		busy += len(msg.leased)
 	}
-	if active != len(busy) {
-		t.Fatalf("%d groups are active, want %d", active, len(busy))
+	if active != busy {
+		t.Fatalf("%d groups are active, want %d", active, busy)
 	}
 	list, err := m.h.List(m.t.Context(), Filter{}, "", 1000)
 	if err != nil {
@@ -349,7 +457,7 @@ func (m *machine) check(t *rapid.T) {
 		msg := m.messages[got.ID]
 		for i, s := range got.States {
 			want := msg.recipients[i].disposition
-			hop := msg.recipients[i].domain
+			hop := msg.recipients[i].hop()
 			if m.router.refused[hop] {
 				hop = ""
 			}
@@ -375,13 +483,14 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		m := &machine{
 			t: t, router: &domains{refused: map[string]bool{}}, messages: map[mail.QueueID]*modelMessage{},
-			final: map[string]mail.Disposition{}, heldHops: map[string]bool{},
+			final: map[string]mail.Disposition{}, heldHops: map[string]bool{}, standing: map[string]bool{},
+			done: map[mail.QueueID]*modelMessage{},
 		}
-		m.h = open(t, func(o *Options) { o.Router = m.router; o.NoSync = true })
+		m.h = open(t, func(o *Options) { o.Router = m.router; o.NoSync, o.KeepRelayed = true, time.Hour })
 		rt.Repeat(map[string]func(*rapid.T){
 			"accept": m.accept, "accept2": m.accept, "claim": m.claim, "claim2": m.claim, "claim3": m.claim, "settle": m.settle, "settle2": m.settle,
 			"give back": m.giveBack, "hold message": m.holdMessage, "release message": m.releaseMessage, "hold hop": m.holdHop, "release hop": m.releaseHop,
-			"retry": m.retry, "remove": m.remove, "reroute": m.reroute, "restart": m.restart,
+			"retry": m.retry, "remove": m.remove, "reroute": m.reroute, "redirect": m.redirect, "hold sender": m.holdSender, "resend": m.resend, "restart": m.restart,
 			"reclaim": func(t *rapid.T) {
 				if err := m.h.reclaim(m.t.Context()); err != nil {
 					t.Fatal(err)

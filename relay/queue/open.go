@@ -27,6 +27,7 @@ const (
 	defaultConcurrency = 20
 	defaultLateAfter   = 5 * time.Minute
 	defaultDiskFreeMin = 1 << 30
+	defaultKeepMax     = 10 << 30
 	// leastDiskFreeMin is what the database itself may need at once: its log,
 	// and copies of its tables while they are merged.
 	leastDiskFreeMin = 256 << 20
@@ -94,6 +95,10 @@ type Queue struct {
 	pressure map[string]int
 	strays   []ident // committed while the routing table changed
 	cutOff   []ident // found at start, with a content that is not whole
+	unheld   []ident // committed while a standing hold began or ended
+	standing atomic.Pointer[[]*hold]
+	kept     keptList
+	shut     atomic.Pointer[string] // why an operator had it closed
 }
 
 // Open opens the queue in opts.Dir, or makes it. It reads all messages, states
@@ -134,6 +139,7 @@ func newQueue(opts Options) (*Queue, error) {
 	}
 	opts.Lifetime = orDefault(opts.Lifetime, defaultLifetime)
 	opts.LateAfter = orDefault(opts.LateAfter, defaultLateAfter)
+	opts.KeepMaxBytes = orDefault(opts.KeepMaxBytes, defaultKeepMax)
 	opts.DiskFreeMin = max(orDefault(opts.DiskFreeMin, defaultDiskFreeMin), leastDiskFreeMin)
 	opts.tune.segment = orDefault(opts.tune.segment, segmentSize)
 	opts.tune.tick = orDefault(opts.tune.tick, time.Second)
@@ -159,6 +165,7 @@ func newQueue(opts Options) (*Queue, error) {
 		until:     map[ident]time.Time{},
 		pressure:  map[string]int{},
 	}
+	q.standing.Store(new([]*hold))
 	q.com.wake = make(chan struct{}, 1)
 	q.outbox.many = make(chan struct{}, 1)
 	q.outbox.next = 1
@@ -336,6 +343,8 @@ func (q *Queue) load(start time.Time) (*event.QueueLoaded, error) {
 			}
 			seg := q.contents.segs[m.loc.seq]
 			switch {
+			case m.kept && seg != nil && q.restoreKept(id, m, seg, now):
+				ends[seg.seq] = max(ends[seg.seq], m.end())
 			case m.done && seg != nil:
 				seg.ids = append(seg.ids, id)
 			case m.done:
@@ -352,8 +361,7 @@ func (q *Queue) load(start time.Time) (*event.QueueLoaded, error) {
 					q.cutOff = append(q.cutOff, id)
 				}
 				seg.refer(id, m.Size)
-				end := (m.loc.off + contentHeader + m.Size + contentAlign - 1) &^ (contentAlign - 1)
-				ends[seg.seq] = max(ends[seg.seq], end)
+				ends[seg.seq] = max(ends[seg.seq], m.end())
 				entries = append(entries, q.restore(id, m, seg, now))
 			}
 		}
@@ -375,6 +383,7 @@ func (q *Queue) load(start time.Time) (*event.QueueLoaded, error) {
 		q.remark("queued messages without content", fmt.Sprintf("%d messages have no content in %s and are left out; if files are missing there, put them back and start again",
 			loaded.Dropped, q.contents.dir))
 	}
+	q.sortKept()
 	q.contents.trim(ends)
 	q.enlist(entries, now)
 	loaded.Messages = q.sched.messages
@@ -616,6 +625,9 @@ func (q *Queue) Ready() error {
 
 // refusal says why no mail is taken at the moment, or is empty.
 func (q *Queue) refusal() string {
+	if why := q.shut.Load(); why != nil {
+		return *why
+	}
 	if q.guard.stopped.Load() {
 		return "the disk is nearly full"
 	}

@@ -54,6 +54,13 @@ type Options struct {
 	MaxMessages int                 // stop accepting above this many messages; zero means no limit
 	NoSync      bool                // for benchmarks of other parts only
 
+	// KeepRelayed is for how long messages are kept that were relayed, so that
+	// they can be sent again; zero: not at all. KeepMaxBytes bounds their
+	// contents; zero means 10 GiB. The oldest go first, and all go before the
+	// disk gets short.
+	KeepRelayed  time.Duration
+	KeepMaxBytes int64
+
 	// Reports composes the DSNs for recipients (by index) that an operator
 	// bounced; nil makes none. It may read the content, and must not wait for
 	// another change of the queue.
@@ -82,6 +89,17 @@ func (m *Message) Begins() time.Time {
 		return m.Envelope.Release
 	}
 	return m.AcceptedAt
+}
+
+// Query is the routing question about recipient i.
+func (m *Message) Query(i int) route.Query {
+	q := route.Query{
+		Sender: m.Envelope.Sender, Recipient: m.Envelope.Recipients[i].Address, Size: m.Size, Receive: m.Origin.Connector, User: m.Origin.User,
+	}
+	if h := m.States[i].Hop; h.Target() != "" {
+		q.Via = h
+	}
+	return q
 }
 
 // State is the state of one recipient of a queued message.
@@ -134,6 +152,7 @@ type Settlement struct {
 	DelaySent bool                  // the deferred recipients got a delay DSN
 	Reached   bool                  // the next hop answered: what is parked for it may be claimed
 	DownUntil time.Time             // the next hop cannot be reached: what is parked for it may not, before then
+	Elsewhere bool                  // the hop cannot be reached: the router is asked again about the deferred recipients
 }
 
 // Report is a message that the relay made: a DSN.
@@ -179,6 +198,8 @@ type Levels struct {
 	OutboxAge    time.Duration
 	SegmentBytes int64
 	SegmentFiles int
+	Kept         int            // messages that were relayed and can be sent again
+	KeptBytes    int64          // of their contents
 	Pressure     map[string]int // resource → level 0..2
 	Closed       string         // why nothing is accepted any more, or empty
 }
@@ -199,12 +220,14 @@ type Filter struct {
 
 // Action is what an operator does to the messages that a filter selects.
 type Action struct {
-	Action string // hold, release, retry, remove, bounce, reroute
+	Action string // one of [Actions]
 	Filter Filter
 	Actor  string
 	Reason string
 	Until  time.Time // hold
-	Quiet  bool      // remove: no DSN (the default); bounce always makes one
+	To     string    // redirect: "host:port"
+	Via    string    // redirect: the send connector whose settings count; empty: the one that each recipient has
+	Report bool      // remove: with a DSN; bounce always makes one
 	DryRun bool
 }
 

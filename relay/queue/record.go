@@ -19,6 +19,7 @@ const (
 	recordFirst   = 1 // the oldest version that is still read
 	recordLive    = 1
 	recordDone    = 2
+	recordKept    = 3 // done, and everything that a live one has
 	// maxRecord bounds one record, so that it stays below Badger's value
 	// threshold: larger values go to the value log, whose sync errors Badger
 	// only logs.
@@ -40,10 +41,17 @@ type location struct {
 // changed after it was decoded or committed: changes work on a clone.
 type stored struct {
 	Message
-	loc     location
-	panics  int  // how often its worker broke
-	excused bool // it was held before the hand-over target passed
-	done    bool // nothing is left to do; only ID and loc are set
+	loc      location
+	panics   int       // how often its worker broke
+	excused  bool      // it was held before the hand-over target passed
+	done     bool      // nothing is left to do; only ID and loc are set, unless it is kept
+	kept     bool      // it is done, and can be sent again
+	finished time.Time // since when it is kept
+}
+
+// end is where the room of the content ends.
+func (m *stored) end() int64 {
+	return (m.loc.off + contentHeader + m.Size + contentAlign - 1) &^ (contentAlign - 1)
 }
 
 func (m *stored) clone() *stored {
@@ -100,6 +108,19 @@ func (e *encoder) reply(r mail.Reply) {
 func encodeRecord(b []byte, m *stored) []byte {
 	start := len(b)
 	e := &encoder{b: append(b, recordVersion, recordLive)}
+	return e.live(m, start)
+}
+
+// encodeKept appends the record of m, of which nothing is left to do and which
+// is kept, to b.
+func encodeKept(b []byte, m *stored) []byte {
+	start := len(b)
+	e := &encoder{b: append(b, recordVersion, recordKept)}
+	e.time(m.finished)
+	return e.live(m, start)
+}
+
+func (e *encoder) live(m *stored, start int) []byte {
 	e.str(string(m.ID))
 	e.uint(m.loc.seq)
 	e.int(m.loc.off)
@@ -297,6 +318,10 @@ func decodeRecord(b []byte) (*stored, error) {
 	switch body[1] {
 	case recordLive:
 		d.live(m, b[0])
+	case recordKept:
+		m.finished = d.time()
+		d.live(m, b[0])
+		m.done, m.kept = true, true
 	case recordDone:
 		m.done = true
 		m.ID = mail.QueueID(d.str())

@@ -56,6 +56,19 @@ var compareStored = cmp.Options{
 	cmp.AllowUnexported(stored{}, State{}, location{}), cmpopts.EquateComparable(netip.AddrPort{}), cmpopts.EquateEmpty(),
 }
 
+func TestRecordOfKept(t *testing.T) {
+	want := fullRecord()
+	want.finished = want.AcceptedAt.Add(time.Hour)
+	got, err := decodeRecord(encodeKept(nil, want))
+	want.done, want.kept = true, true
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got, compareStored); d != "" {
+		t.Errorf("record (-want +got):\n%s", d)
+	}
+}
+
 func TestRecordRoundTrip(t *testing.T) {
 	want := fullRecord()
 	got, err := decodeRecord(encodeRecord(nil, want))
@@ -107,17 +120,22 @@ func TestDamagedRecordIsNoticed(t *testing.T) {
 
 func FuzzRecord(f *testing.F) {
 	f.Add(encodeRecord(nil, fullRecord())[2:])
+	f.Add(encodeKept(nil, fullRecord())[2:])
 	f.Add(encodeDone(nil, "01J9ZQ3N8R7V5T2W4X6Y8Z0A1B", location{1, 2})[2:])
 	f.Add([]byte{0, 1, 2, 3, 4, 5})
 	f.Fuzz(func(t *testing.T, body []byte) {
-		for kind := byte(recordLive); kind <= recordDone; kind++ {
+		for kind := byte(recordLive); kind <= recordKept; kind++ {
 			b := append([]byte{recordVersion, kind}, body...)
 			b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)) // past the checksum, to the fields
 			m, err := decodeRecord(b)
-			if err != nil || m.done {
+			if err != nil || m.done && !m.kept {
 				continue
 			}
-			again, err := decodeRecord(encodeRecord(nil, m))
+			encode := encodeRecord
+			if m.kept {
+				encode = encodeKept
+			}
+			again, err := decodeRecord(encode(nil, m))
 			if err != nil {
 				t.Fatalf("own record does not decode: %v", err)
 			}

@@ -34,6 +34,7 @@ func (q *Queue) Run(ctx context.Context) error {
 		{q.opts.tune.tick, q.outbox.many, func(context.Context) error { return q.confirm() }},
 		{q.opts.tune.tick, nil, q.markLate},
 		{q.opts.tune.tick, nil, q.endHolds},
+		{q.opts.tune.tick, nil, q.forgetKept},
 		{q.opts.tune.tick, nil, q.reclaim},
 	} {
 		tasks.Go(func() { q.repeat(ctx, task.every, task.also, task.do) })
@@ -268,7 +269,7 @@ func (q *Queue) copyForward(ctx context.Context, s *segment) error {
 	var live []ident
 	q.mu.Lock()
 	for _, id := range q.contents.stragglers(s) {
-		if e := q.messages[id]; e != nil && e.seg == s {
+		if e := q.messages[id]; e != nil && e.seg == s || q.keptIn(id, s) {
 			live = append(live, id)
 		}
 	}
@@ -286,7 +287,7 @@ func (q *Queue) copyForward(ctx context.Context, s *segment) error {
 
 func (q *Queue) moveContent(id ident, from *segment) error {
 	defer q.lock(id)()
-	m, err := q.read(id)
+	m, err := q.readAny(id)
 	if errors.Is(err, ErrNotFound) || err == nil && m.loc.seq != from.seq {
 		return nil
 	}
@@ -315,13 +316,24 @@ func (q *Queue) moveContent(id ident, from *segment) error {
 	m = m.clone()
 	m.loc = location{to.seq, off}
 	c := &change{segs: []*segment{to}}
-	c.set = []pair{{messageKey(string(m.ID)), encodeRecord(nil, m)}}
+	value := encodeRecord
+	if m.kept {
+		value = encodeKept
+	}
+	c.set = []pair{{messageKey(string(m.ID)), value(nil, m)}}
 	c.apply = func() {
 		q.contents.commit(to, id, m.Size)
 		q.contents.forget(from, id)
-		if e := q.messages[id]; e != nil {
+		e, k := q.messages[id], q.kept.index[id]
+		switch {
+		case e != nil:
 			e.seg = to
 			e.version++
+		case k != nil:
+			k.seg = to
+		default: // a kept one that was let go meanwhile
+			q.contents.release(to, m.Size)
+			return
 		}
 		q.contents.release(from, m.Size)
 	}

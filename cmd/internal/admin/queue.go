@@ -148,7 +148,7 @@ func (h *Handler) act(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	done, err := h.opts.Queue.Act(r.Context(), queue.Action{
-		Action: in.Action, Filter: f, Actor: actor(r), Reason: in.Reason, Until: in.Until, DryRun: in.DryRun, Quiet: in.Action == "remove",
+		Action: in.Action, Filter: f, Actor: actor(r), Reason: in.Reason, Until: in.Until, DryRun: in.DryRun,
 	})
 	if err != nil {
 		fail(w, err)

@@ -1,0 +1,265 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+	"waybill/relay/route"
+)
+
+func TestStandingHolds(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		filter Filter
+		held   string // recipients that are held when they come
+		free   string
+	}{
+		{"sender", Filter{Sender: "*@example.org"}, "a@example.com", ""},
+		{"another sender", Filter{Sender: "@example.net"}, "", "a@example.com"},
+		{"recipient", Filter{Recipient: "a@example.com"}, "a@example.com", "b@example.com"},
+		{"domain", Filter{Domain: "Example.COM"}, "b@example.com", "a@example.net"},
+		{"receive connector", Filter{Receive: "in"}, "b@example.com", ""},
+		{"sender and next hop", Filter{Sender: "@example.org", Hop: "example.com"}, "a@example.com", "a@example.net"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := open(t, nil)
+			h.act(t, 0, Action{Action: "hold", Filter: test.filter, Reason: "runaway"})
+			h = h.reopen(t, nil) // it stands
+			if test.free != "" {
+				h.put(t, "x", test.free)
+				h.settle(t, h.claim(t), mail.Relayed, time.Time{})
+			}
+			if list := h.Holds(); len(list) != 1 || list[0].Filter != test.filter || list[0].By != "op" || list[0].Why != "runaway" {
+				t.Errorf("Holds() = %+v, want %+v", list, test.filter)
+			}
+			if test.held == "" {
+				return
+			}
+			id := h.put(t, "x", test.held)
+			h.idle(t)
+			m, err := h.Get(id)
+			if err != nil || m.HeldBy != "op" || m.HeldWhy != "runaway" {
+				t.Errorf("Get() = %+v, %v, want it held", m, err)
+			}
+			h = h.reopen(t, nil)
+			h.idle(t)
+			equalStrings(t, "facts", h.rec.names(id), "message_queued", "queue_held")
+			h.act(t, 1, Action{Action: "release", Filter: test.filter})
+			h.settle(t, h.claim(t), mail.Relayed, time.Time{})
+			h = h.reopen(t, nil)
+			h.put(t, "x", test.held) // nothing stands any more
+			h.claim(t)
+			if list := h.Holds(); len(list) != 0 {
+				t.Errorf("Holds() = %+v, want none", list)
+			}
+		})
+	}
+}
+
+func TestStandingHoldOfWhatIsThere(t *testing.T) {
+	h := open(t, nil)
+	id := h.put(t, "x", "a@example.com")
+	h.act(t, 1, Action{Action: "hold", Filter: Filter{Sender: "@example.org"}, DryRun: true})
+	if len(h.Holds()) != 0 {
+		t.Error("a dry run began a hold")
+	}
+	h.act(t, 1, Action{Action: "hold", Filter: Filter{Sender: "@example.org"}})
+	h.act(t, 0, Action{Action: "hold", Filter: Filter{Sender: "@example.org"}}) // again
+	if list := h.Holds(); len(list) != 1 {
+		t.Errorf("Holds() = %+v, want one", list)
+	}
+	h.idle(t)
+	h.act(t, 1, Action{Action: "release", Filter: Filter{ID: id}}) // one of them
+	h.settle(t, h.claim(t), mail.Relayed, time.Time{})
+	h.put(t, "x", "b@example.com")
+	h.idle(t)
+	h.act(t, 1, Action{Action: "release", Filter: Filter{All: true}})
+	if list := h.Holds(); len(list) != 0 {
+		t.Errorf("Holds() = %+v, want none after a release of all", list)
+	}
+	h.claim(t)
+}
+
+func TestStandingHoldEnds(t *testing.T) {
+	h := open(t, nil)
+	until := time.Now().Add(time.Second)
+	h.act(t, 0, Action{Action: "hold", Filter: Filter{Sender: "@example.org"}, Until: until})
+	h.put(t, "x", "a@example.com")
+	h = h.reopen(t, nil)
+	h.idle(t)
+	h.run(t)
+	h.claim(t)
+	if time.Now().Before(until) {
+		t.Error("released too early")
+	}
+	eventually(t, "the hold has ended", func() bool { return len(h.Holds()) == 0 && len(find[event.QueueReleased](h.rec)) == 1 })
+	if ev := find[event.QueueReleased](h.rec)[0]; ev.Affected != 1 || ev.Actor != "timer" || ev.Filter != "sender:@example.org" {
+		t.Errorf("released = %+v", ev)
+	}
+}
+
+// TestHoldsDuringAcceptance holds and releases a sender while messages come:
+// none slips through, and none is forgotten.
+func TestHoldsDuringAcceptance(t *testing.T) {
+	h := open(t, func(o *Options) { o.NoSync = true })
+	h.run(t)
+	const messages = 400
+	done := make(chan error, 4)
+	for w := range cap(done) {
+		go func() {
+			for i := range messages / cap(done) {
+				d := draft(t, fmt.Sprintf("u%d-%d@example.com", w, i))
+				if err := h.Put(t.Context(), d, []byte("x")); err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- nil
+		}()
+	}
+	hold := Action{Action: "hold", Filter: Filter{Sender: "@example.org"}, Actor: "op"}
+	release := Action{Action: "release", Filter: hold.Filter, Actor: "op"}
+	for left := cap(done); left > 0; {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			left--
+		default:
+			for _, a := range []Action{hold, release} {
+				if _, err := h.Act(t.Context(), a); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	if _, err := h.Act(t.Context(), hold); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all are held", func() bool { return h.Levels().ByState["held"] == messages })
+	if _, err := h.Act(t.Context(), release); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all are free", func() bool { return h.Levels().ByState["accepted"] == messages })
+	h = h.reopen(t, nil) // and so say the records
+	if n := h.Levels().ByState["accepted"]; n != messages {
+		t.Errorf("%d messages are free after a restart, want %d", n, messages)
+	}
+}
+
+func TestRedirect(t *testing.T) {
+	h := open(t, nil)
+	id := h.put(t, "x", "a@example.com", "b@example.net")
+	leased := h.claim(t)
+	a := Action{Action: "redirect", Filter: Filter{All: true}, To: "relay.example:2525", Reason: "moving"}
+	h.act(t, 1, Action{Action: "redirect", Filter: Filter{All: true}, To: "relay.example:2525", DryRun: true})
+	h.act(t, 1, a)
+	other := h.claim(t)
+	if want := route.RedirectTo("out", "relay.example:2525"); other.Hop != want || len(other.Index) != 1 {
+		t.Errorf("claimed %v of %v, want one recipient of %v", other.Index, other.Hop, want)
+	}
+	h.settle(t, other, mail.Deferred, time.Now())
+	h.settle(t, leased, mail.Deferred, time.Now()) // was being attempted: stays
+	h = h.reopen(t, nil)                           // what is redirected stays so
+	h.Reroute()
+	m, err := h.Get(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range m.States {
+		if redirected := s.Hop.Target() != ""; redirected != (i == other.Index[0]) {
+			t.Errorf("recipient %d goes to %v", i, s.Hop)
+		}
+	}
+	h.act(t, 1, a) // now the other one too
+	h.act(t, 0, a)
+	l := h.claim(t)
+	if len(l.Index) != 2 {
+		t.Errorf("claimed %v, want both", l.Index)
+	}
+	l.Release()
+	var why []string
+	for _, ev := range find[event.MessageRouted](h.rec) {
+		if ev.Queue == "@relay.example:2525" {
+			why = append(why, ev.Why)
+		}
+	}
+	if len(why) != 1 || why[0] != "redirected to relay.example:2525 by op: moving" { // the first was before the restart
+		t.Errorf("routed because %q", why)
+	}
+	h.act(t, 1, Action{Action: "reroute", Filter: Filter{ID: id}})
+	if l := h.claim(t); l.Hop.Target() != "" {
+		t.Errorf("claimed %v after a reroute", l.Hop)
+	}
+}
+
+func TestRedirectWithoutConnector(t *testing.T) {
+	h := open(t, func(o *Options) { o.Router = &domains{refused: map[string]bool{"example.com": true}} })
+	h.put(t, "x", "a@example.com")
+	a := Action{Action: "redirect", Filter: Filter{All: true}, To: "relay.example:25", Actor: "op"}
+	for _, dry := range []bool{true, false} {
+		a.DryRun = dry
+		if _, err := h.Act(t.Context(), a); !errors.Is(err, ErrRefused) {
+			t.Errorf("Act() = %v, want ErrRefused", err)
+		}
+	}
+	if ev := find[event.AdminActed](h.rec); len(ev) != 0 {
+		t.Errorf("acted = %+v, want nothing of what was refused", ev)
+	}
+	a.Via = "out"
+	h.act(t, 1, a)
+	h.claim(t)
+}
+
+func TestRemoveWithReport(t *testing.T) {
+	var outcome mail.Outcome
+	h := open(t, func(o *Options) {
+		o.Reports = func(m *Message, _ []int, outcomes []mail.Outcome) []Report {
+			outcome = outcomes[0]
+			d := mail.Draft{Envelope: mail.Envelope{Recipients: []mail.Recipient{{Address: m.Envelope.Sender}}}}
+			return []Report{{Draft: d, Content: []byte("report"), Fact: event.DSNQueued{Kind: "failed"}}}
+		}
+	})
+	id := h.put(t, "x", "a@example.com")
+	h.act(t, 1, Action{Action: "remove", Filter: Filter{ID: id}, Report: true, Reason: "as agreed"})
+	equalStrings(t, "facts", h.rec.names(id)[2:], "recipient_dropped", "dsn_queued", "message_retired")
+	if outcome.Reply.Text != "Removed by the administrator. as agreed" || h.Levels().Messages != 1 {
+		t.Errorf("outcome = %+v, %d messages", outcome, h.Levels().Messages)
+	}
+}
+
+func TestShut(t *testing.T) {
+	h := open(t, nil)
+	h.Shut("moving to another host")
+	if err := h.Ready(); err == nil || err.Error() != "moving to another host" {
+		t.Errorf("Ready() = %v", err)
+	}
+	if err := h.Put(t.Context(), draft(t, "a@example.com"), []byte("x")); err == nil {
+		t.Error("a message was taken")
+	}
+	h.Shut("")
+	h.put(t, "x", "a@example.com")
+}
+
+func TestElsewhere(t *testing.T) {
+	router := &domains{}
+	h := open(t, func(o *Options) { o.Router = router })
+	h.put(t, "x", "a@example.com")
+	l := h.claim(t)
+	router.mu.Lock()
+	router.connector = "backup" // as when the first one is avoided
+	router.mu.Unlock()
+	s := Settlement{Outcomes: outcomes(l, mail.Deferred), Next: time.Now().Add(time.Hour), Elsewhere: true}
+	if err := h.Settle(t.Context(), l, s); err != nil {
+		t.Fatal(err)
+	}
+	l = h.claim(t) // at once
+	if l.Hop.Connector != "backup" || l.Attempt != 2 {
+		t.Errorf("claimed %v, attempt %d, want backup and 2", l.Hop, l.Attempt)
+	}
+}
