@@ -85,7 +85,10 @@ type Options struct {
 	Queue Queue
 	// Connectors finds a send connector by its name. It is asked for each
 	// attempt and by [Scheduler.Concurrency], so that a reload can swap them.
-	Connectors   func(name string) (Connector, bool)
+	Connectors func(name string) (Connector, bool)
+	// Router is asked, when a hop cannot be reached, whether there is another
+	// way: it should know [Scheduler.Down]. Nil: mail waits for its hop.
+	Router       queue.Router
 	Hostname     string // of reports
 	Emitter      event.Emitter
 	Workers      int            // attempts at once; default 500
@@ -133,6 +136,10 @@ func (s *Scheduler) Concurrency(hop route.Hop) int {
 func (s *Scheduler) Active() (now, limit int) {
 	return len(s.slots.busy) + int(s.slots.slow.Load()), cap(s.slots.busy)
 }
+
+// Down reports whether hop cannot be reached at present. It is fast, and false
+// again when the hop is to be tried.
+func (s *Scheduler) Down(hop route.Hop) bool { return s.hops.avoid(hop, time.Now()) }
 
 // HopsDown is how many next hops cannot be reached at present.
 func (s *Scheduler) HopsDown() int { return s.hops.down(time.Now()) }

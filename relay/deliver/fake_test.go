@@ -35,6 +35,7 @@ type fakeQueue struct {
 	claims      int
 	err         error
 	settleErr   error
+	router      queue.Router // of what is to go elsewhere
 }
 
 type fakeMessage struct {
@@ -189,7 +190,7 @@ func (l *fakeLease) end(how string) {
 	}
 	l.ended = true
 	l.m.leased = false
-	l.q.active[l.m.hop]--
+	l.q.active[l.view.Hop]--
 	l.q.wake()
 }
 
@@ -269,6 +270,14 @@ func (l *fakeLease) Settle(ctx context.Context, s queue.Settlement) error {
 	}
 	l.m.Message = &msg
 	l.m.due = s.Next
+	if s.Elsewhere {
+		if hop := l.q.router.Route(msg.Query(0)).Hop; hop != l.m.hop { // all recipients of a fakeMessage have one hop
+			l.m.hop, l.m.due = hop, now
+			for i := range msg.States {
+				msg.States[i].Hop = hop
+			}
+		}
+	}
 	l.q.settled = append(l.q.settled, settled{s, l.m.ID, now, l.view.Attempt})
 	return nil
 }

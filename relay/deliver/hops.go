@@ -148,6 +148,15 @@ func (h *hops) concurrency(hop route.Hop, limit int) int {
 	return min(st.window, limit)
 }
 
+// avoid reports whether nothing is to be sent to hop now, because it cannot be
+// reached, or because one message is finding out.
+func (h *hops) avoid(hop route.Hop, now time.Time) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	st := h.state[hop]
+	return st != nil && st.window == 0 && (st.probing || now.Before(st.until))
+}
+
 // forgetOld makes room. A hop without mail is never asked about again.
 func (h *hops) forgetOld(now time.Time) {
 	if len(h.state) < maxHops {

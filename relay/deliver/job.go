@@ -185,8 +185,16 @@ func (j *job) putOff(ctx context.Context, p pass) {
 	if !probe.After(j.now) { // a probe is under way
 		probe = j.now.Add(pause / 10)
 	}
+	next := earlier(probe.Add(time.Duration(j.opts.Rand()*float64(pause)/5)), j.limit())
+	if j.elsewhere() {
+		why := mail.Outcome{
+			Disposition: mail.Deferred, Reply: mail.Reply{Enhanced: "4.4.1", Text: "the next hop cannot be reached, and there is another way"},
+			Class: mail.ClassConnect, ClassRule: RuleLocal,
+		}
+		j.finish(ctx, queue.Settlement{Outcomes: j.all(why), Next: next, NoAttempt: true, Elsewhere: true}, nil)
+		return
+	}
 	if j.delayDue() {
-		next := earlier(probe.Add(time.Duration(j.opts.Rand()*float64(pause)/5)), j.limit())
 		j.wait(ctx, next, mail.Outcome{
 			Reply: mail.Reply{Enhanced: "4.4.1", Text: "waiting for the next hop, which cannot be reached"},
 			Class: mail.ClassConnect, ClassRule: RuleLocal,
@@ -194,6 +202,20 @@ func (j *job) putOff(ctx context.Context, p pass) {
 		return
 	}
 	j.lease.Park(probe, earlier(j.delayAt(), j.limit()))
+}
+
+// elsewhere reports whether the router has another hop for any of the lease's
+// recipients, now that theirs cannot be reached.
+func (j *job) elsewhere() bool {
+	if j.opts.Router == nil {
+		return false
+	}
+	for _, i := range j.view.Index {
+		if hop := j.opts.Router.Route(j.view.Message.Query(i)).Hop; hop.Connector != "" && hop != j.view.Hop {
+			return true
+		}
+	}
+	return false
 }
 
 // settle commits what an attempt did. The hop is not to be tried before until.
@@ -227,6 +249,9 @@ func (j *job) settle(ctx context.Context, res *smtpout.Result, outcomes []mail.O
 			}
 			s.Next = earlier(s.Next, j.limit())
 			s.Attempt.NextAttempt = s.Next
+			if s.Elsewhere = v == unreachable && j.elsewhere(); s.Elsewhere {
+				s.Attempt.NextAttempt = j.now // where the router sends it
+			}
 		}
 	}
 	j.finish(ctx, s, res)
