@@ -83,7 +83,7 @@ func (f QueueFilter) Values() url.Values {
 	v := url.Values{}
 	for name, s := range map[string]string{
 		"queue_id": f.QueueID, "sender": f.Sender, "recipient": f.Recipient, "domain": f.Domain, "queue": f.Queue,
-		"connector": f.Connector, "state": f.State, "older_than": f.OlderThan,
+		"connector": f.Connector, "connector_in": f.Receive, "state": f.State, "older_than": f.OlderThan,
 	} {
 		if s != "" {
 			v.Set(name, s)

@@ -270,6 +270,8 @@ type Queues struct {
 	Messages int     `json:"messages"` // in the whole queue; a message with two next hops counts once
 	Accepts  bool    `json:"accepts"`
 	Why      string  `json:"why,omitempty"` // it does not accept
+	Kept     int     `json:"kept"`          // messages that were relayed and can be sent again
+	KeptSize int64   `json:"kept_bytes"`
 }
 
 // QueuedRecipient is a recipient of a queued message.
@@ -319,6 +321,7 @@ type QueueFilter struct {
 	Domain    string `json:"domain,omitempty"`
 	Queue     string `json:"queue,omitempty"` // next hop
 	Connector string `json:"connector,omitempty"`
+	Receive   string `json:"connector_in,omitempty"` // receive connector
 	State     string `json:"state,omitempty"`
 	OlderThan string `json:"older_than,omitempty"` // duration, such as "1h"
 	All       bool   `json:"all,omitempty"`        // needed when nothing else is set
@@ -326,10 +329,13 @@ type QueueFilter struct {
 
 // QueueAction is the body of POST /api/v1/queue/actions.
 type QueueAction struct {
-	Action string      `json:"action"` // hold, release, retry, reroute, remove, bounce
+	Action string      `json:"action"` // hold, release, retry, reroute, redirect, remove, bounce, resend
 	Filter QueueFilter `json:"filter"`
 	Reason string      `json:"reason,omitempty"`
-	Until  time.Time   `json:"until,omitzero"`
+	Until  time.Time   `json:"until,omitzero"` // hold
+	To     string      `json:"to,omitempty"`   // redirect: the host, with :port unless it is 25
+	Via    string      `json:"via,omitempty"`  // redirect: the send connector whose settings count
+	DSN    bool        `json:"dsn,omitempty"`  // remove: the sender gets a report
 	DryRun bool        `json:"dry_run,omitempty"`
 }
 
@@ -339,6 +345,7 @@ type QueueActed struct {
 	Bytes    int64    `json:"bytes"`
 	IDs      []string `json:"queue_ids,omitempty"` // at most 100
 	DryRun   bool     `json:"dry_run"`
+	Lasting  bool     `json:"lasting,omitempty"` // a hold, or its end, is for messages to come too
 }
 
 // Status answers GET /api/v1/status.

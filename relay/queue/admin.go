@@ -306,7 +306,7 @@ func (q *Queue) actOn(c *change, emit event.Emitter, m *stored, a *Action) (bool
 	case "reroute":
 		index = q.notLeased(m, index)
 		for _, i := range index { // a redirect ends
-			if s := &m.States[i]; s.Hop.Target() != "" {
+			if s := &m.States[i]; s.Hop.Redirected() {
 				s.Hop = route.Hop{Connector: s.Hop.Connector}
 			}
 		}

@@ -82,6 +82,9 @@ func (f *Filter) lasting() bool {
 	return g == Filter{} && f.Sender+f.Recipient+f.Domain+f.Receive != ""
 }
 
+// Lasting reports whether a hold with f is for messages to come too.
+func (f *Filter) Lasting() bool { return f.lasting() || f.onlyHop() }
+
 // loadHolds reads the holds at start.
 func (q *Queue) loadHolds(txn *badger.Txn) error {
 	opts := badger.DefaultIteratorOptions
@@ -117,6 +120,17 @@ func (q *Queue) holdFor(hop route.Hop) *hold {
 		}
 	}
 	return nil
+}
+
+// staysHeld reports whether what is held in hop from must not leave it for to: a
+// drain is no release.
+func (q *Queue) staysHeld(from, to route.Hop) bool {
+	if to.Target() == "" || to.Redirected() {
+		return false
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.holdFor(from) != nil
 }
 
 // rehold brings every hop in line with the holds. q.mu is held.

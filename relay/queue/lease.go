@@ -596,7 +596,7 @@ func (q *Queue) rerouteInto(c *change, emit event.Emitter, m *stored, index []in
 	var moved []int
 	for _, i := range index {
 		d := q.routeOf(&m.Message, i)
-		if s := &m.States[i]; d.Hop != s.Hop {
+		if s := &m.States[i]; d.Hop != s.Hop && !q.staysHeld(s.Hop, d.Hop) {
 			s.Hop, s.Due = d.Hop, now // another way may be open at once
 			ds, moved = append(ds, d), append(moved, i)
 		}

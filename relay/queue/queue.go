@@ -96,7 +96,7 @@ func (m *Message) Query(i int) route.Query {
 	q := route.Query{
 		Sender: m.Envelope.Sender, Recipient: m.Envelope.Recipients[i].Address, Size: m.Size, Receive: m.Origin.Connector, User: m.Origin.User,
 	}
-	if h := m.States[i].Hop; h.Target() != "" {
+	if h := m.States[i].Hop; h.Redirected() {
 		q.Via = h
 	}
 	return q

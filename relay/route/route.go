@@ -43,23 +43,31 @@ func (h Hop) String() string {
 	return h.Connector + "/" + h.Name
 }
 
-// redirect begins the names of hops that an operator chose. No domain and no
-// connector begins with it.
-const redirect = "@"
+// at separates what sent a hop's mail to one host from the host. No domain and
+// no connector has it in its name.
+const at = "@"
 
 // RedirectTo is the hop of recipients that an operator sends to one host, given
 // as "host:port", with the settings of connector.
 func RedirectTo(connector, hostport string) Hop {
-	return Hop{Connector: connector, Name: redirect + hostport}
+	return Hop{Connector: connector, Name: at + hostport}
 }
 
-// Target is the "host:port" that an operator redirected to, or empty.
-func (h Hop) Target() string {
-	if target, ok := strings.CutPrefix(h.Name, redirect); ok {
-		return target
-	}
-	return ""
+// DrainTo is the hop of recipients that go to one host because the whole queue
+// does. Unlike a redirect it does not stay when the router decides again.
+func DrainTo(connector, hostport string) Hop {
+	return Hop{Connector: connector, Name: "drain" + at + hostport}
 }
+
+// Target is the "host:port" that h goes to, whatever its recipients' domains
+// are, or empty.
+func (h Hop) Target() string {
+	_, target, _ := strings.Cut(h.Name, at)
+	return target
+}
+
+// Redirected reports whether an operator sent these recipients to h.
+func (h Hop) Redirected() bool { return strings.HasPrefix(h.Name, at) }
 
 // Unroutable is where recipients wait that no send connector wants.
 var Unroutable = Hop{Name: "unroutable"}

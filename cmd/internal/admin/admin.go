@@ -47,6 +47,13 @@ type Options struct {
 	Status     func() trackapi.Status
 	Emitter    event.Emitter
 	Tap        *transcript.Tap // where conversations can be watched
+
+	// Operations on the queue that its owner makes possible.
+	Drain          func(Drain) error          // hands the queue to another host, or ends that
+	Drained        func() trackapi.QueueDrain // how far that has come
+	SendConnectors func() []string            // their names
+	Subject        func(string) string        // what the record keeps of a subject
+
 	// Authenticate tells who holds a bearer token. Nil: there are no tokens,
 	// and callers on loopback have every role.
 	Authenticate func(token string) (config.Token, bool)
@@ -87,6 +94,11 @@ func New(opts Options) *Handler {
 	guard("GET /api/v1/queue/messages/{queue_id}/content", config.RoleAdmin, h.content)
 	guard("GET /api/v1/protocol/tail", config.RoleOperator, h.watch)
 	guard("POST /api/v1/queue/actions", config.RoleOperator, h.act)
+	guard("GET /api/v1/queue/messages/{queue_id}/envelope", config.RoleAdmin, h.envelope)
+	guard("POST /api/v1/queue/messages", config.RoleAdmin, h.importMessage)
+	guard("GET /api/v1/queue/holds", config.RoleViewer, h.holds)
+	guard("GET /api/v1/queue/drain", config.RoleViewer, h.drained)
+	guard("POST /api/v1/queue/drain", config.RoleAdmin, h.drain)
 	guard("GET /api/v1/throttles", config.RoleViewer, h.throttles)
 	guard("POST /api/v1/throttles/actions", config.RoleOperator, h.actOnThrottles)
 	if opts.TrackStore != nil {

@@ -1,11 +1,9 @@
 package admin
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"net/url"
 	"slices"
@@ -24,15 +22,15 @@ import (
 
 // What the queue understands.
 var (
-	actions = []string{"hold", "release", "retry", "remove", "bounce", "reroute"}
-	states  = []string{"queued", "active", "deferred", "held", "unroutable", "poison"}
+	actions = append(queue.Actions(), "resend")
+	states  = []string{"queued", "active", "deferred", "held", "unroutable", "poison", "relayed"}
 )
 
 // queues answers with one row per next hop, the oldest mail first.
 func (h *Handler) queues(w http.ResponseWriter, _ *http.Request) {
 	now := time.Now()
 	levels := h.opts.Queue.Levels()
-	answer := trackapi.Queues{Queues: []trackapi.Queue{}, Messages: levels.Messages, Accepts: true}
+	answer := trackapi.Queues{Queues: []trackapi.Queue{}, Messages: levels.Messages, Accepts: true, Kept: levels.Kept, KeptSize: levels.KeptBytes}
 	if err := h.opts.Ready(); err != nil {
 		answer.Accepts, answer.Why = false, err.Error()
 	}
@@ -85,7 +83,11 @@ func (h *Handler) queueMessages(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusBadRequest, "Bad parameter", "not a cursor of this list", "cursor", "leave it out to begin again")
 		return
 	}
-	list, err := h.opts.Queue.List(r.Context(), f, after, limit)
+	find := h.opts.Queue.List
+	if f.State == mail.Relayed.String() {
+		find = h.opts.Queue.Kept
+	}
+	list, err := find(r.Context(), f, after, limit)
 	if err != nil {
 		fail(w, err)
 		return
@@ -119,19 +121,8 @@ func (h *Handler) content(w http.ResponseWriter, r *http.Request) {
 
 // act changes what a filter selects. The queue states the fact.
 func (h *Handler) act(w http.ResponseWriter, r *http.Request) {
-	if ct, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || ct != "application/json" {
-		problem(w, http.StatusUnsupportedMediaType, "Want JSON", "", "", "send Content-Type: application/json")
-		return
-	}
 	var in trackapi.QueueAction
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
-	dec.DisallowUnknownFields()
-	err := dec.Decode(&in)
-	if err == nil && dec.More() {
-		err = errors.New("there is more than one object")
-	}
-	if err != nil {
-		problem(w, http.StatusBadRequest, "Bad JSON", err.Error(), "", "")
+	if !decodeBody(w, r, &in) {
 		return
 	}
 	f, p := actionFilter(in.Filter)
@@ -147,17 +138,43 @@ func (h *Handler) act(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusBadRequest, "Bad parameter", "until is a time to come, and only for hold", "until", "")
 		return
 	}
-	done, err := h.opts.Queue.Act(r.Context(), queue.Action{
-		Action: in.Action, Filter: f, Actor: actor(r), Reason: in.Reason, Until: in.Until, DryRun: in.DryRun,
-	})
+	if in.DSN && in.Action != "remove" {
+		problem(w, http.StatusBadRequest, "Bad parameter", "dsn is only for remove; bounce always makes one", "dsn", "")
+		return
+	}
+	act := queue.Action{
+		Action: in.Action, Filter: f, Actor: actor(r), Reason: in.Reason, Until: in.Until, Via: in.Via, Report: in.DSN, DryRun: in.DryRun,
+	}
+	switch {
+	case in.Action == "redirect":
+		if act.To, p = h.nextHop(in.To, in.Via); p != nil {
+			trackhttp.WriteProblem(w, p)
+			return
+		}
+	case in.To != "" || in.Via != "":
+		problem(w, http.StatusBadRequest, "Bad parameter", "to and via are only for redirect", "to", "")
+		return
+	}
+	do := h.opts.Queue.Act
+	if in.Action == "resend" {
+		do = h.opts.Queue.Resend
+	}
+	done, err := do(r.Context(), act)
+	if errors.Is(err, queue.ErrRefused) {
+		problem(w, http.StatusBadRequest, "Nothing was changed", err.Error(), "", "")
+		return
+	}
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	if h.opts.Acted != nil && !in.DryRun && (in.Action == "retry" || in.Action == "release" || in.Action == "reroute") {
+	if h.opts.Acted != nil && !in.DryRun && slices.Contains([]string{"retry", "release", "reroute", "redirect"}, in.Action) {
 		h.opts.Acted()
 	}
 	answer := trackapi.QueueActed{Messages: done.Messages, Bytes: done.Bytes, DryRun: in.DryRun}
+	if in.Action == "hold" || in.Action == "release" {
+		answer.Lasting = f.Lasting()
+	}
 	for _, id := range done.IDs {
 		answer.IDs = append(answer.IDs, string(id))
 	}
@@ -166,13 +183,13 @@ func (h *Handler) act(w http.ResponseWriter, r *http.Request) {
 
 func queryFilter(q url.Values) (queue.Filter, *trackapi.Problem) {
 	for key := range q {
-		if !slices.Contains([]string{"queue_id", "sender", "recipient", "domain", "queue", "connector", "state", "older_than", "limit", "cursor"}, key) {
-			return queue.Filter{}, badField(key, "unknown parameter", "queue_id, sender, recipient, domain, queue, connector, state, older_than, limit, cursor")
+		if !slices.Contains([]string{"queue_id", "sender", "recipient", "domain", "queue", "connector", "connector_in", "state", "older_than", "limit", "cursor"}, key) {
+			return queue.Filter{}, badField(key, "unknown parameter", "queue_id, sender, recipient, domain, queue, connector, connector_in, state, older_than, limit, cursor")
 		}
 	}
 	return convertFilter(trackapi.QueueFilter{
 		QueueID: q.Get("queue_id"), Sender: q.Get("sender"), Recipient: q.Get("recipient"), Domain: q.Get("domain"),
-		Queue: q.Get("queue"), Connector: q.Get("connector"), State: q.Get("state"), OlderThan: q.Get("older_than"),
+		Queue: q.Get("queue"), Connector: q.Get("connector"), Receive: q.Get("connector_in"), State: q.Get("state"), OlderThan: q.Get("older_than"),
 	})
 }
 
@@ -192,7 +209,7 @@ func actionFilter(in trackapi.QueueFilter) (queue.Filter, *trackapi.Problem) {
 func convertFilter(in trackapi.QueueFilter) (queue.Filter, *trackapi.Problem) {
 	f := queue.Filter{
 		ID: mail.QueueID(strings.ToUpper(in.QueueID)), Sender: in.Sender, Recipient: in.Recipient, Domain: in.Domain,
-		Hop: in.Queue, Connector: in.Connector, State: in.State, All: in.All,
+		Hop: in.Queue, Connector: in.Connector, Receive: in.Receive, State: in.State, All: in.All,
 	}
 	if in.OlderThan != "" {
 		var d config.Duration
@@ -238,8 +255,9 @@ func stateOf(m *queue.Message) string {
 	case m.HeldBy != "":
 		return "held"
 	}
-	state := "queued"
+	state, open := "queued", false
 	for _, s := range m.States {
+		open = open || !s.Disposition.Final()
 		switch {
 		case s.Disposition.Final():
 		case s.Hop == route.Unroutable:
@@ -249,6 +267,9 @@ func stateOf(m *queue.Message) string {
 		case s.Disposition == mail.Deferred:
 			state = "deferred"
 		}
+	}
+	if !open {
+		return mail.Relayed.String() // it is kept
 	}
 	return state
 }

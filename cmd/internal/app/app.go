@@ -87,6 +87,7 @@ type App struct {
 	every    time.Duration // between two looks at what changes beside us
 
 	reloadMu  sync.Mutex
+	drainMu   sync.Mutex
 	config    atomic.Pointer[config.Config]
 	tokens    atomic.Pointer[config.Tokens]
 	reception atomic.Pointer[reception]
@@ -148,7 +149,10 @@ func New(opts Options) (_ *App, err error) {
 	a.deliver = deliver.New(deliver.Options{
 		Backoff: rules,
 		Queue:   deliver.FromQueue(a.queue), Connectors: a.routes.connector, Hostname: cfg.Hostname, Emitter: a.emit, DrainTimeout: opts.DrainTime,
+		Router: a.routes,
 	})
+	down := a.deliver.Down
+	a.routes.down.Store(&down)
 	a.openPressure(cfg)
 	if err := a.openThrottles(cfg); err != nil {
 		return nil, err
@@ -277,9 +281,13 @@ func (a *App) openHTTP(cfg *config.Config) (err error) {
 		return err
 	}
 	a.tokens.Store(tokens)
+	subjects, err := newSubjects(cfg)
+	if err != nil {
+		return err
+	}
 	opts := admin.Options{
-		Queue: a.queue, Throttles: a.limits, Metrics: a.gather, Ready: a.Ready, Acted: a.deliver.RetryNow, Slowed: a.slowed, Reload: a.Reload, Status: a.Status, Emitter: a.emit.Source(event.SourceAdmin),
-		Hosts: []string{cfg.Hostname}, Tap: &a.tap,
+		Queue: a.queue, Throttles: a.limits, Metrics: a.gather, Ready: a.Ready, Acted: a.acted, Slowed: a.slowed, Reload: a.Reload, Status: a.Status, Emitter: a.emit.Source(event.SourceAdmin),
+		Hosts: []string{cfg.Hostname}, Tap: &a.tap, Drain: a.Drain, Drained: a.Drained, Subject: subjects.keep, SendConnectors: a.sendConnectors,
 	}
 	if a.track != nil {
 		opts.Tracking, opts.TrackStore = trackhttp.New(trackhttp.Options{Store: a.track}), a.track

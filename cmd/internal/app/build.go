@@ -52,7 +52,10 @@ func trackOptions(c *config.Config, log *zap.Logger, observe func(string, time.D
 }
 
 func queueOptions(c *config.Config) queue.Options {
-	return queue.Options{Dir: filepath.Join(c.DataDir, "queue"), Lifetime: lifetime(c), DiskFreeMin: int64(c.Queue.DiskFreeMin)}
+	return queue.Options{
+		Dir: filepath.Join(c.DataDir, "queue"), Lifetime: lifetime(c), DiskFreeMin: int64(c.Queue.DiskFreeMin),
+		KeepRelayed: time.Duration(c.Queue.KeepAfterRelay), KeepMaxBytes: int64(c.Queue.KeepMaxSize),
+	}
 }
 
 // lifetime is the longest that any send connector tries.
@@ -279,7 +282,7 @@ func prefixes(words []string) ([]netip.Prefix, error) {
 
 // build makes the routing table and the send connectors.
 func (r *routes) build(c *config.Config) (*routing, error) {
-	g := &routing{connectors: map[string]sendConnector{}, logins: map[string]*sendLogin{}}
+	g := &routing{connectors: map[string]sendConnector{}, logins: map[string]*sendLogin{}, revision: c.Revision()}
 	table, err := Table(c)
 	if err != nil {
 		return nil, err
@@ -307,7 +310,7 @@ func (r *routes) build(c *config.Config) (*routing, error) {
 func Table(c *config.Config) (*route.Table, error) {
 	var list []route.Connector
 	for _, s := range c.Send {
-		rc := route.Connector{Name: s.Name, MaxSize: int64(s.Limits.MessageSize), Disabled: s.Disabled}
+		rc := route.Connector{Name: s.Name, MaxSize: int64(s.Limits.MessageSize), Disabled: s.Disabled, Receive: s.Linked, Senders: s.Senders, Users: s.Users}
 		for _, sp := range s.AddressSpaces {
 			rc.Spaces = append(rc.Spaces, route.Space{Pattern: sp.Space, Cost: sp.Cost})
 		}
@@ -336,7 +339,7 @@ func smartHosts(s config.SendConnector) ([]route.SmartHost, error) {
 	return list, nil
 }
 
-func (r *routes) sendConnector(c *config.Config, s config.SendConnector, g *routing, own []netip.AddrPort) (*smtpout.Connector, error) {
+func (r *routes) sendConnector(c *config.Config, s config.SendConnector, g *routing, own []netip.AddrPort) (*outlet, error) {
 	hosts, err := smartHosts(s)
 	if err != nil {
 		return nil, err
@@ -369,7 +372,7 @@ func (r *routes) sendConnector(c *config.Config, s config.SendConnector, g *rout
 	if opts.Auth, err = r.sendAuth(s, g); err != nil {
 		return nil, err
 	}
-	return smtpout.New(opts)
+	return newOutlet(opts)
 }
 
 // listeners are our own SMTP addresses, to know a route that leads back to us.

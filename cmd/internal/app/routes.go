@@ -25,17 +25,20 @@ type routes struct {
 	emit        event.Emitter
 	tap         *transcript.Tap
 	now         atomic.Pointer[routing]
+	down        atomic.Pointer[func(route.Hop) bool] // which hops cannot be reached; nil at start
+	drain       atomic.Pointer[drain]                // where everything goes; nil: by the table
 }
 
 type routing struct {
 	table      *route.Table
 	connectors map[string]sendConnector
 	logins     map[string]*sendLogin // by connector
+	revision   string                // of the configuration
 }
 
 type sendConnector struct {
 	deliver deliver.Connector
-	out     *smtpout.Connector
+	out     *outlet
 }
 
 // load makes the routing of cfg and takes it into use.
@@ -69,8 +72,23 @@ func (r *routes) close() error {
 	return errors.Join(errs...)
 }
 
-// Route implements queue.Router.
-func (r *routes) Route(q route.Query) route.Decision { return r.now.Load().table.Route(q) }
+// Route implements queue.Router. It goes around hops that cannot be reached.
+func (r *routes) Route(q route.Query) route.Decision {
+	now := r.now.Load()
+	if down := r.down.Load(); down != nil {
+		q.Avoid = *down
+	}
+	drain := r.drain.Load()
+	if drain != nil {
+		q.Via = route.Hop{}
+	}
+	d := now.table.Route(q)
+	if drain != nil {
+		d = drain.divert(now.table, &q, d)
+	}
+	d.Revision = now.revision
+	return d
+}
 
 // connector finds a send connector for the scheduler.
 func (r *routes) connector(name string) (deliver.Connector, bool) {

@@ -50,6 +50,7 @@ func check(c *Config, p *collector) {
 	checkUsersCommand(c, p)
 	checkTelemetry(c, p)
 	checkTLSReports(c, p)
+	checkKeep(&c.Queue, p)
 	if n := len(c.Receive) + len(c.Send); n > maxConnectors {
 		p.errorf("", "", "%d connectors are more than %d, the most that metrics can tell apart", n, maxConnectors)
 	}
@@ -389,6 +390,7 @@ func checkSend(c *Config, p *collector) {
 		names = append(names, s.Name)
 		path := fmt.Sprintf("send_connectors[%d]", i)
 		checkSpaces(c, i, p, path)
+		checkOrigin(c, s, p, path)
 		checkHosts(s, p, path)
 		checkSendTLS(c, s, p, path)
 		checkSendAuth(c, s, p, path+".auth")
@@ -411,7 +413,7 @@ func checkSend(c *Config, p *collector) {
 			p.errorf(path+".limits.idle_timeout", "", "%v is more than 5m", s.Limits.IdleTimeout)
 		}
 		for _, space := range s.AddressSpaces {
-			everything = everything || space.Space == "*" && !s.Disabled
+			everything = everything || space.Space == "*" && !s.Disabled && !s.conditions()
 		}
 	}
 	uniqueNames(p, "send_connectors", names)
@@ -453,7 +455,7 @@ func checkSpaces(c *Config, i int, p *collector, path string) {
 			own[key] = true
 			for _, other := range c.Send[:i] {
 				for _, o := range other.AddressSpaces {
-					if k, err := parseSpace(o.Space); err == nil && k == key && o.Cost == space.Cost && !other.Disabled && !c.Send[i].Disabled {
+					if k, err := parseSpace(o.Space); err == nil && k == key && o.Cost == space.Cost && !other.Disabled && !c.Send[i].Disabled && !other.conditions() && !c.Send[i].conditions() {
 						p.warnf(at, "give them different costs", "connector %q has %q at cost %d too: the name decides", other.Name, key, o.Cost)
 					}
 				}

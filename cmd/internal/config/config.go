@@ -38,7 +38,7 @@ type Config struct {
 	Receive         []ReceiveConnector     `yaml:"receive_connectors" doc:"where mail comes in; at least one"`
 	Pickup          Pickup                 `yaml:"pickup" doc:"a directory that files are taken from as messages"`
 	AcceptedDomains []AcceptedDomain       `yaml:"accepted_domains" doc:"domains that mail is taken for from strangers"`
-	Send            []SendConnector        `yaml:"send_connectors" doc:"where mail goes out. For each recipient the connector with the most specific address space wins, then the lowest cost, then the first name"`
+	Send            []SendConnector        `yaml:"send_connectors" doc:"where mail goes out. For each recipient, of those that are for the message, a connector that is linked to the receive connector wins, then the one with the most specific address space, then the one that names the sender most closely, then the lowest cost, then the first name. When its next hop cannot be reached, the next one with the same address space takes its place"`
 	Throttles       []Throttle             `yaml:"throttles" doc:"limits on what clients may send, beside the limits of each receive connector"`
 	BackPressure    BackPressure           `yaml:"back_pressure" doc:"when the relay is short of something: at which marks it slows down, and refuses"`
 	TLSReports      TLSReports             `yaml:"tls_reports" doc:"daily reports to domains about TLS with their mail exchangers (RFC 8460)"`
@@ -183,6 +183,9 @@ type SendConnector struct {
 	Name            string         `yaml:"name" required:"true" doc:"name in logs and metrics"`
 	Disabled        bool           `yaml:"disabled" doc:"takes it out of routing; its mail goes to the next best connector"`
 	AddressSpaces   []Space        `yaml:"address_spaces" required:"true" doc:"which recipients it is for"`
+	Linked          []string       `yaml:"receive_connectors" doc:"takes only what came in by these receive connectors, and takes it before all others" default:"all"`
+	Senders         []string       `yaml:"senders" doc:"takes only mail of these senders: \"user@example.com\", \"example.com\", \"*.example.com\" for its sub-domains, and not itself, or \"<>\" for reports" default:"all"`
+	Users           []string       `yaml:"users" doc:"takes only mail of clients that logged in by these names" default:"all"`
 	Route           string         `yaml:"route" enum:"mx,smart_hosts" doc:"by the MX records of the recipient's domain, or through smart hosts" default:"smart_hosts when there are any, else mx"`
 	SmartHosts      []SmartHost    `yaml:"smart_hosts" doc:"hosts to send through: \"host\", \"host:port\" or {host: …, cost: …}"`
 	Auth            SendAuth       `yaml:"auth" doc:"logging in at the smart hosts"`
@@ -265,8 +268,10 @@ type DNS struct {
 
 // Queue is where undelivered mail is kept.
 type Queue struct {
-	Engine      string `yaml:"engine" enum:"badger" doc:"how it is stored"`
-	DiskFreeMin Size   `yaml:"disk_free_min" doc:"free disk space below which no mail is accepted"`
+	Engine         string   `yaml:"engine" enum:"badger" doc:"how it is stored"`
+	DiskFreeMin    Size     `yaml:"disk_free_min" doc:"free disk space below which no mail is accepted"`
+	KeepAfterRelay Duration `yaml:"keep_after_relay" doc:"how long messages are kept after they were relayed, so that they can be sent again (waybill queue resend); 0s is not at all"`
+	KeepMaxSize    Size     `yaml:"keep_max_size" doc:"disk space for them; the oldest go first, and all of them go before free space gets short"`
 }
 
 // Tracking is the message-tracking store.
@@ -355,7 +360,7 @@ func Default() *Config {
 		Pickup:       NewPickup(),
 		BackPressure: defaultBackPressure(),
 		Backoff:      defaultBackoff(),
-		Queue:        Queue{Engine: "badger", DiskFreeMin: 1 * GiB},
+		Queue:        Queue{Engine: "badger", DiskFreeMin: 1 * GiB, KeepMaxSize: 10 * GiB},
 		Tracking:     Tracking{Engine: "badger", Retention: 30 * Day, MaxSize: 20 * GiB, Subject: "off", Addresses: "plain"},
 		HTTP:         HTTP{Listen: "127.0.0.1:8025"},
 		Log:          Log{Level: "info", Format: "json", MaxSize: 256 * MiB, Backups: 10, Compress: true},
