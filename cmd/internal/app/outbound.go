@@ -66,7 +66,7 @@ func (o *Outbound) Find(domain, name string) (config.SendConnector, *smtpout.Con
 	if s.Route == "smart_hosts" {
 		hop.Name = name
 	}
-	return s, g.connectors[name].out, hop, nil
+	return s, g.connectors[name].out.Connector, hop, nil
 }
 
 // Close ends what New began.
