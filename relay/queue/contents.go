@@ -112,6 +112,10 @@ type contents struct {
 	segs   map[uint64]*segment
 	next   uint64
 	dead   []*segment // sealed, nothing refers to them
+	reader struct {   // of the sealed segment that was read last
+		seq uint64
+		f   file
+	}
 	closed bool
 	bytes  int64 // given out, over all segments
 }
@@ -392,8 +396,7 @@ func (c *contents) sweep() ([]ident, error) {
 			return ids, fmt.Errorf("remove segment: %w", err)
 		}
 		c.mu.Lock()
-		delete(c.segs, s.seq)
-		c.bytes -= s.used
+		c.gone(s)
 		c.mu.Unlock()
 		ids = append(ids, s.ids...)
 	}
@@ -415,8 +418,7 @@ func (c *contents) recycle(s *segment) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.segs, s.seq)
-	c.bytes -= s.used
+	c.gone(s)
 	c.spares = append(c.spares, spare)
 	return true
 }
@@ -521,6 +523,10 @@ func (c *contents) close() error {
 			s.f = nil
 		}
 	}
+	if c.reader.f != nil {
+		errs = append(errs, c.reader.f.Close())
+		c.reader.f = nil
+	}
 	return errors.Join(errs...)
 }
 
@@ -531,18 +537,10 @@ func (c *contents) open(id ident, loc location, size int64) (io.ReadCloser, erro
 	if s == nil {
 		return nil, fmt.Errorf("%w: segment %016x is not there", ErrDamaged, loc.seq)
 	}
-	f, err := c.fs.open(filepath.Join(c.dir, s.name()))
-	if err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
-		return nil, err
-	}
 	if size <= smallContent {
-		defer func() { _ = f.Close() }()
 		buf := getBuffer(int(size) + contentHeader)
 		rec := buf.b[:int(size)+contentHeader]
-		if err := readFull(f, rec, loc.off); err != nil {
+		if err := c.read(s, rec, loc.off); err != nil {
 			putBuffer(buf)
 			return nil, err
 		}
@@ -556,11 +554,66 @@ func (c *contents) open(id ident, loc location, size int64) (io.ReadCloser, erro
 		}
 		return &bufferReader{buf: buf, rest: rec[contentHeader:]}, nil
 	}
+	f, err := c.openFile(s)
+	if err != nil {
+		return nil, err
+	}
 	if err := checkLarge(f, id, loc.off, size); err != nil {
 		_ = f.Close()
 		return nil, err
 	}
 	return &fileReader{io.NewSectionReader(f, loc.off+contentHeader, size), f}, nil
+}
+
+// read reads all of rec at off of s. Most reads are of what has just come, or of
+// what lies beside what was read before: the file that is open serves those. An
+// open costs seven system calls, a read one.
+func (c *contents) read(s *segment, rec []byte, off int64) error {
+	c.mu.Lock()
+	f := s.f
+	if f == nil && c.reader.f != nil && c.reader.seq == s.seq {
+		f = c.reader.f
+	}
+	c.mu.Unlock()
+	if f != nil {
+		if err := readFull(f, rec, off); !errors.Is(err, os.ErrClosed) {
+			return err
+		}
+	}
+	f, err := c.openFile(s)
+	if err != nil {
+		return err
+	}
+	err = readFull(f, rec, off)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || s.own || c.segs[s.seq] != s {
+		return errors.Join(err, f.Close())
+	}
+	f, c.reader.f, c.reader.seq = c.reader.f, f, s.seq
+	if f != nil {
+		_ = f.Close() // it was only read; who still does opens it again
+	}
+	return err
+}
+
+// openFile opens the file of s to read.
+func (c *contents) openFile(s *segment) (file, error) {
+	f, err := c.fs.open(filepath.Join(c.dir, s.name()))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return f, err
+}
+
+// gone forgets s, whose file has another name now or none. c.mu is held.
+func (c *contents) gone(s *segment) {
+	delete(c.segs, s.seq)
+	c.bytes -= s.used
+	if c.reader.f != nil && c.reader.seq == s.seq {
+		_ = c.reader.f.Close() // it was only read
+		c.reader.f = nil
+	}
 }
 
 func checkLarge(f file, id ident, off, size int64) error {
