@@ -262,7 +262,7 @@ func (s *Store) Aggregate(ctx context.Context, q trackapi.AggregateQuery) (*trac
 
 // exactBlocks is how many blocks an aggregate reads fact by fact, and so gives
 // exact percentiles; above, it reads rollups if they can answer.
-const exactBlocks = 128
+const exactBlocks = 64
 
 // fromRollups reads rollups, and facts of those blocks that are in none, and of
 // the parts of minutes at the ends of the range.
@@ -804,22 +804,50 @@ func (d *dimension) of1(p *plan, r *event.Record, rc *event.Recipient) string {
 			return s
 		}
 	}
-	for _, c := range append([]string{d.text}, d.elsewhere...) {
-		s := ""
-		if d.num {
-			s = d.word(p.firstNum(r, c))
-		} else if g, ok := p.getter(c); ok {
-			g.texts(r, func(v string) bool { s = v; return true })
-			s = fold(s)
-		}
-		if s != "" {
-			return s
-		}
+	s := d.in(p, r, d.text, fold)
+	for i := 0; s == "" && i < len(d.elsewhere); i++ {
+		s = d.in(p, r, d.elsewhere[i], fold)
+	}
+	if s != "" {
+		return s
 	}
 	if d.name == "disposition" {
 		return dispositionOf(p.name).String()
 	}
 	return ""
+}
+
+// in is the value in one column of a fact in memory.
+func (d *dimension) in(p *plan, r *event.Record, column string, fold func(string) string) (s string) {
+	if d.num {
+		return d.word(p.firstNum(r, column))
+	}
+	if g, ok := p.getter(column); ok {
+		g.texts(r, func(v string) bool { s = v; return true })
+		s = fold(s)
+	}
+	return s
+}
+
+// ranked lists the groups, the greatest first.
+func (a *aggregation) ranked(span float64) []groupKey {
+	type ranked struct {
+		key   groupKey
+		value float64
+		n     int64
+	}
+	list := make([]ranked, 0, len(a.groups))
+	for key, g := range a.groups {
+		list = append(list, ranked{key, a.value(&g.total, span), g.total.n})
+	}
+	slices.SortFunc(list, func(x, y ranked) int {
+		return cmp.Or(cmp.Compare(y.value, x.value), cmp.Compare(y.n, x.n), slices.Compare(x.key[:], y.key[:]))
+	})
+	keys := make([]groupKey, len(list))
+	for i := range list {
+		keys[i] = list[i].key
+	}
+	return keys
 }
 
 // exact reports whether nothing comes from the middle of a bucket.
@@ -841,17 +869,7 @@ func (a *aggregation) answer(q trackapi.AggregateQuery) *trackapi.Aggregate {
 	if q.From.IsZero() && a.step == 0 {
 		span = (24 * time.Hour).Seconds()
 	}
-	keys := make([]groupKey, 0, len(a.groups))
-	for key := range a.groups {
-		keys = append(keys, key)
-	}
-	rank := make(map[groupKey]float64, len(keys))
-	for _, key := range keys {
-		rank[key] = a.value(&a.groups[key].total, span)
-	}
-	slices.SortFunc(keys, func(x, y groupKey) int {
-		return cmp.Or(cmp.Compare(rank[y], rank[x]), cmp.Compare(a.groups[y].total.n, a.groups[x].total.n), slices.Compare(x[:], y[:]))
-	})
+	keys := a.ranked(span)
 	other := a.otherKey()
 	if len(a.dims) > 0 && (len(keys) > top || a.groups[other] != nil) {
 		keys = slices.DeleteFunc(keys, func(k groupKey) bool { return k == other })

@@ -589,13 +589,17 @@ func (p *pred) mark(v *view, hit []bool) {
 		}
 	}
 	if p.text != nil {
+		var dict []string // columns that share one follow each other
+		var ok []bool
+		some := false
 		for _, name := range p.field.text {
-			if c := v.col(name); c != nil {
-				ok := make([]bool, len(c.dict))
-				some := false
-				for i, s := range c.dict {
-					ok[i] = s != "" && p.text(s)
-					some = some || ok[i]
+			if c := v.col(name); c != nil && len(c.dict) > 0 {
+				if len(dict) != len(c.dict) || &dict[0] != &c.dict[0] {
+					dict, ok, some = c.dict, make([]bool, len(c.dict)), false
+					for i, s := range c.dict {
+						ok[i] = s != "" && p.text(s)
+						some = some || ok[i]
+					}
 				}
 				if some {
 					v.markColumn(name, c, hit, func(at int) bool { return ok[c.codes[at]] })

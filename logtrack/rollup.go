@@ -187,7 +187,7 @@ func (b *rollBuilder) addValue(kind, fact string, values []string, when, value i
 	}
 }
 
-// rollupOf gathers the rollup of records.
+// rollupOf gathers the rollup of records, in no order.
 func rollupOf(recs []event.Record) *rollup {
 	b := newRollBuilder()
 	values := make([]string, len(rollDims))
@@ -210,7 +210,7 @@ func rollupOf(recs []event.Record) *rollup {
 			b.addValue(kind, name, values, when, n)
 		})
 	}
-	return b.done()
+	return b.r
 }
 
 // rollupOfView gathers the rollup of a stored block.
@@ -238,7 +238,7 @@ func rollupOfView(v *view) (*rollup, error) {
 			b.addValue(kind, x.fact, values, x.when, x.n)
 		})
 	}
-	return b.done(), nil
+	return b.r, nil
 }
 
 // encode writes r as it is stored.

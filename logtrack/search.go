@@ -96,11 +96,15 @@ func (sc *scan) boundary() (position, bool) {
 	return position{edge + 1, ""}, true
 }
 
+// firstBlocks is how many blocks are walked at first: as many as there are
+// processors for on most machines. By taste.
+const firstBlocks = 4
+
 // next walks blocks until at least n items are ready, or none are left.
 // each gives the items of one block. A few blocks are walked at a time.
 func (sc *scan) next(ctx context.Context, n int, each func(*source) ([]position, error)) ([]position, error) {
 	var list []position
-	batch := 1
+	batch := firstBlocks
 	for {
 		list = append(list, sc.ready()...)
 		if len(list) >= n || len(sc.blocks) == 0 {
