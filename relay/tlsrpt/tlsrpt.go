@@ -114,9 +114,7 @@ func (r *Reporter) Run(ctx context.Context, ways Ways) error {
 	defer t.Stop()
 	failing := false
 	for done := false; !done; {
-		if !done {
-			r.work(ctx, ways)
-		}
+		r.work(ctx, ways)
 		select {
 		case <-ctx.Done():
 			done = true
@@ -127,6 +125,15 @@ func (r *Reporter) Run(ctx context.Context, ways Ways) error {
 			ways.Emitter.Emit(event.Remarked{Remark: "the counts of TLS reports cannot be kept on disk", Detail: printable(err.Error())})
 		}
 		failing = err != nil
+	}
+	return nil
+}
+
+// Close keeps the counts on disk that came after Run: those of sessions that ended
+// with the relay.
+func (r *Reporter) Close() error {
+	if err := r.save(); err != nil {
+		return fmt.Errorf("tls reports: %w", err)
 	}
 	return nil
 }

@@ -28,6 +28,9 @@ func (a *App) openReports(cfg *config.Config) error {
 	a.reports, err = tlsrpt.Open(tlsrpt.Options{
 		Dir: filepath.Join(cfg.DataDir, "tls-reports"), From: from, Organization: c.Organization, Contact: c.Contact, Delay: time.Duration(c.Delay),
 	})
+	if err == nil {
+		a.onStop(a.reports.Close) // after the sessions of send connectors, which are opened later
+	}
 	return err
 }
 
