@@ -57,6 +57,7 @@ type Connector struct {
 	Attempter smtpout.Attempter
 	Retry     Retry
 	Limits    Limits
+	Quota     Quota // nil: none
 }
 
 // Limits bound what a send connector does at once. Zero fields mean the default.

@@ -49,6 +49,12 @@ func (j *job) attempt(ctx, attempts context.Context) {
 		}
 	}()
 
+	done, over := j.overQuota(ctx)
+	if over {
+		return
+	}
+	var used *smtpout.Result
+	defer func() { done(used) }()
 	again, err := j.paces.wait(ctx, hop.Connector, j.connector.Limits.MessagesPerMinute)
 	switch {
 	case err != nil:
@@ -64,6 +70,7 @@ func (j *job) attempt(ctx, attempts context.Context) {
 	}
 	began, epoch := j.now, j.windows.begin(hop)
 	res := j.connector.Attempter.Attempt(attempts, hop, j.message())
+	used = &res
 	j.now = time.Now()
 	j.talked(&res)
 	outcomes := j.outcomes(&res)

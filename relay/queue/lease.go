@@ -566,7 +566,7 @@ func (q *Queue) stateReports(c *change, emit event.Emitter, m *stored, reports [
 
 // noteError lets the hop remember what its last attempt was told.
 func (q *Queue) noteError(c *change, l *Lease, s *Settlement, index []int, now time.Time) {
-	if s.NoAttempt || len(index) == 0 {
+	if s.NoAttempt && !s.Waits || len(index) == 0 {
 		return
 	}
 	worst := &s.Outcomes[index[0]]
@@ -582,7 +582,9 @@ func (q *Queue) noteError(c *change, l *Lease, s *Settlement, index []int, now t
 	apply := c.apply
 	c.apply = func() {
 		apply()
-		l.hop.lastAt = now
+		if !s.NoAttempt {
+			l.hop.lastAt = now
+		}
 		if text != "" || class != mail.ClassNone { // the last error stays until the next
 			l.hop.lastError, l.hop.lastClass = text, class
 		}

@@ -148,6 +148,7 @@ type Settlement struct {
 	Next      time.Time             // when deferred recipients are due again
 	Attempt   event.AttemptFinished // Info, Recipients and TSched are filled in by the queue
 	NoAttempt bool                  // no attempt was made (the lifetime ended while waiting): state no AttemptFinished
+	Waits     bool                  // with NoAttempt: the outcomes say why the hop's mail waits, as its last error
 	Reports   []Report              // DSNs to queue in the same transaction
 	DelaySent bool                  // the deferred recipients got a delay DSN
 	Reached   bool                  // the next hop answered: what is parked for it may be claimed

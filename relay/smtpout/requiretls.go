@@ -69,6 +69,9 @@ func (s *session) spent() bool {
 // wait for the next transaction, and are deferred when none comes.
 func (t *transaction) share(todo []int) []int {
 	n := t.s.ext.maxRcpt
+	if own := t.s.c.opts.Limits.RecipientsPerMessage; own > 0 && (n <= 0 || own < n) {
+		n = own
+	}
 	if n <= 0 || len(todo) <= n {
 		return todo
 	}

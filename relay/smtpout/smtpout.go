@@ -83,6 +83,7 @@ type Limits struct {
 	Connections               int           // at once over all next hops; default 1000
 	ConnectionsPerDestination int           // default 40
 	MessagesPerConnection     int           // default 100
+	RecipientsPerMessage      int           // of one transaction; default: what the next hop tells
 	IdleTimeout               time.Duration // how long a session is kept for the next message; default 5s
 	MaxHosts                  int           // how many hosts one attempt tries; default 10
 }

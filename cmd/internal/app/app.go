@@ -135,6 +135,9 @@ func New(opts Options) (_ *App, err error) {
 	if err := a.openLookups(cfg); err != nil {
 		return nil, err
 	}
+	if err := a.openQuotas(cfg); err != nil {
+		return nil, err
+	}
 	if err := a.routes.load(cfg); err != nil {
 		return nil, err
 	}
@@ -385,6 +388,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 	around.Go(func() error { return a.watch(outer) })
 	around.Go(func() error { return a.watchTokens(outer) })
 	around.Go(func() error { return a.watchSendTokens(outer) })
+	around.Go(func() error { return a.watchQuotas(outer) })
 	around.Go(func() error { return a.admin.Run(outer) })
 	around.Go(func() error { return a.serveHTTP(outer) })
 	if a.track != nil {

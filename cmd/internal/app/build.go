@@ -298,8 +298,9 @@ func (r *routes) build(c *config.Config) (*routing, error) {
 		for _, d := range s.Retry.Schedule {
 			retry.Schedule = append(retry.Schedule, time.Duration(d))
 		}
-		g.connectors[s.Name] = sendConnector{out: out, deliver: deliver.Connector{
-			Attempter: out, Retry: retry,
+		account := r.account(s)
+		g.connectors[s.Name] = sendConnector{out: out, account: account, deliver: deliver.Connector{
+			Attempter: out, Retry: retry, Quota: deliverQuota(account),
 			Limits: deliver.Limits{ConnectionsPerDestination: s.Limits.ConnectionsPerDestination, MessagesPerMinute: s.Limits.MessagesPerMinute, StartPerDestination: s.Limits.StartPerDestination, LeastPerDestination: s.Limits.LeastPerDestination},
 		}}
 	}
@@ -359,7 +360,7 @@ func (r *routes) sendConnector(c *config.Config, s config.SendConnector, g *rout
 		Transcript: s.Transcript.Rule(), Tap: r.tap,
 		Limits: smtpout.Limits{
 			Connections: s.Limits.Connections, ConnectionsPerDestination: s.Limits.ConnectionsPerDestination,
-			MessagesPerConnection: s.Limits.MessagesPerConnection, IdleTimeout: time.Duration(s.Limits.IdleTimeout),
+			MessagesPerConnection: s.Limits.MessagesPerConnection, RecipientsPerMessage: s.Limits.RecipientsPerMessage, IdleTimeout: time.Duration(s.Limits.IdleTimeout),
 		},
 	}
 	for _, w := range s.SourceAddresses {

@@ -41,7 +41,7 @@ func (a *App) levels() metrics.Levels {
 	l.Log = &metrics.Log{Written: s.Written, Sampled: s.Sampled, Dropped: s.Dropped, Failed: s.Failed, Pending: s.Pending}
 	l.OTLP = a.telemetryLevels()
 	l.Disks = a.volumes.disks()
-	l.Tokens = a.routes.tokenLevels()
+	l.Tokens, l.Quotas = a.routes.tokenLevels(), a.routes.quotaLevels()
 	for _, c := range a.reception.Load().certs.Expiries() {
 		l.Certificates = append(l.Certificates, metrics.Certificate{Name: c.Name, NotAfter: c.NotAfter})
 	}

@@ -10,6 +10,7 @@ import (
 	"waybill/relay/dns"
 	"waybill/relay/event"
 	"waybill/relay/mtasts"
+	"waybill/relay/quota"
 	"waybill/relay/route"
 	"waybill/relay/smtpout"
 	"waybill/relay/transcript"
@@ -24,6 +25,7 @@ type routes struct {
 	certificate func(name string) *tls.Certificate // the one in use
 	emit        event.Emitter
 	tap         *transcript.Tap
+	quotas      *quota.Book
 	now         atomic.Pointer[routing]
 	down        atomic.Pointer[func(route.Hop) bool] // which hops cannot be reached; nil at start
 	drain       atomic.Pointer[drain]                // where everything goes; nil: by the table
@@ -39,6 +41,7 @@ type routing struct {
 type sendConnector struct {
 	deliver deliver.Connector
 	out     *outlet
+	account *quota.Account // nil without a quota
 }
 
 // load makes the routing of cfg and takes it into use.

@@ -249,6 +249,10 @@ type SendLimits struct {
 	LeastPerDestination       int      `yaml:"connections_per_destination_min" min:"1" max:"100000" doc:"how many are left to a next hop that defers us, does not answer or loses connections: each such attempt halves their number"`
 	MessagesPerConnection     int      `yaml:"messages_per_connection" min:"1" max:"1000000" doc:"messages after which a connection is closed"`
 	MessagesPerMinute         int      `yaml:"messages_per_minute" min:"0" max:"10000000" doc:"messages a minute of the connector, over all its next hops; 0 is no limit"`
+	MessagesPerHour           int      `yaml:"messages_per_hour" min:"0" max:"1000000000" doc:"messages in any hour, of all connectors that log in as the same user; more wait, also over a restart; 0 is no limit"`
+	MessagesPerDay            int      `yaml:"messages_per_day" min:"0" max:"1000000000" doc:"messages in any 24 hours, likewise; 0 is no limit"`
+	RecipientsPerDay          int      `yaml:"recipients_per_day" min:"0" max:"1000000000" doc:"recipients in any 24 hours, likewise; 0 is no limit"`
+	RecipientsPerMessage      int      `yaml:"recipients_per_message" min:"0" max:"100000" doc:"recipients of one transaction; more go in another; 0 is no limit"`
 	MessageSize               Size     `yaml:"message_size" doc:"octets of a message; larger ones go to another connector"`
 	IdleTimeout               Duration `yaml:"idle_timeout" doc:"how long a connection is kept for the next message"`
 }
