@@ -113,6 +113,13 @@ with what their keys mean. backoff.rules_file names a file with more of them.`,
 				return err
 			},
 		},
+		&cobra.Command{
+			Use: "presets", Short: "The presets of send connectors, with their sources, as presets_file takes them", Example: "  waybill config presets > presets.yaml", Args: cobra.NoArgs,
+			RunE: func(*cobra.Command, []string) error {
+				_, err := e.out.Write(config.BuiltinPresets())
+				return err
+			},
+		},
 		tokenCmd(e))
 }
 

@@ -38,6 +38,7 @@ type Config struct {
 	Receive         []ReceiveConnector     `yaml:"receive_connectors" doc:"where mail comes in; at least one"`
 	Pickup          Pickup                 `yaml:"pickup" doc:"a directory that files are taken from as messages"`
 	AcceptedDomains []AcceptedDomain       `yaml:"accepted_domains" doc:"domains that mail is taken for from strangers"`
+	PresetsFile     string                 `yaml:"presets_file" file:"true" doc:"presets of send connectors instead of those built in, in the form that waybill config presets writes" default:"those built in"`
 	Send            []SendConnector        `yaml:"send_connectors" doc:"where mail goes out. For each recipient, of those that are for the message, a connector that is linked to the receive connector wins, then the one with the most specific address space, then the one that names the sender most closely, then the lowest cost, then the first name. When its next hop cannot be reached, the next one with the same address space takes its place"`
 	Throttles       []Throttle             `yaml:"throttles" doc:"limits on what clients may send, beside the limits of each receive connector"`
 	BackPressure    BackPressure           `yaml:"back_pressure" doc:"when the relay is short of something: at which marks it slows down, and refuses"`
@@ -51,6 +52,7 @@ type Config struct {
 	Telemetry       Telemetry              `yaml:"telemetry" doc:"the protocol log as OpenTelemetry logs, beside its lines"`
 	name            string
 	positions       map[string]position
+	presets         *SendPresets
 }
 
 // Certificate names the files of a certificate.
@@ -181,6 +183,7 @@ type Recipients struct {
 // SendConnector is a way out for some domains.
 type SendConnector struct {
 	Name            string         `yaml:"name" required:"true" doc:"name in logs and metrics"`
+	Preset          string         `yaml:"preset" doc:"a service that is known: defaults of the other keys, see Services" default:"none"`
 	Disabled        bool           `yaml:"disabled" doc:"takes it out of routing; its mail goes to the next best connector"`
 	AddressSpaces   []Space        `yaml:"address_spaces" required:"true" doc:"which recipients it is for"`
 	Linked          []string       `yaml:"receive_connectors" doc:"takes only what came in by these receive connectors, and takes it before all others" default:"all"`

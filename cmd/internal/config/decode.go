@@ -29,6 +29,7 @@ type decoder struct {
 	dir      string // what relative file names are relative to
 	problems collector
 	nodes    int
+	presets  *SendPresets
 }
 
 // preset is a struct whose defaults depend on what the file says in it.
@@ -68,6 +69,8 @@ func (d *decoder) document(data []byte, into *Config) {
 		d.problems.add(Problem{Line: root.Line, Column: root.Column, What: "want keys with values, such as hostname: mx1.example.com"})
 		return
 	}
+	d.readPresets(doc.Content[0])
+	into.presets = d.presets
 	d.value(doc.Content[0], reflect.ValueOf(into).Elem(), "", "", 0)
 }
 
@@ -107,6 +110,9 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string, tag reflect.
 			}
 			if p, ok := reflect.TypeAssert[preset](list.Index(i).Addr()); ok {
 				p.preset(usageOf(item))
+			}
+			if s, ok := reflect.TypeAssert[*SendConnector](list.Index(i).Addr()); ok {
+				d.sendPreset(item, s)
 			}
 			d.value(item, list.Index(i), at, tag, depth+1)
 		}

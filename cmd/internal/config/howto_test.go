@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,9 +12,11 @@ import (
 // that begin with a host name.
 func TestHowTos(t *testing.T) {
 	pages, err := filepath.Glob(filepath.Join("..", "..", "..", "docs", "how-to", "replace-*.md"))
-	if err != nil || len(pages) == 0 {
-		t.Fatal(pages, err)
+	more, err2 := filepath.Glob(filepath.Join("..", "..", "..", "docs", "how-to", "send-through-*.md"))
+	if err := errors.Join(err, err2); err != nil || len(pages) == 0 || len(more) == 0 {
+		t.Fatal(pages, more, err)
 	}
+	pages = append(pages, more...)
 	for _, page := range pages {
 		text, err := os.ReadFile(page)
 		if err != nil {

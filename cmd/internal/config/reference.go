@@ -4,7 +4,9 @@ import (
 	"encoding"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -58,8 +60,11 @@ Generated from the program by ` + "`waybill config doc`" + `. One YAML file; unk
 		{"Telemetry", "telemetry", sub.Telemetry},
 	} {
 		section(&b, s.title, reflect.ValueOf(s.value), s.key)
-		if s.key == "receive_connectors[]" {
+		switch s.key {
+		case "receive_connectors[]":
 			presets(&b)
+		case "send_connectors[]":
+			services(&b)
 		}
 	}
 	_, err := io.WriteString(w, strings.TrimRight(b.String(), "\n")+"\n")
@@ -226,4 +231,38 @@ func keys(t reflect.Type, prefix string, into *[]string) {
 			*into = append(*into, key)
 		}
 	}
+}
+
+// services is a table of the presets of send connectors.
+func services(b *strings.Builder) {
+	b.WriteString("### Services\n\n`preset` chooses these defaults; each key can be set all the same. `waybill config presets` writes them with their sources; `presets_file` replaces them.\n\n" +
+		"| preset | for | sets | needs |\n|---|---|---|---|\n")
+	list, err := parsePresets(builtinPresets)
+	if err != nil { // a test reads them
+		panic("presets: " + err.Error())
+	}
+	usual := map[string]string{}
+	flatten(reflect.ValueOf(NewSendConnector()), "", usual)
+	var order []string
+	keys(reflect.TypeFor[SendConnector](), "", &order)
+	for _, name := range slices.Sorted(maps.Keys(list.Presets)) {
+		preset := list.Presets[name]
+		var s SendConnector
+		_ = preset.apply(&s) // it was tried when it was read
+		values := map[string]string{}
+		flatten(reflect.ValueOf(s), "", values)
+		var sets, needs []string
+		for _, key := range order {
+			if key == "smart_hosts" && len(s.SmartHosts) > 0 {
+				sets = append(sets, "`smart_hosts: ["+s.SmartHosts[0].Host+"]`")
+			} else if values[key] != usual[key] {
+				sets = append(sets, "`"+key+": "+values[key]+"`")
+			}
+		}
+		for _, key := range slices.Sorted(maps.Keys(preset.Needs)) {
+			needs = append(needs, "`"+key+"`")
+		}
+		fmt.Fprintf(b, "| `%s` | %s | %s | %s |\n", name, cell(preset.Title), strings.Join(sets, ", "), strings.Join(needs, ", "))
+	}
+	b.WriteByte('\n')
 }
