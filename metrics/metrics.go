@@ -137,7 +137,7 @@ type tables struct {
 	tokenRefreshes *counters
 	lookupDuration *histograms
 
-	backoffs *counters
+	backoffs, attemptQuestions *counters
 }
 
 // newTables is long because it is the list of all metrics.
@@ -192,6 +192,8 @@ func newTables(d *definer, o Options) *tables {
 	t.lookupDuration = d.histograms("lookup_duration_seconds", "Time of those questions that the cache could not answer.",
 		[]float64{.001, .005, .01, .05, .1, .25, .5, 1, 5, 10, 30}, lookupDim)
 	t.dnsQueries = d.counters("dns_queries_total", "DNS questions, by how they ended.", dnsTypeDim, dnsResultDim)
+	t.attemptQuestions = d.counters("delivery_dns_questions_total",
+		"DNS questions of delivery attempts, by whether the cache answered them. Divided by delivery_attempts_total: look-ups per attempt.", send, answeredDim)
 	t.dnsDuration = d.histograms("dns_duration_seconds", "Time of DNS questions that the cache could not answer.",
 		[]float64{.001, .005, .01, .05, .1, .25, .5, 1, 5, 10, 30}, dnsTypeDim)
 	t.reused = d.counters("connections_reused_total", "Delivery attempts on a connection that an earlier attempt had opened.", send)
@@ -348,6 +350,11 @@ func (t *tables) attempt(ev *event.AttemptFinished, uid string) {
 	t.attempts.inc(ev.ConnectorOut, provider, attemptWord(ev.Disposition))
 	if ev.Reused {
 		t.reused.inc(ev.ConnectorOut)
+	}
+	if ev.DNSAsked > 0 {
+		cached := min(max(ev.DNSCached, 0), ev.DNSAsked)
+		t.attemptQuestions.add(float64(cached), ev.ConnectorOut, "cache")
+		t.attemptQuestions.add(float64(ev.DNSAsked-cached), ev.ConnectorOut, "server")
 	}
 	for i := range ev.Recipients {
 		rcpt := &ev.Recipients[i]

@@ -71,7 +71,7 @@ func facts() []event.Event {
 		event.MessageRouted{Info: info, ConnectorOut: "internet"},
 		event.AttemptFinished{
 			Info: info, Hop: hop, Disposition: mail.Relayed, Attempt: 1, Recipients: []event.Recipient{{Disposition: mail.Relayed, Code: 250}},
-			TSched: ms(1), Stages: event.Stages{TDNS: ms(2), TConnect: ms(20), TBanner: ms(30), TTLS: ms(40), TEnvelope: ms(50), TData: ms(60), TReply: ms(700)},
+			TSched: ms(1), DNSAsked: 3, DNSCached: 1, Stages: event.Stages{TDNS: ms(2), TConnect: ms(20), TBanner: ms(30), TTLS: ms(40), TEnvelope: ms(50), TData: ms(60), TReply: ms(700)},
 		},
 		event.AttemptFinished{
 			Info: info, Hop: hop, Disposition: mail.Bounced, Attempt: 2, Reused: true,

@@ -97,6 +97,7 @@ var (
 	sloDim        = dim{label: "outcome", words: []string{"within", "late"}, exact: true}
 	verifyDim     = dim{label: "verify", words: []string{"none", "unverified", "pkix", "pkix_name", "dane", "mta_sts"}, fold: foldRarely}
 	dnsTypeDim    = dim{label: "type", words: []string{"MX", "A", "AAAA", "TLSA", "TXT", "PTR"}, fold: foldRarely}
+	answeredDim   = dim{label: "answered_by", words: []string{"cache", "server"}, exact: true}
 	backoffDim    = dim{label: "backoff", words: event.BackoffModes(), fold: foldRarely}
 	lookupDim     = dim{label: "lookup", words: event.Lookups(), fold: foldRarely}
 	lookupEndDim  = dim{label: "result", words: event.LookupResults(), fold: foldRarely}

@@ -310,6 +310,8 @@ func (j *job) finished(res *smtpout.Result, worst *mail.Outcome) event.AttemptFi
 		TLSFailure:  res.TLSFailure,
 		Attempt:     j.view.Attempt,
 		Stages:      event.StagesOf(res.Stages),
+		DNSAsked:    res.Questions,
+		DNSCached:   res.Cached,
 	}
 }
 

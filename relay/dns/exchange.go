@@ -22,15 +22,17 @@ var errClosed = errors.New("resolver is closed")
 // ask answers q from the cache or from the servers. The error is ctx's, or
 // errClosed; all others are in the answer.
 func (r *Resolver) ask(ctx context.Context, q question) (*answer, error) {
-	return r.start(q).wait(ctx)
+	return r.start(ctx, q).wait(ctx)
 }
 
 // start begins to ask q. Who asks what is being asked already gets that answer,
 // and the question goes on when the first who asked has gone.
-func (r *Resolver) start(q question) *flight {
+func (r *Resolver) start(ctx context.Context, q question) *flight {
+	tally := tallyOf(ctx)
 	r.mu.Lock()
 	if a := r.cache.get(q); a != nil && time.Now().Before(a.expires) {
 		r.mu.Unlock()
+		tally.add(true)
 		r.opts.Emitter.Emit(event.DNSAnswered{Type: mdns.TypeToString[q.qtype], Result: "cached"})
 		return &flight{done: landed, answer: a}
 	}
@@ -38,6 +40,7 @@ func (r *Resolver) start(q question) *flight {
 	if r.closed {
 		return &flight{done: landed, err: errClosed}
 	}
+	tally.add(false)
 	f := r.flight[q]
 	if f == nil {
 		f = &flight{done: make(chan struct{})}

@@ -240,7 +240,7 @@ func (r *Resolver) addrs(ctx context.Context, host string) ([]netip.Addr, bool, 
 	if ips := r.hosts.lookup(strings.TrimSuffix(name, ".")); len(ips) > 0 {
 		return ips, false, nil
 	}
-	f6, f4 := r.start(question{name, mdns.TypeAAAA}), r.start(question{name, mdns.TypeA})
+	f6, f4 := r.start(ctx, question{name, mdns.TypeAAAA}), r.start(ctx, question{name, mdns.TypeA})
 	six, err6 := f6.wait(ctx)
 	four, err4 := f4.wait(ctx)
 	if err := errors.Join(err4, err6); err != nil {

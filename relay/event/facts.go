@@ -333,6 +333,8 @@ type AttemptFinished struct {
 	TSched      Seconds          `json:"t_sched"` // due to claimed by a worker: our lag
 	Stages
 	NextAttempt time.Time `json:"next_attempt,omitzero"`
+	DNSAsked    int       `json:"dns_asked,omitzero"`  // questions to the DNS
+	DNSCached   int       `json:"dns_cached,omitzero"` // of these, those that the cache answered
 }
 
 // Stages are the durations of an attempt.

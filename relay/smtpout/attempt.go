@@ -31,6 +31,7 @@ type attempt struct {
 	hop route.Hop
 	m   *Message
 	log *script
+	dns *dns.Tally
 
 	outcomes []mail.Outcome
 	pending  []int // recipients without a final outcome
@@ -430,6 +431,9 @@ func (a *attempt) result() Result {
 	r := Result{
 		Outcomes: a.outcomes, Stages: a.stages, Session: via.session, RemoteName: via.at.name, Remote: via.at.addr, Local: via.local,
 		Provider: via.at.provider, Reused: via.reused, TLSVersion: via.tlsVersion, TLSCipher: via.tlsCipher, TLSVerify: via.tlsVerify, TLSPolicy: via.tlsPolicy, TLSFailure: via.tlsFailure, DSN: via.dsn, DeliverBy: via.deliverBy, Closed: a.closed,
+	}
+	if a.dns != nil {
+		r.Questions, r.Cached = a.dns.Asked(), a.dns.Cached()
 	}
 	if r.Provider == "" {
 		r.Provider = Provider(a.hop.Name)

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"waybill/relay/dns"
 	"waybill/relay/mail"
 	"waybill/relay/route"
 	"waybill/relay/transcript"
@@ -211,8 +212,9 @@ func (c *Connector) answered(at netip.AddrPort, ok bool) {
 // recipient has an outcome when it returns. When ctx ends, it closes its
 // connection and returns.
 func (c *Connector) Attempt(ctx context.Context, hop route.Hop, m Message) Result {
+	ctx, questions := dns.WithTally(ctx)
 	a := &attempt{
-		c: c, ctx: ctx, hop: hop, m: &m, log: c.newScript(&m),
+		c: c, ctx: ctx, hop: hop, m: &m, log: c.newScript(&m), dns: questions,
 		outcomes: make([]mail.Outcome, len(m.Envelope.Recipients)), pending: make([]int, len(m.Envelope.Recipients)),
 	}
 	for i := range a.pending {

@@ -119,6 +119,8 @@ type Result struct {
 	TLSFailure string       // why there is no TLS, or not as it should be: an event.TLSFailures word
 	DSN        bool         // the next hop takes DSN parameters (RFC 3461)
 	DeliverBy  bool         // the next hop takes BY= (RFC 2852)
+	Questions  int          // that were put to the DNS
+	Cached     int          // of these, those that its cache answered
 	Closed     bool         // the connector was closed before the attempt began: nothing was tried
 	Transcript []event.Line // what was said, if it is to be kept
 	Kept       Kept         // about Transcript

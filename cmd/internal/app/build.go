@@ -345,6 +345,10 @@ func (r *routes) sendConnector(c *config.Config, s config.SendConnector, g *rout
 	if err != nil {
 		return nil, err
 	}
+	resolver, err := r.resolverOf(c, &s)
+	if err != nil {
+		return nil, err
+	}
 	clientTLS := tlsconf.ClientOptions{Level: s.TLS.Level, MinVersion: s.TLS.MinVersion, CAFile: s.TLS.CAFile}
 	if name := s.TLS.ClientCertificate; name != "" {
 		clientTLS.Certificate = func() *tls.Certificate { return r.certificate(name) } // as it is then
@@ -354,8 +358,8 @@ func (r *routes) sendConnector(c *config.Config, s config.SendConnector, g *rout
 		return nil, err
 	}
 	opts := smtpout.Options{
-		Name: s.Name, Hostname: c.Hostname, SmartHosts: hosts, Resolver: r.resolver, TLS: smtpout.TLSLevel(s.TLS.Level), TLSConfig: tlsConfig,
-		TLSDomain: s.TLS.Domain, DANE: r.resolver, Policies: r.policies, Memory: r.memory,
+		Name: s.Name, Hostname: c.Hostname, SmartHosts: hosts, Resolver: resolver, TLS: smtpout.TLSLevel(s.TLS.Level), TLSConfig: tlsConfig,
+		TLSDomain: s.TLS.Domain, DANE: resolver, Policies: r.policies, Memory: r.memory,
 		ImplicitTLS: s.TLS.Implicit, Emitter: r.emit.Source(event.SourceSMTPOut), Self: own,
 		Transcript: s.Transcript.Rule(), Tap: r.tap,
 		Limits: smtpout.Limits{

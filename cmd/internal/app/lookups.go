@@ -33,6 +33,7 @@ func (a *App) openLookups(cfg *config.Config) error {
 		resolver: resolver, policies: policies, emit: a.emit, tap: &a.tap, memory: smtpout.OpenTLSMemory(filepath.Join(cfg.DataDir, "tls-hosts.json")),
 		certificate: func(name string) *tls.Certificate { return a.reception.Load().certs.Get(name) },
 	}
+	a.onStop(a.routes.own.close)
 	if !resolver.Validates() {
 		for _, s := range cfg.Send {
 			if s.TLS.Level == "dane" && !s.Disabled {

@@ -20,6 +20,7 @@ import (
 // both at once; attempts under way end on the connectors that they began with.
 type routes struct {
 	resolver    *dns.Resolver
+	own         resolvers // of connectors with name servers of their own
 	policies    *mtasts.Cache
 	memory      *smtpout.TLSMemory
 	certificate func(name string) *tls.Certificate // the one in use

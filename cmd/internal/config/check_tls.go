@@ -46,8 +46,12 @@ func checkPublished(c *Config, s *SendConnector, p *collector, path string) {
 	if t.Level == "mta_sts" && s.Route == "smart_hosts" {
 		p.errorf(path+".level", "set verify_name", "MTA-STS is about mail exchangers, and this connector has smart hosts")
 	}
-	if t.Level == "dane" && len(c.DNS.Servers) > 0 && !c.DNS.TrustAD && !slices.ContainsFunc(c.DNS.Servers, onThisMachine) {
-		p.warnf(path+".level", "ask a validating resolver on 127.0.0.1, or set dns.trust_ad", "none of dns.servers is on this machine: no answer counts as authentic, and DANE is never used")
+	servers, key := c.DNS.Servers, "dns.servers"
+	if len(s.DNSServers) > 0 {
+		servers, key = s.DNSServers, "dns_servers"
+	}
+	if t.Level == "dane" && len(servers) > 0 && !c.DNS.TrustAD && !slices.ContainsFunc(servers, onThisMachine) {
+		p.warnf(path+".level", "ask a validating resolver on 127.0.0.1, or set dns.trust_ad", "none of %s is on this machine: no answer counts as authentic, and DANE is never used", key)
 	}
 	if t.Domain == "" {
 		return
@@ -74,9 +78,16 @@ func parseServer(s string) (netip.AddrPort, error) {
 }
 
 func checkDNS(c *Config, p *collector) {
-	for i, s := range c.DNS.Servers {
+	checkServers(c.DNS.Servers, p, "dns.servers")
+	for i := range c.Send {
+		checkServers(c.Send[i].DNSServers, p, fmt.Sprintf("send_connectors[%d].dns_servers", i))
+	}
+}
+
+func checkServers(servers []string, p *collector, path string) {
+	for i, s := range servers {
 		if at, err := parseServer(s); err != nil || at.Port() == 0 || at.Addr().IsUnspecified() || at.Addr().IsMulticast() {
-			p.errorf(fmt.Sprintf("dns.servers[%d]", i), `such as "127.0.0.1" or "127.0.0.1:5353"`, "%q is not an address", clip(s))
+			p.errorf(fmt.Sprintf("%s[%d]", path, i), `such as "127.0.0.1" or "127.0.0.1:5353"`, "%q is not an address", clip(s))
 		}
 	}
 }

@@ -193,6 +193,7 @@ type SendConnector struct {
 	SmartHosts      []SmartHost    `yaml:"smart_hosts" doc:"hosts to send through: \"host\", \"host:port\" or {host: …, cost: …}"`
 	Auth            SendAuth       `yaml:"auth" doc:"logging in at the smart hosts"`
 	TLS             SendTLS        `yaml:"tls" doc:"encryption"`
+	DNSServers      []string       `yaml:"dns_servers" doc:"recursive name servers that this connector asks; MTA-STS policies are looked up at dns.servers all the same" default:"dns.servers"`
 	SourceAddresses []string       `yaml:"source_addresses" doc:"our addresses to send from. Each next hop keeps to one of them, of the family of its own address, as long as this machine has it" default:"the system's choice"`
 	Limits          SendLimits     `yaml:"limits" doc:"what the connector may use"`
 	Retry           Retry          `yaml:"retry" doc:"what happens to mail that cannot be delivered at once"`

@@ -11,13 +11,12 @@ import (
 // name, because a key that is ignored is a promise that is not kept. A value
 // that asks for nothing, such as an empty list, is accepted.
 var future = map[string]string{
-	"receive_connectors[].dkim":     "DKIM signing",
-	"receive_connectors[].filters":  "content filters",
-	"send_connectors[].dns_servers": "name servers for one connector",
-	"dkim":                          "DKIM signing",
-	"filters":                       "content filters",
-	"cluster":                       "several nodes",
-	"acme":                          "certificates by ACME",
+	"receive_connectors[].dkim":    "DKIM signing",
+	"receive_connectors[].filters": "content filters",
+	"dkim":                         "DKIM signing",
+	"filters":                      "content filters",
+	"cluster":                      "several nodes",
+	"acme":                         "certificates by ACME",
 }
 
 // futureMechanisms are SASL mechanisms that are planned for clients.
