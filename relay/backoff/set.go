@@ -81,10 +81,12 @@ func (s *Set) Tell(hop route.Hop, provider string, outcomes []mail.Outcome, bega
 	rules := *s.rules.Load()
 	var rule *Rule
 	var o *mail.Outcome
+	var last *mail.Outcome
 	for i := range outcomes { // the strongest counts
-		if i > 0 && outcomes[i].Reply == outcomes[i-1].Reply && outcomes[i].Verb == outcomes[i-1].Verb {
+		if last != nil && outcomes[i].Reply == last.Reply && outcomes[i].Verb == last.Verb {
 			continue // a thousand recipients, and one reply for all
 		}
+		last = &outcomes[i]
 		if r, ok := rules.Match(provider, &outcomes[i]); ok && (rule == nil || r.Do.strength() > rule.Do.strength()) {
 			rule, o = r, &outcomes[i]
 		}
