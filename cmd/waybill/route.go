@@ -31,6 +31,7 @@ type explanation struct {
 	Queue      string            `json:"queue"`
 	Why        string            `json:"why"`
 	TLS        string            `json:"tls_level,omitempty"`
+	Retry      *retryPlan        `json:"retry,omitempty"`
 	NextHops   []nextHop         `json:"next_hops,omitempty"`
 	Candidates []route.Candidate `json:"candidates"`
 	DNSError   string            `json:"dns_error,omitempty"`
@@ -100,6 +101,7 @@ func (x *explanation) describe(ctx context.Context, cfg *config.Config, d route.
 	for _, s := range cfg.Send {
 		if s.Name == d.Hop.Connector {
 			x.TLS = s.TLS.Level
+			x.Retry = planOf(app.Retry(s.Retry), d.Hop.Name)
 		}
 	}
 	for _, h := range d.Connector.SmartHosts {
@@ -164,6 +166,15 @@ func (e *env) showRoute(x explanation) error {
 	fmt.Fprintf(e.out, "\nconnector  %s\nqueue      %s\nwhy        %s\n", or(x.Connector, "none: unroutable"), x.Queue, x.Why)
 	if x.TLS != "" {
 		fmt.Fprintf(e.out, "tls        %s\n", x.TLS)
+	}
+	if x.Retry != nil {
+		fmt.Fprintf(e.out, "retry      %s\n", x.Retry)
+		if x.Retry.Domain != "" {
+			fmt.Fprintf(e.out, "           as said for %s\n", x.Retry.Domain)
+		}
+		if x.Retry.DelayDSN != "" {
+			fmt.Fprintf(e.out, "           the sender is told of a delay after %s\n", x.Retry.DelayDSN)
+		}
 	}
 	if x.DNSError != "" {
 		fmt.Fprintf(e.out, "dns        %s\n", clean(x.DNSError))

@@ -77,8 +77,9 @@ func (l Limits) perDestination() int {
 
 const (
 	defaultPerDestination = 40
-	defaultWorkers        = 500
-	defaultDrain          = 25 * time.Second
+	// DefaultWorkers is how many attempts are made at once. Chosen by taste.
+	DefaultWorkers = 500
+	defaultDrain   = 25 * time.Second
 )
 
 // Options configure a Scheduler.
@@ -92,7 +93,7 @@ type Options struct {
 	Router       queue.Router
 	Hostname     string // of reports
 	Emitter      event.Emitter
-	Workers      int            // attempts at once; default 500
+	Workers      int            // attempts at once; default DefaultWorkers
 	DrainTimeout time.Duration  // how long attempts in hand may go on after the end; default 25s
 	Backoff      backoff.Rules  // replies by which hops ask for less; nil: none are known
 	Rand         func() float64 // in [0,1); nil means math/rand. For tests
@@ -113,7 +114,7 @@ type Scheduler struct {
 // New makes a Scheduler.
 func New(opts Options) *Scheduler {
 	if opts.Workers <= 0 {
-		opts.Workers = defaultWorkers
+		opts.Workers = DefaultWorkers
 	}
 	if opts.DrainTimeout <= 0 {
 		opts.DrainTimeout = defaultDrain
@@ -225,6 +226,7 @@ func (s *Scheduler) handle(ctx, attempts context.Context, l Lease) {
 	j := job{Scheduler: s, lease: l, view: v, now: time.Now()}
 	var known bool
 	j.connector, known = s.opts.Connectors(v.Hop.Connector)
+	j.connector.Retry, _ = j.connector.Retry.For(v.Hop.Name)
 	j.expires = v.Message.ExpiresAt
 	if lifetime := j.connector.Retry.Lifetime; lifetime > 0 {
 		j.expires = earlier(j.expires, v.Message.Begins().Add(lifetime))

@@ -556,7 +556,7 @@ func TestPanic(t *testing.T) {
 		bad := q.add(internet, nil, "bad@example.com")
 		good := q.add(internet, nil, "good@example.com")
 		synctest.Wait()
-		if now, limit := s.Active(); now != 1 || limit != defaultWorkers { // one worker waits in Claim
+		if now, limit := s.Active(); now != 1 || limit != DefaultWorkers { // one worker waits in Claim
 			t.Errorf("Active() = %d of %d", now, limit)
 		}
 		_ = stop()

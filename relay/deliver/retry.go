@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"math/rand/v2"
+	"strings"
 	"time"
 )
 
@@ -28,6 +29,32 @@ type Retry struct {
 	Schedule []time.Duration // pauses after the first, second, ... failure; the last repeats
 	Lifetime time.Duration   // from acceptance; zero means the message's own, from the queue
 	DelayDSN time.Duration   // age at which the sender is told that the message is late; negative: never
+
+	// Domains has other values for some recipient domains: "example.com", or
+	// "*.example.com" for its sub-domains. The most specific one counts, and
+	// nothing of the others.
+	Domains map[string]Retry
+}
+
+// For is r for the mail to a domain (as route.Hop names it), and the key of
+// Domains that it is from; empty: the connector's own.
+func (r *Retry) For(domain string) (of Retry, key string) {
+	if len(r.Domains) == 0 {
+		return *r, ""
+	}
+	if d, ok := r.Domains[domain]; ok {
+		return d, domain
+	}
+	for rest := domain; ; {
+		_, parent, ok := strings.Cut(rest, ".")
+		if !ok {
+			return *r, ""
+		}
+		if d, ok := r.Domains["*."+parent]; ok {
+			return d, "*." + parent
+		}
+		rest = parent
+	}
 }
 
 // Pause is how long to wait after the attempt-th failure, counting from 1,

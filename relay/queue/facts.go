@@ -127,6 +127,8 @@ func retired(m *stored, now time.Time) event.MessageRetired {
 // for low.
 func (q *Queue) target(p mail.Priority) time.Duration {
 	switch {
+	case q.opts.Priorities[p].HandOver > 0:
+		return q.opts.Priorities[p].HandOver
 	case p > 0:
 		return q.opts.LateAfter / 10
 	case p < 0:

@@ -170,6 +170,12 @@ func newQueue(opts Options) (*Queue, error) {
 	q.outbox.many = make(chan struct{}, 1)
 	q.outbox.next = 1
 	q.sched.holdOf = q.holdFor
+	q.sched.total = opts.Workers
+	for p, class := range opts.Priorities {
+		if class.Share > 0 {
+			q.sched.shares[priorityIndex(p)] = min(class.Share, 100)
+		}
+	}
 	q.guard = newGuard(q)
 	q.contents.spend = q.guard.spend
 	q.contents.made.L = &q.contents.mu

@@ -49,10 +49,12 @@ type Options struct {
 	Confirm     Confirmer           // nil: no outbox is kept
 	Lifetime    time.Duration       // for the facts' Expires; zero means 48h
 	Concurrency func(route.Hop) int // leases at once for a hop; nil means 20. Asked often; must be fast and not call the queue
-	LateAfter   time.Duration       // hand-over target of normal mail; zero means 5m
-	DiskFreeMin int64               // stop accepting below this many free octets; zero means 1 GiB, and less than 256 MiB means that
-	MaxMessages int                 // stop accepting above this many messages; zero means no limit
-	NoSync      bool                // for benchmarks of other parts only
+	LateAfter   time.Duration       // hand-over target of normal mail where Priorities has none; zero means 5m
+	Priorities  map[mail.Priority]Class
+	Workers     int   // leases at once over all hops, which the shares of Priorities are of; zero: shares of each hop alone
+	DiskFreeMin int64 // stop accepting below this many free octets; zero means 1 GiB, and less than 256 MiB means that
+	MaxMessages int   // stop accepting above this many messages; zero means no limit
+	NoSync      bool  // for benchmarks of other parts only
 
 	// KeepRelayed is for how long messages are kept that were relayed, so that
 	// they can be sent again; zero: not at all. KeepMaxBytes bounds their
@@ -67,6 +69,13 @@ type Options struct {
 	Reports func(m *Message, index []int, outcomes []mail.Outcome) []Report
 
 	tune tuning
+}
+
+// Class is what messages of one priority get. Zero fields mean the default: a
+// tenth of LateAfter for high, and twelve times that for low; all leases.
+type Class struct {
+	HandOver time.Duration // how soon a next hop should have taken a message
+	Share    int           // percent of the leases that they may have at once, 1 to 100
 }
 
 // Message is one queued message. Values are snapshots: they do not change.

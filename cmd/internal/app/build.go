@@ -55,6 +55,7 @@ func queueOptions(c *config.Config) queue.Options {
 	return queue.Options{
 		Dir: filepath.Join(c.DataDir, "queue"), Lifetime: lifetime(c), DiskFreeMin: int64(c.Queue.DiskFreeMin),
 		KeepRelayed: time.Duration(c.Queue.KeepAfterRelay), KeepMaxBytes: int64(c.Queue.KeepMaxSize),
+		Priorities: priorities(c), Workers: deliver.DefaultWorkers,
 	}
 }
 
@@ -63,6 +64,9 @@ func lifetime(c *config.Config) time.Duration {
 	var longest config.Duration
 	for _, s := range c.Send {
 		longest = max(longest, s.Retry.Lifetime)
+		for _, d := range s.Retry.Domains {
+			longest = max(longest, d.Lifetime)
+		}
 	}
 	if longest == 0 {
 		longest = config.NewSendConnector().Retry.Lifetime
@@ -294,13 +298,9 @@ func (r *routes) build(c *config.Config) (*routing, error) {
 		if err != nil {
 			return nil, fmt.Errorf("send connector %s: %w", s.Name, err)
 		}
-		retry := deliver.Retry{Lifetime: time.Duration(s.Retry.Lifetime), DelayDSN: orNone(time.Duration(s.Retry.DelayDSN))}
-		for _, d := range s.Retry.Schedule {
-			retry.Schedule = append(retry.Schedule, time.Duration(d))
-		}
 		account := r.account(s)
 		g.connectors[s.Name] = sendConnector{out: out, account: account, deliver: deliver.Connector{
-			Attempter: out, Retry: retry, Quota: deliverQuota(account),
+			Attempter: out, Retry: Retry(s.Retry), Quota: deliverQuota(account),
 			Limits: deliver.Limits{ConnectionsPerDestination: s.Limits.ConnectionsPerDestination, MessagesPerMinute: s.Limits.MessagesPerMinute, StartPerDestination: s.Limits.StartPerDestination, LeastPerDestination: s.Limits.LeastPerDestination},
 		}}
 	}

@@ -37,6 +37,7 @@ type options struct {
 	idle, tls               int
 	million, millionSize    int
 	destinations            int
+	direct                  bool
 	soak                    time.Duration
 	binary, dir             string
 	relays                  string
@@ -74,6 +75,7 @@ func run() error {
 	flag.IntVar(&o.million, "million", 1_000_000, "messages of the cell million")
 	flag.IntVar(&o.millionSize, "million-size", 1<<10, "octets of its messages: what is measured does not depend on it, and the disk is spared")
 	flag.IntVar(&o.destinations, "destinations", 10_000, "destinations of its messages")
+	flag.BoolVar(&o.direct, "direct", false, "fill the queue of the cell million by its files and not by SMTP: faster, and its figures are those after a restart only")
 	flag.DurationVar(&o.soak, "soak", 0, "measures the cell soak alone, for so long")
 	flag.StringVar(&o.only, "only", "", "cells to measure, apart by commas: "+cellNames()+" (default: all that do not take long)")
 	flag.StringVar(&o.relays, "relays", "waybill,waybill-untracked,postfix", "which relays the cell compare measures. There are waybill-transcripts too, which keeps every conversation, and waybill-login, where clients log in")

@@ -1,17 +1,25 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sync/errgroup"
 
 	"waybill/cmd/internal/peers"
+	"waybill/relay/mail"
+	"waybill/relay/queue"
+	"waybill/relay/route"
 )
 
 // Targets of the cell million.
@@ -43,39 +51,22 @@ func million(o options) error {
 		return err
 	}
 	set := setup{tracking: true, names: names}
-	p, err := startWaybill(o.binary, dir, port, 0, set)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = p.cmd.Process.Kill() }() // does nothing when it has ended
 	to := func(i int) string { return fmt.Sprintf("user%d@d%d.test", i, i%o.destinations) }
 	began := time.Now()
-	for done := 0; done < o.million; {
-		part := min(50_000, o.million-done)
-		first := done
-		l := &load{addr: local(port), n: part, conns: 50, size: o.millionSize, to: func(i int) string { return to(first + i) }}
-		r, err := l.run(nil, 0)
-		if err != nil {
-			return fmt.Errorf("fill: %w", err)
-		}
-		done += part
-		m, err := memoryOf(p.cmd.Process.Pid)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(os.Stderr, "%8d queued: %6.0f accepted/s, p99 %s, RSS %d MiB (anonymous %d, files %d)\n", done, r.AcceptRate, r.P99.Round(100*time.Microsecond), m.rss>>20, m.anon>>20, m.file>>20)
+	var full memory
+	if o.direct {
+		err = fillFiles(o, filepath.Join(dir, "data", "queue"), to)
+	} else {
+		full, err = fillRelay(o, dir, port, set, to)
+	}
+	if err != nil {
+		return fmt.Errorf("fill: %w", err)
 	}
 	filled := time.Since(began)
-	full, err := memoryOf(p.cmd.Process.Pid)
-	if err != nil {
-		return err
-	}
-	if err := p.stop(); err != nil {
-		return fmt.Errorf("stop: %w", err)
-	}
 	used := diskUse(dir)
 	start := time.Now()
-	if p, err = startWaybill(o.binary, dir, port, 0, set); err != nil {
+	p, err := startWaybill(o.binary, dir, port, 0, set)
+	if err != nil {
 		return err
 	}
 	defer func() { _ = p.cmd.Process.Kill() }() // does nothing when it has ended
@@ -103,6 +94,9 @@ func million(o options) error {
 		name string
 		m    memory
 	}{{"full", full}, {"restarted", again}, {"after more was accepted", after}} {
+		if row.m.rss == 0 {
+			continue // not measured
+		}
 		fmt.Printf("| %s | %d MiB | %d MiB | %d MiB | %d MiB |\n", row.name, row.m.rss>>20, row.m.anon>>20, row.m.file>>20, row.m.peak>>20)
 	}
 	fmt.Printf("\nrestart to ready %s; accept rates with a full queue %.0f/s, with an empty one %.0f/s: %.2f ×\n",
@@ -111,6 +105,78 @@ func million(o options) error {
 	verdict("restart", ready <= millionReady, fmt.Sprintf("%s, at most %s", ready.Round(10*time.Millisecond), millionReady))
 	verdict("accept rate", shares >= millionShare, fmt.Sprintf("%.2f × that of an empty queue, at least %.2f", shares, millionShare))
 	return nil
+}
+
+// fillRelay fills a relay by SMTP, stops it, and says what memory it took.
+func fillRelay(o options, dir string, port int, set setup, to func(int) string) (full memory, err error) {
+	p, err := startWaybill(o.binary, dir, port, 0, set)
+	if err != nil {
+		return full, err
+	}
+	defer func() { err = errors.Join(err, p.stop()) }()
+	for done := 0; done < o.million; {
+		part := min(50_000, o.million-done)
+		first := done
+		l := &load{addr: local(port), n: part, conns: 50, size: o.millionSize, to: func(i int) string { return to(first + i) }}
+		r, err := l.run(nil, 0)
+		if err != nil {
+			return full, err
+		}
+		done += part
+		if full, err = memoryOf(p.cmd.Process.Pid); err != nil {
+			return full, err
+		}
+		fmt.Fprintf(os.Stderr, "%8d queued: %6.0f accepted/s, p99 %s, RSS %d MiB (anonymous %d, files %d)\n",
+			done, r.AcceptRate, r.P99.Round(100*time.Microsecond), full.rss>>20, full.anon>>20, full.file>>20)
+	}
+	return full, nil
+}
+
+// byDomain routes as the relay of this cell does.
+type byDomain struct{}
+
+// Route makes a next hop of every domain.
+func (byDomain) Route(q route.Query) route.Decision {
+	return route.Decision{Hop: route.Hop{Connector: "sink", Name: q.Recipient.DomainKey()}, Space: "*"}
+}
+
+// fillFiles makes the queue that a relay would have, without syncs.
+func fillFiles(o options, dir string, to func(int) string) (err error) {
+	q, err := queue.Open(queue.Options{Dir: dir, Router: byDomain{}, NoSync: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, q.Close()) }()
+	body := content(o.millionSize)
+	body = body[:len(body)-len(".\r\n")]
+	var next atomic.Int64
+	group, ctx := errgroup.WithContext(context.Background())
+	for range 64 {
+		group.Go(func() error {
+			for i := int(next.Add(1) - 1); i < o.million; i = int(next.Add(1) - 1) {
+				rcpt, err := mail.ParseAddress(to(i))
+				if err != nil {
+					return err
+				}
+				now := time.Now()
+				id := mail.QueueID(mail.NewID(now))
+				d := mail.Draft{ID: id, UID: mail.NewUID(now)}
+				d.Envelope.Sender = mail.Address{Local: "bench", Domain: "bench.test"}
+				d.Envelope.Recipients = []mail.Recipient{{Address: rcpt}}
+				d.Origin = mail.Origin{
+					Session: mail.NewID(now), Connector: "in", Client: netip.MustParseAddrPort("127.0.0.1:54321"), Helo: "bench.test",
+					Protocol: "ESMTP", MailAt: now, DataEndedAt: now,
+				}
+				d.Header = mail.Header{MessageID: "<00000000.bench@bench.test>", From: "bench@bench.test", Subject: "bench", Bytes: 140}
+				d.Trace = fmt.Appendf(nil, "Received: from bench.test ([127.0.0.1])\r\n\tby relay.test with ESMTP id %s\r\n\tfor <%s>;\r\n\t%s\r\n", id, to(i), now.Format(time.RFC1123Z))
+				if err := q.Put(ctx, d, body); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
 }
 
 // beside measures the accept rate of the full relay p against that of a fresh

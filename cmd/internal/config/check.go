@@ -385,6 +385,7 @@ func checkDomains(c *Config, p *collector) {
 }
 
 func checkSend(c *Config, p *collector) {
+	checkPriorities(c.Queue.Priorities, p)
 	var names []string
 	everything := false
 	for i := range c.Send {
@@ -397,6 +398,7 @@ func checkSend(c *Config, p *collector) {
 		checkSendTLS(c, s, p, path)
 		checkSendAuth(c, s, p, path+".auth")
 		checkRetry(s.Retry, p, path+".retry")
+		checkRetryDomains(s, p, path+".retry.domains")
 		checkMode(s.Transcript.Mode, p, path+".transcript")
 		checkSenders(s.Transcript.Also.Sender, p, path+".transcript")
 		for j, a := range s.SourceAddresses {

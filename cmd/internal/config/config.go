@@ -263,9 +263,10 @@ type SendLimits struct {
 
 // Retry says when delivery is tried again.
 type Retry struct {
-	Schedule []Duration `yaml:"schedule" doc:"waits between attempts; the last one repeats"`
-	Lifetime Duration   `yaml:"lifetime" doc:"how long delivery is tried before the sender gets a report"`
-	DelayDSN Duration   `yaml:"delay_dsn" doc:"after how long the sender is told about a delay; 0s is never" default:"4h, or 0s when lifetime is not longer"`
+	Schedule []Duration    `yaml:"schedule" doc:"waits between attempts; the last one repeats"`
+	Lifetime Duration      `yaml:"lifetime" doc:"how long delivery is tried before the sender gets a report"`
+	DelayDSN Duration      `yaml:"delay_dsn" doc:"after how long the sender is told about a delay; 0s is never" default:"4h, or 0s when lifetime is not longer"`
+	Domains  []DomainRetry `yaml:"domains" doc:"other values for some recipient domains; with route: mx"`
 }
 
 // DNS is how other domains are looked up.
@@ -276,10 +277,11 @@ type DNS struct {
 
 // Queue is where undelivered mail is kept.
 type Queue struct {
-	Engine         string   `yaml:"engine" enum:"badger" doc:"how it is stored"`
-	DiskFreeMin    Size     `yaml:"disk_free_min" doc:"free disk space below which no mail is accepted"`
-	KeepAfterRelay Duration `yaml:"keep_after_relay" doc:"how long messages are kept after they were relayed, so that they can be sent again (waybill queue resend); 0s is not at all"`
-	KeepMaxSize    Size     `yaml:"keep_max_size" doc:"disk space for them; the oldest go first, and all of them go before free space gets short"`
+	Engine         string     `yaml:"engine" enum:"badger" doc:"how it is stored"`
+	DiskFreeMin    Size       `yaml:"disk_free_min" doc:"free disk space below which no mail is accepted"`
+	KeepAfterRelay Duration   `yaml:"keep_after_relay" doc:"how long messages are kept after they were relayed, so that they can be sent again (waybill queue resend); 0s is not at all"`
+	KeepMaxSize    Size       `yaml:"keep_max_size" doc:"disk space for them; the oldest go first, and all of them go before free space gets short"`
+	Priorities     Priorities `yaml:"priorities" doc:"what messages get by their priority (RFC 6710); of those that are due for one next hop, high ones go first"`
 }
 
 // Tracking is the message-tracking store.
@@ -368,7 +370,7 @@ func Default() *Config {
 		Pickup:       NewPickup(),
 		BackPressure: defaultBackPressure(),
 		Backoff:      defaultBackoff(),
-		Queue:        Queue{Engine: "badger", DiskFreeMin: 1 * GiB, KeepMaxSize: 10 * GiB},
+		Queue:        Queue{Engine: "badger", DiskFreeMin: 1 * GiB, KeepMaxSize: 10 * GiB, Priorities: defaultPriorities()},
 		Tracking:     Tracking{Engine: "badger", Retention: 30 * Day, MaxSize: 20 * GiB, Subject: "off", Addresses: "plain"},
 		HTTP:         HTTP{Listen: "127.0.0.1:8025"},
 		Log:          Log{Level: "info", Format: "json", MaxSize: 256 * MiB, Backups: 10, Compress: true},
@@ -419,6 +421,7 @@ func (c *Config) complete() {
 		if !said("retry.delay_dsn") && s.Retry.DelayDSN >= s.Retry.Lifetime {
 			s.Retry.DelayDSN = 0
 		}
+		c.completeRetry(i)
 		if !said("limits.connections_per_destination") {
 			s.Limits.ConnectionsPerDestination = min(s.Limits.ConnectionsPerDestination, max(1, s.Limits.Connections))
 		}

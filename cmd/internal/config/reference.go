@@ -49,6 +49,7 @@ Generated from the program by ` + "`waybill config doc`" + `. One YAML file; unk
 		{"Send connectors", "send_connectors[]", send},
 		{"Address spaces", "send_connectors[].address_spaces[]", space},
 		{"Smart hosts", "send_connectors[].smart_hosts[]", host},
+		{"Schedules of domains", "send_connectors[].retry.domains[]", DomainRetry{}},
 		{"Throttles", "throttles[]", newThrottle()},
 		{"Back-pressure", "back_pressure", sub.BackPressure},
 		{"TLS reports", "tls_reports", sub.TLSReports},

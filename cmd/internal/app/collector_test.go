@@ -1,0 +1,23 @@
+package app
+
+import "testing"
+
+func TestCollectPercent(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		live uint64
+		want int
+	}{
+		{"nothing", 0, 100},
+		{"a short queue", 60 << 20, 100},
+		{"just enough", 128 << 20, 100},
+		{"a long queue", 256 << 20, 50},
+		{"a very long one", 8 << 30, 25},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := collectPercent(test.live); got != test.want {
+				t.Errorf("collectPercent(%d) = %d, want %d", test.live, got, test.want)
+			}
+		})
+	}
+}
