@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -126,6 +127,9 @@ func Open(opts Options) (*Queue, error) {
 		return nil, errors.Join(fmt.Errorf("load queue: %w", err), q.Close())
 	}
 	loaded.Took = event.Secs(time.Since(start))
+	if loaded.Messages > 100_000 { // reading them has left as much behind as they take
+		debug.FreeOSMemory()
+	}
 	q.opts.Emitter.Source(event.SourceBoot).Emit(*loaded)
 	q.mu.Lock()
 	q.rearm(time.Now())

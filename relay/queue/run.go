@@ -192,7 +192,10 @@ func (q *Queue) markLate(ctx context.Context) error {
 	for p := range targets {
 		targets[p] = q.target(mail.Priority(1 - p)).Microseconds()
 	}
-	for ctx.Err() == nil {
+	for range lateRounds {
+		if ctx.Err() != nil {
+			return nil
+		}
 		now := time.Now()
 		var ids []ident
 		q.mu.Lock()
@@ -225,6 +228,10 @@ func (q *Queue) markLate(ctx context.Context) error {
 	}
 	return nil
 }
+
+// lateRounds bounds how many messages are marked late at a tick, in thousands:
+// when a million are late at once, the mail that comes goes before.
+const lateRounds = 2
 
 // keptBack reports whether all of e waits for an operator. q.mu is held.
 func (q *Queue) keptBack(e *entry) bool {
