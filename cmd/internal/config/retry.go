@@ -69,7 +69,7 @@ type Priorities struct {
 // Priority is what the queue does for messages of one priority.
 type Priority struct {
 	HandOver    Duration `yaml:"hand_over" doc:"how soon a next hop should have taken a message of this priority (RFC 6710); what takes longer is told and counted as late"`
-	Connections Percent  `yaml:"connections" doc:"the most that its messages may have at once of the attempts at a next hop, and of all; the rest is kept for others"`
+	Connections Percent  `yaml:"connections" min:"1" max:"100" doc:"the most that its messages may have at once of the attempts at a next hop, and of all; the rest is kept for others"`
 }
 
 func defaultPriorities() Priorities {
