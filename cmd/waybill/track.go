@@ -23,7 +23,7 @@ func trackCmd(e *env) *cobra.Command {
   waybill track show 01J9ZC3K5V8Q2M7RXT4W6Y0ABC
   waybill track tail --disposition bounced`,
 	}
-	return group(cmd, trackSearchCmd(e), trackShowCmd(e), trackTailCmd(e), trackImportCmd(e), trackReindexCmd(e))
+	return group(cmd, trackSearchCmd(e), trackShowCmd(e), trackTailCmd(e), trackExportCmd(e), trackImportCmd(e), trackReindexCmd(e))
 }
 
 // queryFlags adds the filters of a search.
