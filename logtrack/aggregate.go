@@ -212,7 +212,7 @@ func (s *Store) Aggregate(ctx context.Context, q trackapi.AggregateQuery) (*trac
 	if p := q.Check(); p != nil {
 		return nil, p
 	}
-	f, err := compile(q.Query, true)
+	f, err := compile(q.Query, true, s.opts.Privacy)
 	if err != nil {
 		return nil, err
 	}

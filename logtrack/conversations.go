@@ -30,7 +30,7 @@ func (s *Store) openTalks() (err error) {
 	}
 	s.talks, err = Open(Options{
 		Dir: filepath.Join(s.opts.Dir, "transcripts"), Retention: min(keep, s.opts.Retention), MaxBytes: s.opts.MaxBytes / talkShare,
-		CacheBytes: 8 << 20, QueryTimeout: s.opts.QueryTimeout, Logger: s.opts.Logger, Observe: s.opts.Observe, talks: true,
+		CacheBytes: 8 << 20, QueryTimeout: s.opts.QueryTimeout, Logger: s.opts.Logger, Observe: s.opts.Observe, Privacy: s.opts.Privacy, talks: true,
 	})
 	s.opts.MaxBytes -= s.opts.MaxBytes / talkShare
 	return err

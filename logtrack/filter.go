@@ -24,6 +24,8 @@ type pred struct {
 	post  byte                   // index that finds it, or postNone
 	keys  []string               // index keys, any of which
 	field *field
+
+	privacy *Privacy // of the store
 }
 
 // filter is a compiled query.
@@ -51,7 +53,7 @@ type latencyRange struct {
 }
 
 // compile checks a query and makes it a filter, for messages or for facts.
-func compile(q trackapi.Query, facts bool) (*filter, error) {
+func compile(q trackapi.Query, facts bool, privacy ...*Privacy) (*filter, error) {
 	terms, problem := q.Terms()
 	if problem != nil {
 		return nil, problem
@@ -59,7 +61,7 @@ func compile(q trackapi.Query, facts bool) (*filter, error) {
 	f := &filter{q: q, accHi: 1<<63 - 1}
 	wide := false
 	for _, t := range terms {
-		p, err := compileTerm(t)
+		p, err := compileTerm(t, privacy...)
 		if err != nil {
 			return nil, err
 		}
@@ -147,8 +149,11 @@ func splitWords(s string) []string {
 }
 
 // compileTerm makes one filter of a query a pred.
-func compileTerm(t trackapi.Term) (*pred, error) {
+func compileTerm(t trackapi.Term, privacy ...*Privacy) (*pred, error) {
 	p := &pred{term: t, field: fields[t.Field]}
+	if len(privacy) > 0 {
+		p.privacy = privacy[0]
+	}
 	var err error
 	switch t.Field {
 	case "sender", "recipient":
@@ -169,7 +174,11 @@ func compileTerm(t trackapi.Term) (*pred, error) {
 		}
 		p.words([]string{strings.TrimSuffix(v, ".")}, hostKey, postRemote)
 	case "auth_user":
-		p.words([]string{t.Value}, same, postAuthUser)
+		list := []string{t.Value}
+		if p.privacy.on() && strings.Contains(t.Value, "@") && !strings.Contains(t.Value, "*") {
+			list = p.privacy.hashes(t.Value)
+		}
+		p.words(list, same, postAuthUser)
 	case "session_id":
 		p.words([]string{t.Value}, same, postSession)
 	case "connector", "queue", "provider":
@@ -187,7 +196,14 @@ func compileTerm(t trackapi.Term) (*pred, error) {
 	case "min_size", "max_size":
 		err = p.size(t.Value)
 	case "subject":
-		p.words([]string{t.Value}, same, postNone)
+		list := []string{t.Value}
+		if p.privacy != nil && p.privacy.Subjects != nil {
+			if strings.Contains(t.Value, "*") {
+				return nil, bad(t, "subjects are kept as hashes, of which no part can be searched", "the whole subject")
+			}
+			list = append(list, p.privacy.Subjects(t.Value)...)
+		}
+		p.words(list, same, postNone)
 	case "external_id":
 		p.words([]string{t.Value}, same, postExternal)
 	case "reason", "node", "source":
@@ -310,6 +326,9 @@ func (p *pred) address(v string) error {
 		if at := strings.LastIndexByte(v, '@'); at >= 0 {
 			v = v[:at+1] + foldPattern(v[at+1:])
 		}
+		if local, _, _ := strings.Cut(v, "@"); p.privacy.on() && local != "*" {
+			return bad(p.term, "addresses are kept as hashes, of which no part can be searched", "the whole address, @domain, or *@*.example.com")
+		}
 		g := glob(lower(v))
 		p.text = func(s string) bool { return g(addressKey(s)) }
 		return nil
@@ -319,9 +338,8 @@ func (p *pred) address(v string) error {
 	} else if v != event.NullSender && !strings.Contains(v, "@") {
 		return bad(p.term, fmt.Sprintf("%.60q is not an address", v), "an address, @domain, or a part with *, such as *alice*")
 	}
-	v = addressKey(v)
-	p.post, p.keys = post, []string{v}
-	p.text = func(s string) bool { return addressKey(s) == v }
+	p.post, p.keys = post, p.privacy.hashes(v)
+	p.text = func(s string) bool { return slices.Contains(p.keys, addressKey(s)) }
 	return nil
 }
 

@@ -77,6 +77,13 @@ func (im *Import) Add(r *event.Record) error {
 		im.done.Old++
 		return nil
 	}
+	r = x.s.opts.Privacy.protect(r)
+	if out, changed, drop := im.facts.s.erased.apply(r); drop {
+		im.done.Old++
+		return nil
+	} else if changed {
+		r = &out
+	}
 	added, err := x.add(r)
 	switch {
 	case err != nil:
@@ -149,6 +156,8 @@ func (x *importer) seal(day string) error {
 	m := x.days[day]
 	delete(x.days, day)
 	s := x.s
+	s.rewriting.Lock()
+	defer s.rewriting.Unlock()
 	s.mu.Lock()
 	seq := s.nextSeq
 	s.nextSeq++

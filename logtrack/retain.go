@@ -42,6 +42,7 @@ func (s *Store) maintain(now time.Time) {
 	s.mu.Unlock()
 	s.measure()
 	for _, p := range s.outdated(now) {
+		s.carry(p)
 		s.log.Info("track partition removed", zap.String("partition", p.name), zap.Int64("facts", p.summary().Rows))
 		p.drop()
 		s.cache.forget(p)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"waybill/logtrack/trackapi"
@@ -147,7 +148,7 @@ func limitOf(q trackapi.Query) (int, error) {
 // Messages searches messages: it finds the facts that pass all filters, and
 // folds the facts of their messages. Wrong parameters give a *trackapi.Problem.
 func (s *Store) Messages(ctx context.Context, q trackapi.Query) (*trackapi.Messages, error) {
-	f, err := compile(q, false)
+	f, err := compile(q, false, s.opts.Privacy)
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +196,7 @@ func (s *Store) Messages(ctx context.Context, q trackapi.Query) (*trackapi.Messa
 	each := func(src *source) ([]position, error) { return sn.candidates(src, preds, f) }
 
 	out := &trackapi.Messages{Messages: []trackapi.Message{}}
-	more := false
+	more, all := false, len(blocks)
 	var last position
 	for len(out.Messages) <= limit && !more {
 		ids, err := sc.next(ctx, limit+1-len(out.Messages), each)
@@ -225,8 +226,20 @@ func (s *Store) Messages(ctx context.Context, q trackapi.Query) (*trackapi.Messa
 	if more {
 		out.Cursor = last.cursor(sig)
 	}
+	out.Estimate = int64(len(out.Messages))
+	if out.Cursor != "" {
+		out.Estimate = sc.estimate(all, len(out.Messages), sn.folded)
+	}
 	sn.finish(&out.Page, q.Explain)
 	return out, nil
+}
+
+// estimate is about how many items there are from here on, when walking some
+// of all blocks found what it did, and kept of folded ones passed the filter.
+func (sc *scan) estimate(all, kept, folded int) int64 {
+	walked := max(1, all-len(sc.blocks))
+	found := float64(len(sc.given)+len(sc.found)) * float64(all) / float64(walked)
+	return max(int64(found*float64(kept)/float64(max(1, folded))), int64(kept)+1)
 }
 
 // addMessages folds the next candidates and adds those that the filter keeps;
@@ -234,6 +247,7 @@ func (s *Store) Messages(ctx context.Context, q trackapi.Query) (*trackapi.Messa
 func (s *Store) addMessages(ctx context.Context, sn *snapshot, f *filter, ids []position, limit int, out *trackapi.Messages, last *position) (more bool, err error) {
 	for len(ids) > 0 {
 		n := min(len(ids), limit+1-len(out.Messages))
+		sn.folded += n
 		folds, err := sn.fold(ctx, ids[:n], f.reads())
 		if err != nil {
 			return false, err
@@ -260,6 +274,9 @@ func (s *Store) addMessages(ctx context.Context, sn *snapshot, f *filter, ids []
 func (sn *snapshot) finish(p *trackapi.Page, explain bool) {
 	if n := sn.bad.Load(); n > 0 && p.Cut == "" {
 		p.Cut = fmt.Sprintf("%d damaged blocks were left out; the log says which", n)
+	}
+	if left := sn.s.leftOut; len(left) > 0 && p.Cut == "" {
+		p.Cut = fmt.Sprintf("damaged days were left out: %s", strings.Join(left, ", "))
 	}
 	p.Explain = sn.explain(explain)
 	p.TookMS = sn.took()
@@ -383,7 +400,7 @@ type rowRef struct {
 }
 
 func (s *Store) events(ctx context.Context, q trackapi.Query, page *trackapi.Page, each func(*event.Record) error) error {
-	f, err := compile(q, true)
+	f, err := compile(q, true, s.opts.Privacy)
 	if err != nil {
 		return err
 	}

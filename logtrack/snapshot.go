@@ -31,6 +31,7 @@ type snapshot struct {
 	heads   map[*partition][]*header
 	bad     atomic.Int32 // blocks that could not be read
 	looked  atomic.Int32 // blocks that were read
+	folded  int          // messages, of a search for them
 
 	mu    sync.Mutex
 	notes []string

@@ -1,6 +1,7 @@
 package logtrack
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"waybill/relay/event"
+	"waybill/relay/mail"
 )
 
 // Numbers chosen by taste, but for the block's size: larger blocks compress
@@ -48,6 +51,11 @@ type Options struct {
 	QueryTimeout time.Duration // after which a query answers with what it has; zero means 10s
 	Logger       *zap.Logger   // nil: none
 	Observe      func(kind string, took time.Duration)
+
+	Privacy *Privacy // how addresses are kept; nil: as they are
+	// Pending lists the messages that the queue has and that were accepted before
+	// a time: their facts outlive the retention. Nil: none.
+	Pending func(ctx context.Context, before time.Time) ([]mail.QueueID, error)
 
 	TranscriptRetention time.Duration // how long conversations are kept; zero means 7 days, and Retention is the most
 
@@ -86,6 +94,11 @@ type Store struct {
 
 	flushKick, sealKick, stop chan struct{}
 	workers                   sync.WaitGroup
+
+	rewriting sync.Mutex // held while a partition is written anew, or gets facts of the past
+	storing   sync.Mutex // held while live blocks are stored
+	erased    erasedList
+	leftOut   []string // partitions that could not be opened
 
 	cache *viewCache
 	tails tails
@@ -180,6 +193,9 @@ func Open(opts Options) (*Store, error) {
 		return nil, fmt.Errorf("open tracking store %s: %w: %d MiB free, %d MiB are needed; free some, or set tracking.max_size lower",
 			opts.Dir, errDiskFull, free>>20, minFree>>20)
 	}
+	if err := errors.Join(s.settleRewrites(), s.loadErased()); err != nil {
+		return nil, err
+	}
 	if err := s.loadPartitions(); err != nil {
 		return nil, err
 	}
@@ -225,6 +241,7 @@ func (s *Store) loadPartitions() error {
 			s.log.Error("track partition left out: its facts are not found until it is repaired or removed",
 				zap.String("partition", filepath.Join(root, d.Name())), zap.Error(err))
 			s.readErrors.Add(1)
+			s.leftOut = append(s.leftOut, d.Name())
 			continue
 		}
 		s.parts = append(s.parts, p)
@@ -428,7 +445,10 @@ func (s *Store) Write(r *event.Record) {
 		return
 	}
 	p := plans[reflect.TypeOf(r.Event)]
-	if p == nil || s.takesTalk(r) {
+	if p == nil {
+		return
+	}
+	if r = s.opts.Privacy.protect(r); s.takesTalk(r) {
 		return
 	}
 	if r.Kept {
@@ -824,6 +844,8 @@ func (s *Store) seal(list []*memBlock) error {
 	for i, m := range list {
 		done[i] = m.encode()
 	}
+	s.storing.Lock()
+	defer s.storing.Unlock()
 	p, err := s.writable(time.Now())
 	if err != nil {
 		return err
@@ -1032,6 +1054,8 @@ func (s *Store) Stats() Stats {
 		st.Degraded = s.sealErr.Error()
 	case s.lost > 0:
 		st.Degraded = fmt.Sprintf("%d durable facts were dropped", s.lost)
+	case len(s.leftOut) > 0:
+		st.Degraded = fmt.Sprintf("damaged partitions are left out: %s; waybill track reindex fills the gap", strings.Join(s.leftOut, ", "))
 	}
 	return st
 }

@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 		crashChild(dir)
 	}
 	goleak.VerifyTestMain(m,
+		// Badger leaves these behind when it cannot open a damaged database.
+		goleak.IgnoreTopFunction("github.com/dgraph-io/badger/v4.(*DB).monitorCache"),
+		goleak.IgnoreTopFunction("github.com/dgraph-io/ristretto/v2/z.(*AllocatorPool).freeupAllocators"),
 		goleak.IgnoreTopFunction("github.com/golang/glog.(*fileSink).flushDaemon"),
 		goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"),
 	)
@@ -404,6 +407,12 @@ func TestDamagedPartitionIsLeftOut(t *testing.T) {
 	seal(s)
 	if err := s.Sync(); err != nil {
 		t.Error(err)
+	}
+	if page, err := s.Events(t.Context(), trackapi.Query{}); err != nil || !strings.Contains(page.Cut, "damaged days") {
+		t.Errorf("an answer without a day says %q, %v", page.Cut, err)
+	}
+	if done, err := s.Repair(t.Context()); err != nil || done.Partitions != 1 {
+		t.Errorf("Repair() = %+v, %v", done, err)
 	}
 	if got := export(t, s); len(got) != len(recs) {
 		t.Errorf("%d facts, want %d", len(got), len(recs))

@@ -134,7 +134,7 @@ func (t *tails) stats() (live int, slow int64) {
 // Tail gives the facts that match q from now on. Its time range, order and
 // limit do not count. The caller must Close the reader.
 func (s *Store) Tail(q trackapi.Query) (*Tailer, error) {
-	f, err := compile(q, true)
+	f, err := compile(q, true, s.opts.Privacy)
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ func trackCmd(e *env) *cobra.Command {
   waybill track show 01J9ZC3K5V8Q2M7RXT4W6Y0ABC
   waybill track tail --disposition bounced`,
 	}
-	return group(cmd, trackSearchCmd(e), trackShowCmd(e), trackTailCmd(e), trackExportCmd(e), trackImportCmd(e), trackReindexCmd(e))
+	return group(cmd, trackSearchCmd(e), trackShowCmd(e), trackTailCmd(e), trackExportCmd(e), trackImportCmd(e), trackReindexCmd(e), trackVerifyCmd(e), trackStatsCmd(e), trackEraseCmd(e))
 }
 
 // queryFlags adds the filters of a search.
@@ -168,6 +168,9 @@ it goes after -- or into quotes with another one. Exit code 1 when there is none
 
 func searchNote(n int, p trackapi.Page) string {
 	s := fmt.Sprintf("%s in %.1f ms", count(n, "message"), p.TookMS)
+	if p.Estimate > int64(n) {
+		s += fmt.Sprintf("; about %d in all", p.Estimate)
+	}
 	if p.Cut != "" {
 		s += "; cut: " + p.Cut
 	}
@@ -375,6 +378,7 @@ secrets; that needs the operator role.`,
 		_ = cmd.Flags().MarkHidden(name) // a tail is about now
 	}
 	cmd.Flags().StringVar(&q.Event, "event", "", "`LIST` of facts, such as message_queued,recipient_bounced")
+	cmd.Flags().StringVar(&q.Cursor, "after", "", "event `ID` of the last fact that was seen: what came since comes first")
 	return cmd
 }
 

@@ -267,7 +267,7 @@ func trackReindexCmd(e *env) *cobra.Command {
 input) and takes the facts that the tracking store does not have: after its disk
 was lost, or a part of it was damaged. What is there already stays as it is.`,
 		Example: `  waybill track reindex /var/log/waybill/waybill.log*
-  journalctl -u waybill -o cat | waybill track reindex
+  waybill track reindex < waybill.log
   waybill track reindex --offline --config /etc/waybill/waybill.yaml waybill.log`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			lines := io.NopCloser(cmd.InOrStdin())

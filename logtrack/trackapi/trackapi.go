@@ -98,6 +98,9 @@ type Page struct {
 	Cut     string   `json:"cut,omitempty"`     // why the search stopped early, or empty
 	Explain []string `json:"explain,omitempty"` // how it was answered, when asked
 	TookMS  float64  `json:"took_ms"`
+	// Estimate is about how many messages there are from this page on; it is
+	// exact on the last page. Of messages only.
+	Estimate int64 `json:"estimate,omitempty"`
 }
 
 // Messages answers GET /api/v1/messages.

@@ -261,7 +261,7 @@ func TestOpenAPI(t *testing.T) {
 	if err := yaml.Unmarshal(b, &doc); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range append(Paths(), "/api/v1/queues", "/api/v1/queue/messages", "/api/v1/queue/actions", "/api/v1/queue/messages/{queue_id}/content", "/api/v1/status", "/api/v1/protocol/tail", "/api/v1/tracking/import") {
+	for _, path := range append(Paths(), "/api/v1/queues", "/api/v1/queue/messages", "/api/v1/queue/actions", "/api/v1/queue/messages/{queue_id}/content", "/api/v1/status", "/api/v1/protocol/tail", "/api/v1/tracking/import", "/api/v1/tracking/stats", "/api/v1/tracking/verify", "/api/v1/tracking/repair", "/api/v1/tracking/erase") {
 		if doc.Paths[path] == nil {
 			t.Errorf("path %s is not described", path)
 		}
@@ -286,6 +286,11 @@ func TestOpenAPI(t *testing.T) {
 		trackapi.Status{},
 		trackapi.Problem{},
 		trackapi.Imported{},
+		trackapi.EraseInput{},
+		trackapi.Erased{},
+		trackapi.Repaired{},
+		trackapi.Verified{},
+		trackapi.TrackStats{},
 	} {
 		check(t, reflect.TypeOf(v), func(typ, field string) bool { return doc.Components.Schemas[typ].Properties[field] != nil })
 	}
@@ -313,4 +318,68 @@ func check(t *testing.T, typ reflect.Type, described func(typ, field string) boo
 		}
 	}
 	fields(typ)
+}
+
+// TestTailResumes reads a stream, loses it, misses facts, and comes back: none is missing.
+func TestTailResumes(t *testing.T) {
+	s, c, first := serve(t)
+	id := ""
+	page, err := c.Events(t.Context(), trackapi.Query{QueueID: string(first)})
+	if err != nil || len(page.Events) != 1 {
+		t.Fatalf("%+v, %v", page, err)
+	}
+	var head struct {
+		ID string `json:"event_id"`
+	}
+	if err := json.Unmarshal(page.Events[0], &head); err != nil {
+		t.Fatal(err)
+	}
+	id = head.ID
+	missed := []mail.QueueID{queue(s, "one@example.net"), queue(s, "two@example.net"), queue(s, "other@example.org")}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	got := make(chan string, 100)
+	done := make(chan error, 1)
+	go func() {
+		done <- c.Tail(ctx, trackapi.Query{Recipient: "@example.net", Cursor: id}, func(raw json.RawMessage) error {
+			var r event.Record
+			if err := json.Unmarshal(raw, &r); err != nil {
+				return err
+			}
+			got <- string(r.Message)
+			return nil
+		})
+	}()
+	seen := map[string]int{}
+	next := func() {
+		t.Helper()
+		select {
+		case m := <-got:
+			seen[m]++
+		case err := <-done:
+			t.Fatalf("the stream ended: %v", err)
+		case <-time.After(30 * time.Second):
+			t.Fatalf("nothing came after %v", seen)
+		}
+	}
+	next()
+	next()
+	live := queue(s, "three@example.net")
+	next()
+	for _, m := range []mail.QueueID{missed[0], missed[1], live} {
+		if seen[string(m)] != 1 {
+			t.Errorf("%s came %d times: %v", m, seen[string(m)], seen)
+		}
+	}
+	if seen[string(missed[2])] != 0 || seen[string(first)] != 0 {
+		t.Errorf("what was not asked for came: %v", seen)
+	}
+	res, err := c.HTTP.Get(strings.TrimSuffix(c.BaseURL, "/") + "/api/v1/tail?cursor=nonsense")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusBadRequest {
+		t.Errorf("a cursor that is none: %s", res.Status)
+	}
 }

@@ -39,14 +39,16 @@ type Options struct {
 	Throttles  *throttle.Set // nil: there are none
 	Tracking   http.Handler  // messages, events, aggregate, values, tail, openapi.yaml; nil when tracking is off
 	TrackStore TrackStore    // nil when tracking is off
-	Metrics    http.Handler
-	Ready      func() error               // nil when mail is taken
-	Acted      func()                     // after a change of the queue that lets messages go; may be nil
-	Slowed     func(hop route.Hop) Slowed // how a next hop is treated; may be nil
-	Reload     func() error
-	Status     func() trackapi.Status
-	Emitter    event.Emitter
-	Tap        *transcript.Tap // where conversations can be watched
+	// TrackBroken is why the tracking store could not be opened; nil when it was, or is off.
+	TrackBroken error
+	Metrics     http.Handler
+	Ready       func() error               // nil when mail is taken
+	Acted       func()                     // after a change of the queue that lets messages go; may be nil
+	Slowed      func(hop route.Hop) Slowed // how a next hop is treated; may be nil
+	Reload      func() error
+	Status      func() trackapi.Status
+	Emitter     event.Emitter
+	Tap         *transcript.Tap // where conversations can be watched
 
 	// Operations on the queue that its owner makes possible.
 	Drain          func(Drain) error          // hands the queue to another host, or ends that
@@ -108,6 +110,10 @@ func New(opts Options) *Handler {
 		guard("GET /api/v1/", config.RoleViewer, opts.Tracking.ServeHTTP)
 	} else {
 		guard("GET /api/v1/", config.RoleViewer, func(w http.ResponseWriter, _ *http.Request) {
+			if opts.TrackBroken != nil {
+				problem(w, http.StatusServiceUnavailable, "Tracking is broken", opts.TrackBroken.Error(), "", "mail is relayed all the same, and its facts wait in the queue; repair the store or move it away, and restart")
+				return
+			}
 			problem(w, http.StatusServiceUnavailable, "Tracking is off", "the configuration says tracking.engine: off", "", "")
 		})
 	}

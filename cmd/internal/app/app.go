@@ -62,29 +62,31 @@ type Options struct {
 
 // App is a relay with everything around it.
 type App struct {
-	opts     Options
-	started  time.Time
-	log      *protolog.Log
-	otlp     *otlplog.Log // nil without a collector
-	logger   *zap.Logger
-	emit     event.Emitter
-	track    *logtrack.Store // nil when tracking is off
-	metrics  *metrics.Reader
-	gather   http.Handler // the exposition
-	queue    *queue.Queue
-	tap      transcript.Tap // where conversations can be watched
-	routes   *routes
-	reports  *tlsrpt.Reporter // nil without TLS reports
-	deliver  *deliver.Scheduler
-	smtpin   *smtpin.Server
-	pickup   *pickup.Pickup // nil without a pickup directory
-	lockout  *throttle.Lockout
-	limits   *throttle.Set
-	pressure *pressure.Monitor
-	admin    *admin.Handler
-	http     net.Listener
-	volumes  volumes
-	every    time.Duration // between two looks at what changes beside us
+	opts    Options
+	started time.Time
+	log     *protolog.Log
+	otlp    *otlplog.Log // nil without a collector
+	logger  *zap.Logger
+	emit    event.Emitter
+	track   *logtrack.Store // nil when tracking is off or broken
+
+	trackBroken error // why the tracking store could not be opened
+	metrics     *metrics.Reader
+	gather      http.Handler // the exposition
+	queue       *queue.Queue
+	tap         transcript.Tap // where conversations can be watched
+	routes      *routes
+	reports     *tlsrpt.Reporter // nil without TLS reports
+	deliver     *deliver.Scheduler
+	smtpin      *smtpin.Server
+	pickup      *pickup.Pickup // nil without a pickup directory
+	lockout     *throttle.Lockout
+	limits      *throttle.Set
+	pressure    *pressure.Monitor
+	admin       *admin.Handler
+	http        net.Listener
+	volumes     volumes
+	every       time.Duration // between two looks at what changes beside us
 
 	reloadMu  sync.Mutex
 	drainMu   sync.Mutex
@@ -201,11 +203,12 @@ func (a *App) openReaders(cfg *config.Config) (err error) {
 		sinks = append(sinks, a.reports)
 	}
 	if cfg.Tracking.Engine != "off" {
-		if a.track, err = logtrack.Open(trackOptions(cfg, a.logger.Named("track"), a.metrics.ObserveQuery)); err != nil {
+		if err := a.openTracking(cfg); err != nil {
 			return err
 		}
-		a.onStop(a.track.Close)
-		sinks = append(sinks, a.track)
+		if a.track != nil {
+			sinks = append(sinks, a.track)
+		}
 	}
 	a.emit = event.NewEmitter(cfg.Hostname, sinks...).Config(cfg.Revision())
 	return nil
@@ -215,8 +218,11 @@ func (a *App) openQueue(cfg *config.Config) (err error) {
 	opts := queueOptions(cfg)
 	opts.Router, opts.Emitter = a.routes, a.emit.Source(event.SourceQueue)
 	opts.Concurrency = a.concurrency
-	if a.track != nil {
+	switch {
+	case a.track != nil:
 		opts.Confirm = a.track
+	case a.trackBroken != nil:
+		opts.Confirm = brokenTracking{a.trackBroken}
 	}
 	opts.Reports = func(m *queue.Message, index []int, outcomes []mail.Outcome) []queue.Report {
 		return deliver.Reporter{Hostname: cfg.Hostname, Content: a.queue.Content}.Reports(m, index, outcomes)
@@ -295,6 +301,7 @@ func (a *App) openHTTP(cfg *config.Config) (err error) {
 	if a.track != nil {
 		opts.Tracking, opts.TrackStore = trackhttp.New(trackhttp.Options{Store: a.track}), a.track
 	}
+	opts.TrackBroken = a.trackBroken
 	if cfg.HTTP.TokensFile != "" {
 		opts.Authenticate = func(token string) (config.Token, bool) { return a.tokens.Load().Find(token) }
 	}

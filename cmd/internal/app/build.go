@@ -405,8 +405,10 @@ func newSubjects(c *config.Config) (subjects, error) {
 	if s.mode != "hash" {
 		return s, nil
 	}
-	var err error
-	s.key, err = persistentKey(c, "subject.key")
+	keys, err := hashKeys(c)
+	if err == nil {
+		s.key = keys[0]
+	}
 	return s, err
 }
 

@@ -291,7 +291,8 @@ type Tracking struct {
 	TranscriptRetention Duration `yaml:"transcript_retention" doc:"how long the conversations that were kept can be read" default:"7d, or retention when that is less"`
 	MaxSize             Size     `yaml:"max_size" doc:"disk space; the oldest goes first. An eighth of it is for conversations"`
 	Subject             string   `yaml:"subject" enum:"off,hash,plain" doc:"whether subjects are recorded"`
-	Addresses           string   `yaml:"addresses" enum:"plain" doc:"how addresses are recorded; hashes are planned"`
+	Addresses           string   `yaml:"addresses" enum:"plain,hash" doc:"how the tracking store keeps addresses: as they are, or a keyed hash for the local part of each; they are found by the whole address and by domain then"`
+	HashKeyFile         string   `yaml:"hash_key_file" file:"true" doc:"keys for hashes of subjects and addresses, one a line, the current one first; the others find what was recorded with them" default:"a key that the relay makes in data_dir"`
 }
 
 // HTTP is the HTTP side.
