@@ -22,13 +22,19 @@ func queueCmd(e *env) *cobra.Command {
   waybill queue retry --domain example.com
   waybill queue hold --sender @shop.example --reason "runaway job" --until 2h`,
 	}
-	verbs := []*cobra.Command{queueListCmd(e), queueMessagesCmd(e), queueShowCmd(e), queueRescueCmd(e)}
+	verbs := []*cobra.Command{queueListCmd(e), queueMessagesCmd(e), queueShowCmd(e), queueRescueCmd(e), queueHoldsCmd(e), queueDrainCmd(e), queueExportCmd(e), queueImportCmd(e)}
 	for _, a := range []struct{ name, short, long string }{
 		{"retry", "Attempt messages now", "Makes the messages due now, whatever their schedule says."},
 		{"hold", "Stop messages until released", `Held messages are not attempted and do not alert; their lifetime goes on. With
---next-hop or --connector alone, messages to come are held too.`},
+--sender, --recipient, --domain, --next-hop, --connector or --receive-connector,
+messages to come are held too, until a release with the same filter.`},
 		{"release", "Let held messages go again", "Undoes hold."},
-		{"remove", "Remove messages without a bounce", "Removes the messages for good. No DSN is sent. The facts stay in tracking."},
+		{"remove", "Remove messages without a bounce", "Removes the messages for good. No DSN is sent without --dsn. The facts stay in tracking."},
+		{"redirect", "Send messages to another host", `Sends the messages to the host of --to, whatever their routes are, with the TLS
+level, limits and retries of their send connector or of --via, and without its
+credentials. They stay with that host over reloads and restarts, until a reroute.`},
+		{"resend", "Send again what was relayed", `Queues messages again that were relayed not longer ago than queue.keep_after_relay
+says, as new messages. waybill queue messages --state relayed lists what there is.`},
 		{"bounce", "Bounce messages now", "Ends the messages as permanent failures: their senders get a DSN."},
 		{"reroute", "Route messages again", "Asks the routing table again, as after a changed configuration."},
 	} {
@@ -81,9 +87,10 @@ func filterFlags(cmd *cobra.Command, f *trackapi.QueueFilter) {
 	fl.StringVar(&f.Domain, "domain", "", "recipient `DOMAIN`")
 	fl.StringVar(&f.Queue, "next-hop", "", "next hop `NAME`, as queue list shows it")
 	fl.StringVar(&f.Connector, "connector", "", "send connector `NAME`")
-	fl.StringVar(&f.State, "state", "", "`STATE`: queued, active, deferred, held, unroutable or poison")
+	fl.StringVar(&f.Receive, "receive-connector", "", "receive connector `NAME`")
+	fl.StringVar(&f.State, "state", "", "`STATE`: queued, active, deferred, held, unroutable or poison; relayed for what can be sent again")
 	fl.StringVar(&f.OlderThan, "older-than", "", "accepted longer ago than this `DURATION`")
-	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]string{"queued", "active", "deferred", "held", "unroutable", "poison"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]string{"queued", "active", "deferred", "held", "unroutable", "poison", "relayed"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func queueMessagesCmd(e *env) *cobra.Command {
@@ -197,7 +204,8 @@ func queueShowCmd(e *env) *cobra.Command {
 func queueActionCmd(e *env, name, short, long string) *cobra.Command {
 	var f trackapi.QueueFilter
 	var yes, dry bool
-	var reason, until string
+	var reason, until, to, via string
+	var dsn bool
 	cmd := &cobra.Command{
 		Use:   name + " [QUEUE-ID...]",
 		Short: short,
@@ -211,7 +219,10 @@ in the log and in tracking, with who did it and why.`,
 			if err != nil {
 				return err
 			}
-			act := trackapi.QueueAction{Action: name, Filter: f, Reason: reason}
+			act := trackapi.QueueAction{Action: name, Filter: f, Reason: reason, To: to, Via: via, DSN: dsn}
+			if name == "redirect" && to == "" {
+				return usagef("--to: to which host?")
+			}
 			if act.Until, err = ahead(until); err != nil {
 				return err
 			}
@@ -219,8 +230,9 @@ in the log and in tracking, with who did it and why.`,
 				return usagef("which messages? Name queue IDs, a filter such as --domain, or --all for the whole queue")
 			}
 			// A hold on next hops is for messages to come too, and makes sense without any.
-			whole := (name == "hold" || name == "release") && f != (trackapi.QueueFilter{}) &&
-				f == (trackapi.QueueFilter{Queue: f.Queue, Connector: f.Connector})
+			lasting := f
+			lasting.QueueID, lasting.State, lasting.OlderThan, lasting.All = "", "", "", false
+			whole := (name == "hold" || name == "release") && f != (trackapi.QueueFilter{}) && f == lasting
 			filters := []trackapi.QueueFilter{f}
 			if len(args) > 0 {
 				if f != (trackapi.QueueFilter{}) {
@@ -274,7 +286,13 @@ in the log and in tracking, with who did it and why.`,
 	fl.BoolVarP(&yes, "yes", "y", false, "do not ask")
 	fl.BoolVar(&dry, "dry-run", false, "only say how many")
 	fl.StringVar(&reason, "reason", "", "why, for the record")
-	if name == "hold" {
+	switch name {
+	case "redirect":
+		fl.StringVar(&to, "to", "", "the `HOST`, with :port unless it is 25")
+		fl.StringVar(&via, "via", "", "send connector `NAME` whose settings count")
+	case "remove":
+		fl.BoolVar(&dsn, "dsn", false, "tell the senders")
+	case "hold":
 		fl.StringVar(&until, "until", "", "release by itself at a `TIME`, or after a duration such as 2h")
 	}
 	return cmd
@@ -291,7 +309,7 @@ func (e *env) acted(name string, did trackapi.QueueActed, whole bool) error {
 		}
 		return noneIs(did, whole)
 	}
-	verb := map[string]string{"retry": "made due", "hold": "held", "release": "released", "remove": "removed", "bounce": "bounced", "reroute": "routed again"}[name]
+	verb := map[string]string{"retry": "made due", "hold": "held", "release": "released", "remove": "removed", "bounce": "bounced", "reroute": "routed again", "redirect": "redirected", "resend": "queued again"}[name]
 	if did.DryRun {
 		verb = "would be " + verb
 	}

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 	"waybill/cmd/internal/config"
 	"waybill/relay/dns"
 	"waybill/relay/mail"
+	"waybill/relay/policy"
 	"waybill/relay/route"
 )
 
@@ -45,7 +49,7 @@ type nextHop struct {
 }
 
 func routeExplainCmd(e *env) *cobra.Command {
-	var path, from, to, receive string
+	var path, from, to, receive, user, client string
 	var octets int64
 	var noDNS bool
 	cmd := &cobra.Command{
@@ -60,8 +64,16 @@ func routeExplainCmd(e *env) *cobra.Command {
 				e.problems(problems)
 				return &exitError{code: exitNo}
 			}
-			q := route.Query{Size: octets, Receive: receive}
+			q := route.Query{Size: octets, Receive: receive, User: user}
 			var err error
+			if client != "" {
+				if q.Receive != "" {
+					return usagef("--client finds the receive connector: leave out --receive-connector")
+				}
+				if q.Receive, err = receiverOf(cfg, client); err != nil {
+					return usageError{err}
+				}
+			}
 			if q.Sender, err = mail.ParseAddress(strings.Trim(from, "<>")); err != nil {
 				return usagef("--from: %w", err)
 			}
@@ -90,10 +102,33 @@ func routeExplainCmd(e *env) *cobra.Command {
 	cmd.Flags().StringVar(&from, "from", "<>", "sender `ADDRESS`")
 	cmd.Flags().StringVar(&to, "to", "", "recipient `ADDRESS`")
 	cmd.Flags().StringVar(&receive, "receive-connector", "", "receive connector `NAME`")
+	cmd.Flags().StringVar(&user, "user", "", "login `NAME`")
+	cmd.Flags().StringVar(&client, "client", "", "`IP` address of the client: what it connects to first decides the receive connector")
 	cmd.Flags().Int64Var(&octets, "size", 0, "octets of the message")
 	cmd.Flags().BoolVar(&noDNS, "no-dns", false, "do not look up the next hops")
 	_ = cmd.MarkFlagRequired("to")
 	return cmd
+}
+
+// receiverOf names the receive connector that takes a client's connections: the
+// one with the most specific range that it is in.
+func receiverOf(cfg *config.Config, client string) (string, error) {
+	ip, err := netip.ParseAddr(client)
+	if err != nil {
+		return "", fmt.Errorf("--client: %w", err)
+	}
+	name, best := "", -1
+	for _, r := range cfg.Receive {
+		for _, word := range r.RemoteRanges {
+			if p, err := policy.ParseRange(word); err == nil && p.Contains(ip.Unmap()) && p.Bits() > best {
+				name, best = r.Name, p.Bits()
+			}
+		}
+	}
+	if name == "" {
+		return "", fmt.Errorf("--client: no receive connector takes connections from %s", ip)
+	}
+	return name, nil
 }
 
 // describe adds the next hops with their addresses.
@@ -104,10 +139,11 @@ func (x *explanation) describe(ctx context.Context, cfg *config.Config, d route.
 			x.Retry = planOf(app.Retry(s.Retry), d.Hop.Name)
 		}
 	}
-	for _, h := range d.Connector.SmartHosts {
-		x.NextHops = append(x.NextHops, nextHop{Host: fmt.Sprintf("%s:%d", h.Host, h.Port), Preference: h.Cost})
+	if len(d.Connector.SmartHosts) > 0 {
+		x.smartHosts(ctx, cfg, d.Connector, noDNS)
+		return
 	}
-	if noDNS || len(x.NextHops) > 0 {
+	if noDNS {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
@@ -133,6 +169,35 @@ func (x *explanation) describe(ctx context.Context, cfg *config.Config, d route.
 			h.Addresses = append(h.Addresses, a.String())
 		}
 		x.NextHops = append(x.NextHops, h)
+	}
+}
+
+// smartHosts adds the smart hosts in the order of their costs, with the
+// addresses of those that are names.
+func (x *explanation) smartHosts(ctx context.Context, cfg *config.Config, c *route.Connector, noDNS bool) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	r, err := dns.New(dns.Options{Servers: cfg.DNS.Servers})
+	if err == nil {
+		defer func() { _ = r.Close() }() // its questions are answered
+	}
+	hosts := slices.Clone(c.SmartHosts)
+	slices.SortStableFunc(hosts, func(a, b route.SmartHost) int { return cmp.Compare(a.Cost, b.Cost) })
+	for _, s := range hosts {
+		h := nextHop{Host: fmt.Sprintf("%s:%d", s.Host, s.Port), Preference: s.Cost}
+		if _, isIP := netip.ParseAddr(s.Host); isIP != nil && !noDNS && err == nil {
+			addrs, err := r.Addrs(ctx, s.Host)
+			if err != nil {
+				h.Error = dnsError(err)
+			}
+			for _, a := range addrs {
+				h.Addresses = append(h.Addresses, a.String())
+			}
+		}
+		x.NextHops = append(x.NextHops, h)
+	}
+	if err != nil {
+		x.DNSError = err.Error()
 	}
 }
 
