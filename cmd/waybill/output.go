@@ -84,6 +84,12 @@ func (t *table) csv(e *env) error {
 const gap = 2
 
 func (t *table) write(e *env) error {
+	_, err := io.WriteString(e.out, t.text(e, e.columns()))
+	return err
+}
+
+// text is the table as people see it, in so many columns.
+func (t *table) text(e *env, columns int) string {
 	width := make([]int, len(t.heads))
 	for i, h := range t.heads {
 		width[i] = utf8.RuneCountInString(h)
@@ -94,7 +100,7 @@ func (t *table) write(e *env) error {
 			width[i] = max(width[i], utf8.RuneCountInString(r[i]))
 		}
 	}
-	t.shrink(width, e.columns())
+	t.shrink(width, columns)
 	last := 0
 	for i, w := range width {
 		if w > 0 {
@@ -125,8 +131,7 @@ func (t *table) write(e *env) error {
 	for _, r := range t.rows {
 		line(r, "")
 	}
-	_, err := io.WriteString(e.out, b.String())
-	return err
+	return b.String()
 }
 
 // narrow is how far a flexible column is shortened before others are left out;

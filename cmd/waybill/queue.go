@@ -22,7 +22,7 @@ func queueCmd(e *env) *cobra.Command {
   waybill queue retry --domain example.com
   waybill queue hold --sender @shop.example --reason "runaway job" --until 2h`,
 	}
-	verbs := []*cobra.Command{queueListCmd(e), queueMessagesCmd(e), queueShowCmd(e), queueRescueCmd(e), queueHoldsCmd(e), queueDrainCmd(e), queueExportCmd(e), queueImportCmd(e)}
+	verbs := []*cobra.Command{queueListCmd(e), queueTopCmd(e), queueMessagesCmd(e), queueShowCmd(e), queueRescueCmd(e), queueHoldsCmd(e), queueDrainCmd(e), queueExportCmd(e), queueImportCmd(e)}
 	for _, a := range []struct{ name, short, long string }{
 		{"retry", "Attempt messages now", "Makes the messages due now, whatever their schedule says."},
 		{"hold", "Stop messages until released", `Held messages are not attempted and do not alert; their lifetime goes on. With
