@@ -41,7 +41,7 @@ func (e *erasedList) key(address string) string {
 func (s *Store) loadErased() error {
 	e := &s.erased
 	e.path = filepath.Join(s.opts.Dir, "erased.json")
-	b, err := os.ReadFile(e.path) //nolint:gosec // the store's own directory
+	b, err := os.ReadFile(e.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -158,9 +159,9 @@ func (w *Writer) fill(r *event.Record) bool {
 	return true
 }
 
-func (w *Writer) info(in *event.Info, event, by string) {
+func (w *Writer) info(in *event.Info, kind, by string) {
 	row := w.row
-	row[eventID], row[source] = event, by
+	row[eventID], row[source] = kind, by
 	row[messageID], row[returnPath], row[senderAddress] = in.HeaderMessageID, in.MailFrom, in.HeaderFrom
 	if in.HeaderFrom == "" {
 		row[senderAddress] = in.MailFrom
@@ -170,7 +171,7 @@ func (w *Writer) info(in *event.Info, event, by string) {
 	}
 	if in.ClientIP.IsValid() {
 		row[originalClientIP] = in.ClientIP.String()
-		if event == "RECEIVE" {
+		if kind == "RECEIVE" {
 			row[clientIP] = row[originalClientIP]
 		}
 	}
@@ -188,16 +189,16 @@ func (w *Writer) hop(h *event.Hop, node string) {
 	}
 }
 
-func (w *Writer) final(f *event.Final, r *event.Record, event, by string) {
+func (w *Writer) final(f *event.Final, r *event.Record, kind, by string) {
 	row := w.row
-	w.info(&f.Info, event, by)
+	w.info(&f.Info, kind, by)
 	w.hop(&f.Hop, r.Node)
-	if event != "SEND" {
+	if kind != "SEND" {
 		row[clientHost], row[serverHost] = "", r.Node
 	}
 	row[recipients], row[recipientCount], row[statuses] = f.Recipient, "1", status(f.Code, f.Enhanced, f.Reply)
 	row[relatedRecipient] = f.Original
-	if f.TTotal > 0 && event == "SEND" {
+	if f.TTotal > 0 && kind == "SEND" {
 		row[messageInfo] = stamp(r.Time.Add(-time.Duration(f.TTotal)))
 	}
 	w.custom("attempt", strconv.Itoa(f.Attempts), "class", string(f.Class), "latency", fmt.Sprintf("%.3f", f.TTotal.Float()))
@@ -217,9 +218,9 @@ func (w *Writer) list(list []event.Recipient, answers bool) {
 
 func (w *Writer) custom(pairs ...string) {
 	var list []string
-	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] != "" {
-			list = append(list, "S:"+pairs[i]+"="+pairs[i+1])
+	for pair := range slices.Chunk(pairs, 2) {
+		if len(pair) == 2 && pair[1] != "" {
+			list = append(list, "S:"+pair[0]+"="+pair[1])
 		}
 	}
 	w.row[customData] = strings.Join(list, ";")

@@ -70,8 +70,7 @@ func (h *Handler) eraseAddress(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	done, err := h.opts.TrackStore.Erase(r.Context(), in.Address)
-	var p *trackapi.Problem
-	if !errors.As(err, &p) {
+	if _, wrong := errors.AsType[*trackapi.Problem](err); !wrong {
 		h.acted(r, "erase", "an address of "+in.Address[strings.LastIndexByte(in.Address, '@')+1:], done.Facts, resultOf(err))
 	}
 	answerTracking(w, r, done, err)
