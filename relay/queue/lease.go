@@ -79,6 +79,7 @@ func (q *Queue) tryClaim() (*Lease, error) {
 
 		m, err := q.read(l.entry.id)
 		if err == nil && l.fill(m) {
+			q.flight.enter(l)
 			return l, nil
 		}
 		l.unclaim()
@@ -116,6 +117,7 @@ func (l *Lease) unclaim() {
 		return
 	}
 	q := l.queue
+	q.flight.leave(l)
 	now := time.Now()
 	q.mu.Lock()
 	q.sched.done(l.group, l.hop, l.number, now.UnixMicro())
@@ -363,6 +365,7 @@ func (q *Queue) Settle(_ context.Context, l *Lease, s Settlement) error {
 	if l.ended.Load() {
 		return fmt.Errorf("settle %s: the lease has ended", l.Message.ID)
 	}
+	defer q.flight.leave(l)
 	id := l.entry.id
 	defer q.lock(id)()
 	m, err := l.current()
@@ -441,6 +444,7 @@ func (q *Queue) settle(c *change, l *Lease, m *stored, s *Settlement) error {
 		}
 	}
 	if len(index) > 0 && !s.NoAttempt {
+		m.panics = 0 // it broke nothing this time
 		if err := q.state(c, emit, attemptFinished(l, s, index)); err != nil {
 			return err
 		}

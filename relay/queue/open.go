@@ -70,6 +70,7 @@ type Queue struct {
 	segmentMark uint64 // the committer's own
 	commits     uint64 // the committer's own: transactions so far
 	witness     *witness
+	flight      *flight
 	published   chan publication
 	working     sync.WaitGroup
 
@@ -95,6 +96,7 @@ type Queue struct {
 	timer    *time.Timer         // rings when the next group is due
 	pressure map[string]int
 	strays   []ident // committed while the routing table changed
+	inFlight []ident // when the process before this one crashed
 	cutOff   []ident // found at start, with a content that is not whole
 	unheld   []ident // committed while a standing hold began or ended
 	standing atomic.Pointer[[]*hold]
@@ -123,7 +125,7 @@ func Open(opts Options) (*Queue, error) {
 	if err := q.rerouteAll(context.Background(), nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("route queue: %w", err), q.Close())
 	}
-	if err := q.setApart(q.cutOff); err != nil {
+	if err := errors.Join(q.setApart(q.cutOff), q.suspect(q.inFlight)); err != nil {
 		return nil, errors.Join(fmt.Errorf("load queue: %w", err), q.Close())
 	}
 	loaded.Took = event.Secs(time.Since(start))
@@ -220,6 +222,9 @@ func (q *Queue) openFiles() error {
 	if q.db, err = openBadger(dir, !q.opts.NoSync, &badgerLog{q: q}); err != nil {
 		return q.advise(err)
 	}
+	if q.flight, q.inFlight, err = openFlight(q.opts.Dir); err != nil {
+		return err
+	}
 	if q.witness, err = openWitness(filepath.Join(q.opts.Dir, witnessName)); err != nil {
 		return err
 	}
@@ -243,7 +248,7 @@ func (q *Queue) closeFiles() error {
 	if q.db != nil {
 		errs = append(errs, q.db.Close())
 	}
-	errs = append(errs, q.witness.close())
+	errs = append(errs, q.witness.close(), q.flight.close())
 	if q.dirLock != nil {
 		errs = append(errs, q.dirLock.Close())
 	}

@@ -144,6 +144,7 @@ type Lease struct {
 	group   *group
 	hop     *hopQueue
 	number  uint32
+	slot    int // in the file of what is in flight, counted from 1; its own lock guards it
 	stored  *stored
 	version uint16 // of the entry when stored was read
 	routing uint64 // which routing table was in use
