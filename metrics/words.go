@@ -84,7 +84,7 @@ var (
 	scopeDim        = dim{label: "scope", words: []string{"total", "source", "network", "user", "sender", "destination"}, fold: foldRarely}
 	throttleDim     = dim{label: "action", words: []string{"tarpit", "defer", "reject", "close"}, fold: foldRarely}
 
-	actionDim       = dim{label: "action", words: []string{"hold", "release", "retry", "reroute", "remove", "bounce", "redirect", "export", "release_throttle"}, fold: foldCounted}
+	actionDim       = dim{label: "action", words: []string{"hold", "release", "retry", "reroute", "remove", "bounce", "redirect", "export", "backup", "release_throttle"}, fold: foldCounted}
 	actionResultDim = dim{label: "result", words: []string{"ok", "error"}, fold: foldRarely}
 
 	attemptDim    = dim{label: "disposition", words: []string{"relayed", "deferred", "bounced", "error"}, exact: true}

@@ -103,6 +103,8 @@ type contents struct {
 	noSync bool
 	spend  func(int64) bool // counts what is about to be allocated, and reports whether it may be
 
+	sweeping sync.Mutex // held while files are removed
+
 	mu     sync.Mutex
 	active *segment
 	spares []*segment // files that are ready to be active; not among segs
@@ -112,6 +114,7 @@ type contents struct {
 	segs   map[uint64]*segment
 	next   uint64
 	dead   []*segment // sealed, nothing refers to them
+	frozen int        // backups under way: nothing is removed or used again
 	reader struct {   // of the sealed segment that was read last
 		seq uint64
 		f   file
@@ -375,7 +378,13 @@ func (c *contents) usage() (bytes int64, files int) {
 // returns the ids whose keys may be deleted now: no file has their segment's
 // number any more. An active segment that is worth it is sealed first.
 func (c *contents) sweep() ([]ident, error) {
+	c.sweeping.Lock()
+	defer c.sweeping.Unlock()
 	c.mu.Lock()
+	if c.frozen > 0 {
+		c.mu.Unlock()
+		return nil, nil
+	}
 	if s := c.active; s != nil && s.live == 0 && s.pending == 0 && s.used >= c.limit/16 {
 		c.seal()
 	}
@@ -401,6 +410,19 @@ func (c *contents) sweep() ([]ident, error) {
 		ids = append(ids, s.ids...)
 	}
 	return ids, nil
+}
+
+// freeze begins or ends a time during which every content stays where it is.
+func (c *contents) freeze(begin bool) {
+	c.sweeping.Lock() // a sweep that has begun comes to its end
+	defer c.sweeping.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if begin {
+		c.frozen++
+	} else {
+		c.frozen--
+	}
 }
 
 // recycle makes a spare of a dead segment, if it is worth it and one is wanted.

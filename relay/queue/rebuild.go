@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -35,42 +36,26 @@ func newRebuild(dir string, first uint64) (*rebuild, error) {
 	return &rebuild{dir: dir, db: db, wb: db.NewWriteBatch(), seq: max(first, 1)}, nil
 }
 
-// add puts a message and its content, of m.Size octets without header, into the queue.
-func (b *rebuild) add(id ident, m *stored, content io.Reader, sum uint32) error {
+// add puts a message and its content into the queue.
+func (b *rebuild) add(id ident, m *stored, content io.Reader) error {
 	m = m.clone()
 	var err error
-	if m.Size > smallContent {
-		m.loc = location{seq: b.seq}
-		err = b.writeOwn(id, m.Size, content, sum)
-	} else {
-		m.loc, err = b.writeShared(id, m.Size, content, sum)
-	}
-	if err != nil {
+	if m.loc, err = b.writeContent(id, m.Size, content); err != nil {
 		return err
 	}
 	return b.set(messageKey(string(m.ID)), encodeRecord(nil, m))
 }
 
-func (b *rebuild) set(key, value []byte) error { return b.wb.Set(key, value) }
-
-func (b *rebuild) create(own bool) (*os.File, error) {
-	s := segment{seq: b.seq, own: own}
-	f, err := os.OpenFile(filepath.Join(b.dir, "segments", s.name()), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err == nil {
-		b.seq++
+// writeContent writes a content of size octets.
+func (b *rebuild) writeContent(id ident, size int64, content io.Reader) (location, error) {
+	if size > smallContent {
+		loc := location{seq: b.seq}
+		f, err := b.create(true)
+		if err != nil {
+			return loc, err
+		}
+		return loc, errors.Join(writeContentAt(f, 0, id, size, content), f.Sync(), f.Close())
 	}
-	return f, err
-}
-
-func (b *rebuild) writeOwn(id ident, size int64, content io.Reader, sum uint32) error {
-	f, err := b.create(true)
-	if err != nil {
-		return err
-	}
-	return errors.Join(writeContentAt(f, 0, id, size, content, sum), f.Sync(), f.Close())
-}
-
-func (b *rebuild) writeShared(id ident, size int64, content io.Reader, sum uint32) (location, error) {
 	need := (contentHeader + size + contentAlign - 1) &^ (contentAlign - 1)
 	if b.file == nil || b.loc.off+need > segmentSize {
 		if err := b.endSegment(); err != nil {
@@ -85,7 +70,18 @@ func (b *rebuild) writeShared(id ident, size int64, content io.Reader, sum uint3
 	}
 	loc := b.loc
 	b.loc.off += need
-	return loc, writeContentAt(b.file, loc.off, id, size, content, sum)
+	return loc, writeContentAt(b.file, loc.off, id, size, content)
+}
+
+func (b *rebuild) set(key, value []byte) error { return b.wb.Set(key, value) }
+
+func (b *rebuild) create(own bool) (*os.File, error) {
+	s := segment{seq: b.seq, own: own}
+	f, err := os.OpenFile(filepath.Join(b.dir, "segments", s.name()), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err == nil {
+		b.seq++
+	}
+	return f, err
 }
 
 func (b *rebuild) endSegment() error {
@@ -97,17 +93,19 @@ func (b *rebuild) endSegment() error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// writeContentAt writes a content behind its header.
-func writeContentAt(f *os.File, off int64, id ident, size int64, content io.Reader, sum uint32) error {
-	var head [contentHeader]byte
-	putContentHeader(head[:], id, size, sum)
-	if _, err := f.WriteAt(head[:], off); err != nil {
+// writeContentAt writes a content, and its header in front of it.
+func writeContentAt(f *os.File, off int64, id ident, size int64, content io.Reader) error {
+	sum := crc32.New(castagnoli)
+	n, err := io.Copy(io.MultiWriter(io.NewOffsetWriter(f, off+contentHeader), sum), content)
+	if err != nil {
 		return err
 	}
-	n, err := io.Copy(io.NewOffsetWriter(f, off+contentHeader), content)
-	if err == nil && n != size {
-		err = fmt.Errorf("content of %s has %d octets, want %d", id.QueueID(), n, size)
+	if n != size {
+		return fmt.Errorf("content of %s has %d octets, want %d", id.QueueID(), n, size)
 	}
+	var head [contentHeader]byte
+	putContentHeader(head[:], id, size, sum.Sum32())
+	_, err = f.WriteAt(head[:], off)
 	return err
 }
 

@@ -340,9 +340,8 @@ func (r *rescue) saveMessage(id ident, m *stored) error {
 		return r.savePart(id, m, err)
 	}
 	defer func() { _ = content.Close() }() // opened for reading
-	sum := crc32.New(castagnoli)
 	base := filepath.Join(r.opts.To, "messages", string(m.ID))
-	if err := writeMessage(base, m, io.TeeReader(content, sum), ""); err != nil {
+	if err := writeMessage(base, m, content, ""); err != nil {
 		return err
 	}
 	r.done.Messages++
@@ -355,7 +354,7 @@ func (r *rescue) saveMessage(id ident, m *stored) error {
 		return err
 	}
 	defer func() { _ = eml.Close() }() // opened for reading
-	return r.fresh.add(id, m, io.NewSectionReader(eml, int64(len(m.Trace)), m.Size), sum.Sum32())
+	return r.fresh.add(id, m, io.NewSectionReader(eml, int64(len(m.Trace)), m.Size))
 }
 
 // savePart writes what there is of a content that is not what was accepted.

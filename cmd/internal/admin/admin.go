@@ -46,6 +46,7 @@ type Options struct {
 	Acted       func()                     // after a change of the queue that lets messages go; may be nil
 	Slowed      func(hop route.Hop) Slowed // how a next hop is treated; may be nil
 	Reload      func() error
+	Backup      func(ctx context.Context, dir string) (*trackapi.BackupDone, error)
 	Status      func() trackapi.Status
 	Emitter     event.Emitter
 	Tap         *transcript.Tap // where conversations can be watched
@@ -105,6 +106,9 @@ func New(opts Options) *Handler {
 	guard("POST /api/v1/throttles/actions", config.RoleOperator, h.actOnThrottles)
 	if opts.TrackStore != nil {
 		h.operateTracking(guard)
+	}
+	if opts.Backup != nil {
+		guard("POST /api/v1/backup", config.RoleAdmin, h.backup)
 	}
 	if opts.Tracking != nil {
 		guard("GET /api/v1/", config.RoleViewer, opts.Tracking.ServeHTTP)

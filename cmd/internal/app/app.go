@@ -94,6 +94,7 @@ type App struct {
 	tokens    atomic.Pointer[config.Tokens]
 	reception atomic.Pointer[reception]
 	draining  atomic.Bool
+	backingUp sync.Mutex // held while a backup is written
 
 	stops []func() error // in order of start
 }
@@ -295,7 +296,7 @@ func (a *App) openHTTP(cfg *config.Config) (err error) {
 		return err
 	}
 	opts := admin.Options{
-		Queue: a.queue, Throttles: a.limits, Metrics: a.gather, Ready: a.Ready, Acted: a.acted, Slowed: a.slowed, Reload: a.Reload, Status: a.Status, Emitter: a.emit.Source(event.SourceAdmin),
+		Queue: a.queue, Throttles: a.limits, Metrics: a.gather, Ready: a.Ready, Acted: a.acted, Slowed: a.slowed, Reload: a.Reload, Backup: a.Backup, Status: a.Status, Emitter: a.emit.Source(event.SourceAdmin),
 		Hosts: []string{cfg.Hostname}, Tap: &a.tap, Drain: a.Drain, Drained: a.Drained, Subject: subjects.keep, SendConnectors: a.sendConnectors,
 	}
 	if a.track != nil {

@@ -1,0 +1,222 @@
+package logtrack
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/dgraph-io/badger/v4"
+	"go.uber.org/zap"
+
+	"waybill/relay/badgerdir"
+	"waybill/relay/event"
+)
+
+// BackupInfo says what a backup of a store has.
+type BackupInfo struct {
+	Facts       int64        `json:"facts"`       // about: facts that came meanwhile are in it too
+	Partitions  []BackupPart `json:"partitions"`  // files in parts/
+	Journal     []BackupPart `json:"journal"`     // files in journal/: blocks that were in memory
+	Transcripts *BackupInfo  `json:"transcripts"` // the store of conversations
+}
+
+// BackupPart is one file of a backup.
+type BackupPart struct {
+	Name   string          `json:"name"`
+	SHA256 string          `json:"sha256"`
+	Meta   json.RawMessage `json:"meta,omitempty"` // of a finished partition
+}
+
+// Backup writes into dir, which has none yet, all facts that the store has
+// taken, while it goes on. Facts that come meanwhile may be in it or not. It
+// includes what the queue's outbox still keeps.
+func (s *Store) Backup(ctx context.Context, dir string) (*BackupInfo, error) {
+	info, err := s.backup(ctx, dir)
+	if err != nil {
+		return nil, fmt.Errorf("back up tracking store: %w", err)
+	}
+	return info, nil
+}
+
+func (s *Store) backup(ctx context.Context, dir string) (*BackupInfo, error) {
+	for _, d := range []string{dir, filepath.Join(dir, "parts"), filepath.Join(dir, "journal")} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	info := &BackupInfo{}
+	// First what is in memory: a block that is stored meanwhile is in both then,
+	// which the next start notices, and never in neither.
+	type block struct {
+		seq  uint32
+		recs []event.Record
+	}
+	var blocks []block
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, os.ErrClosed
+	}
+	for _, m := range s.memBlocks() {
+		blocks = append(blocks, block{m.seq, slices.Clip(m.recs)})
+	}
+	s.mu.Unlock()
+	for _, b := range blocks {
+		part, err := writeJournal(filepath.Join(dir, "journal"), b.seq, b.recs)
+		if err != nil {
+			return nil, err
+		}
+		info.Facts += int64(len(b.recs))
+		info.Journal = append(info.Journal, part)
+	}
+	s.mu.Lock()
+	parts := slices.Clone(s.parts)
+	s.mu.Unlock()
+	for _, p := range parts {
+		part, err := p.backup(ctx, filepath.Join(dir, "parts"))
+		if errors.Is(err, os.ErrClosed) {
+			continue // its retention has ended
+		}
+		if err != nil {
+			return nil, err
+		}
+		info.Facts += p.summary().Rows
+		info.Partitions = append(info.Partitions, part)
+	}
+	if s.talks != nil {
+		talks, err := s.talks.backup(ctx, filepath.Join(dir, "transcripts"))
+		if err != nil {
+			return nil, err
+		}
+		info.Transcripts = talks
+	}
+	for _, d := range []string{filepath.Join(dir, "parts"), filepath.Join(dir, "journal"), dir} {
+		if err := syncDir(d); err != nil {
+			return nil, err
+		}
+	}
+	return info, nil
+}
+
+// writeJournal writes a block as the journal has it.
+func writeJournal(dir string, seq uint32, recs []event.Record) (part BackupPart, err error) {
+	name := journalPath(dir, seq)
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // below a directory that the operator named
+	if err != nil {
+		return part, err
+	}
+	b := slices.Clone(journalStart)
+	for i := range recs {
+		if b = appendRecord(b, &recs[i]); len(b) < 1<<20 && i < len(recs)-1 {
+			continue
+		}
+		if _, err := f.Write(b); err != nil {
+			return part, errors.Join(err, f.Close())
+		}
+		b = b[:0]
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return part, err
+	}
+	part.Name = filepath.Base(name)
+	part.SHA256, err = badgerdir.Sum(name)
+	return part, err
+}
+
+func (p *partition) backup(ctx context.Context, dir string) (part BackupPart, err error) {
+	if err := p.acquire(false); err != nil {
+		return part, err
+	}
+	defer p.release()
+	part.Name = p.name
+	if m := p.summary(); m.Finished {
+		if part.Meta, err = json.Marshal(m); err != nil {
+			return part, err
+		}
+	}
+	p.mu.Lock()
+	db := p.db
+	p.mu.Unlock()
+	part.SHA256, err = badgerdir.Backup(ctx, db, filepath.Join(dir, p.name))
+	return part, err
+}
+
+// Restore makes a store in dir, which has none, of the backup in from. Every
+// file must have the checksum that info has of it.
+func Restore(ctx context.Context, from, dir string, info *BackupInfo) error {
+	if err := restore(ctx, from, dir, info); err != nil {
+		return fmt.Errorf("restore tracking store: %w", err)
+	}
+	return nil
+}
+
+func restore(ctx context.Context, from, dir string, info *BackupInfo) error {
+	for _, d := range []string{dir, filepath.Join(dir, "parts"), filepath.Join(dir, "journal")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
+		}
+	}
+	verify := func(name string, part BackupPart) error {
+		if filepath.Base(part.Name) != part.Name || part.Name == ".." {
+			return fmt.Errorf("%q is no name of a file", part.Name)
+		}
+		sum, err := badgerdir.Sum(name)
+		if err == nil && sum != part.SHA256 {
+			err = fmt.Errorf("%s is damaged: its checksum is not that of when it was made", name)
+		}
+		return err
+	}
+	for _, part := range info.Journal {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		name := filepath.Join(from, "journal", part.Name)
+		if err := verify(name, part); err != nil {
+			return err
+		}
+		b, err := os.ReadFile(name) //nolint:gosec // below a directory that the operator named
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, "journal", part.Name), b, 0o600)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, part := range info.Partitions {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		name := filepath.Join(from, "parts", part.Name)
+		if err := verify(name, part); err != nil {
+			return err
+		}
+		if err := restorePartition(name, filepath.Join(dir, "parts", part.Name), part.Meta); err != nil {
+			return err
+		}
+	}
+	if info.Transcripts != nil {
+		return restore(ctx, filepath.Join(from, "transcripts"), filepath.Join(dir, "transcripts"), info.Transcripts)
+	}
+	return nil
+}
+
+func restorePartition(name, dir string, m json.RawMessage) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	db, err := badger.Open(badgerOptions(dir, zap.NewNop(), false).WithSyncWrites(false)) // it is synced when it is closed
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(badgerdir.LoadBackup(db, name), db.Sync(), db.Close()); err != nil {
+		return err
+	}
+	if m == nil {
+		return nil
+	}
+	return os.WriteFile(filepath.Join(dir, metaFile), m, 0o600)
+}
