@@ -53,6 +53,15 @@ type daemon struct {
 // DIR and HTTPPORT in it become the daemon's folder and a free port.
 func start(t testing.TB, conf string) *daemon {
 	t.Helper()
+	d := prepare(t, conf)
+	d.boot()
+	d.ready()
+	return d
+}
+
+// prepare is start without the start.
+func prepare(t testing.TB, conf string) *daemon {
+	t.Helper()
 	d := &daemon{t: t, dir: shared(t)}
 	httpPort := port(t)
 	d.api = &trackapi.Client{BaseURL: fmt.Sprintf("http://127.0.0.1:%d", httpPort), HTTP: &http.Client{Timeout: time.Minute}}
@@ -66,8 +75,6 @@ func start(t testing.TB, conf string) *daemon {
 			d.tail()
 		}
 	})
-	d.boot()
-	d.ready()
 	return d
 }
 
@@ -86,15 +93,17 @@ func (d *daemon) change(pairs ...string) {
 	write(d.t, d.conf, strings.NewReplacer(pairs...).Replace(string(b)))
 }
 
-// boot starts the process.
-func (d *daemon) boot() {
+// boot starts the process, or the one that runs it, in a process group of its own.
+func (d *daemon) boot(runner ...string) {
 	d.t.Helper()
 	out, err := os.OpenFile(filepath.Join(d.dir, "stderr"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		d.t.Fatal(err)
 	}
 	defer out.Close() // the process has its own
-	cmd := exec.Command(binary(d.t), "serve", "--config", d.conf)
+	args := append(runner, binary(d.t), "serve", "--config", d.conf)
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		d.t.Fatal(err)
