@@ -380,7 +380,15 @@ func (a *App) Run(ctx context.Context) (err error) {
 
 	relay.Go(func() error { return a.smtpin.Run(inner) })
 	relay.Go(func() error { return a.runPickup(inner) })
-	relay.Go(func() error { return a.deliver.Run(inner) })
+	relay.Go(func() error {
+		err := a.deliver.Run(inner)
+		if errors.Is(err, queue.ErrStorage) {
+			// Nothing is accepted any more, and clients and operators are told why,
+			// until somebody has looked at the disk and starts the relay again.
+			<-inner.Done()
+		}
+		return err
+	})
 	relay.Go(func() error {
 		select { // the relay does not go on without what is around it
 		case <-outer.Done():

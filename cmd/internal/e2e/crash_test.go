@@ -100,6 +100,7 @@ func moods(c *chances) relaytest.Behaviour {
 // flight, and every message has one message_queued and one final fact for each
 // recipient.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	kills := 100
 	if n, err := strconv.Atoi(os.Getenv(crashKills)); err == nil {
 		kills = n
