@@ -260,7 +260,7 @@ func (b *rebuild) takeContents(ctx context.Context, name string, places map[iden
 			return err
 		}
 		var head [contentHeader]byte
-		if _, err := io.ReadFull(r, head[:]); err == io.EOF { //nolint:errorlint // io.ReadFull returns it bare
+		if _, err := io.ReadFull(r, head[:]); err == io.EOF {
 			return nil
 		} else if err != nil {
 			return damaged(err.Error())

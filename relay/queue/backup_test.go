@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -67,10 +68,7 @@ func TestBackupUnderLoad(t *testing.T) {
 	}
 	eventually(t, "load", func() bool { return count() > 500 })
 	mu.Lock()
-	want := map[mail.QueueID]string{}
-	for id, c := range acked {
-		want[id] = c
-	}
+	want := maps.Clone(acked)
 	mu.Unlock()
 	dir := filepath.Join(t.TempDir(), "backup")
 	info, err := h.Backup(t.Context(), dir)
