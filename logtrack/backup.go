@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/dgraph-io/badger/v4"
 	"go.uber.org/zap"
@@ -16,11 +17,14 @@ import (
 	"waybill/relay/event"
 )
 
+const erasedName = "erased.json"
+
 // BackupInfo says what a backup of a store has.
 type BackupInfo struct {
 	Facts       int64        `json:"facts"`       // about: facts that came meanwhile are in it too
 	Partitions  []BackupPart `json:"partitions"`  // files in parts/
 	Journal     []BackupPart `json:"journal"`     // files in journal/: blocks that were in memory
+	Erased      *BackupPart  `json:"erased"`      // what is remembered about erased addresses; null: nothing
 	Transcripts *BackupInfo  `json:"transcripts"` // the store of conversations
 }
 
@@ -73,20 +77,14 @@ func (s *Store) backup(ctx context.Context, dir string) (*BackupInfo, error) {
 		info.Facts += int64(len(b.recs))
 		info.Journal = append(info.Journal, part)
 	}
-	s.mu.Lock()
-	parts := slices.Clone(s.parts)
-	s.mu.Unlock()
-	for _, p := range parts {
-		part, err := p.backup(ctx, filepath.Join(dir, "parts"))
-		if errors.Is(err, os.ErrClosed) {
-			continue // its retention has ended
-		}
-		if err != nil {
-			return nil, err
-		}
-		info.Facts += p.summary().Rows
-		info.Partitions = append(info.Partitions, part)
+	if err := s.backupPartitions(ctx, filepath.Join(dir, "parts"), info); err != nil {
+		return nil, err
 	}
+	part, err := s.backupErased(dir)
+	if err != nil {
+		return nil, err
+	}
+	info.Erased = part
 	if s.talks != nil {
 		talks, err := s.talks.backup(ctx, filepath.Join(dir, "transcripts"))
 		if err != nil {
@@ -100,6 +98,70 @@ func (s *Store) backup(ctx context.Context, dir string) (*BackupInfo, error) {
 		}
 	}
 	return info, nil
+}
+
+// backupPartitions copies the partitions that the store has in the end: one may
+// be written anew meanwhile, or its retention may end.
+func (s *Store) backupPartitions(ctx context.Context, dir string, info *BackupInfo) error {
+	done := map[*partition]BackupPart{}
+	for {
+		s.mu.Lock()
+		parts := slices.Clone(s.parts)
+		s.mu.Unlock()
+		for p, part := range done {
+			if !slices.Contains(parts, p) { // what was erased must not come back
+				delete(done, p)
+				if err := os.Remove(filepath.Join(dir, part.Name)); err != nil {
+					return err
+				}
+			}
+		}
+		before := len(done)
+		for _, p := range parts {
+			if _, ok := done[p]; ok {
+				continue
+			}
+			part, err := p.backup(ctx, dir)
+			if errors.Is(err, os.ErrClosed) {
+				continue // it has just been replaced, or its retention has ended
+			}
+			if err != nil {
+				return err
+			}
+			done[p] = part
+		}
+		if len(done) > before {
+			continue // and look whether all of them are still there
+		}
+		for p, part := range done {
+			info.Facts += p.summary().Rows
+			info.Partitions = append(info.Partitions, part)
+		}
+		slices.SortFunc(info.Partitions, func(a, b BackupPart) int { return strings.Compare(a.Name, b.Name) })
+		return nil
+	}
+}
+
+// backupErased copies what is remembered about erased addresses.
+func (s *Store) backupErased(dir string) (*BackupPart, error) {
+	if s.erased.path == "" {
+		return nil, nil //nolint:nilnil // nothing was erased
+	}
+	s.erased.mu.Lock()
+	b, err := os.ReadFile(s.erased.path)
+	s.erased.mu.Unlock()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil //nolint:nilnil // nothing was erased
+	}
+	if err != nil {
+		return nil, err
+	}
+	name := filepath.Join(dir, erasedName)
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		return nil, err
+	}
+	sum, err := badgerdir.Sum(name)
+	return &BackupPart{Name: erasedName, SHA256: sum}, err
 }
 
 // writeJournal writes a block as the journal has it.
@@ -181,6 +243,19 @@ func restore(ctx context.Context, from, dir string, info *BackupInfo) error {
 		b, err := os.ReadFile(name) //nolint:gosec // below a directory that the operator named
 		if err == nil {
 			err = os.WriteFile(filepath.Join(dir, "journal", part.Name), b, 0o600) //nolint:gosec // verify has seen that it is a base name
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if part := info.Erased; part != nil {
+		name := filepath.Join(from, erasedName)
+		if err := verify(name, BackupPart{Name: erasedName, SHA256: part.SHA256}); err != nil {
+			return err
+		}
+		b, err := os.ReadFile(name) //nolint:gosec // below a directory that the operator named
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, erasedName), b, 0o600)
 		}
 		if err != nil {
 			return err

@@ -29,6 +29,9 @@ func TestBackup(t *testing.T) {
 			Event: event.MessageQueued{Recipients: []event.Recipient{{Address: fmt.Sprintf("u%d@example.com", i)}}},
 		})
 	}
+	if _, err := s.Erase(t.Context(), "u7@example.com"); err != nil { // it stays erased
+		t.Fatal(err)
+	}
 	dir, to := filepath.Join(t.TempDir(), "backup"), filepath.Join(t.TempDir(), "track")
 	info, err := s.Backup(t.Context(), dir)
 	if err != nil {
@@ -44,6 +47,9 @@ func TestBackup(t *testing.T) {
 	defer again.Close()
 	if got := again.Stats().Events; got != n {
 		t.Errorf("%d facts are there, want %d", got, n)
+	}
+	if got, err := again.Messages(t.Context(), trackapi.Query{Recipient: "u7@example.com", Limit: 5}); err != nil || len(got.Messages) != 0 {
+		t.Errorf("the erased recipient: %+v, %v, want none", got, err)
 	}
 	for _, i := range []int{0, 1, blockRows - 1, blockRows, n - 1} {
 		got, err := again.Messages(t.Context(), trackapi.Query{Recipient: fmt.Sprintf("u%d@example.com", i), Limit: 5})

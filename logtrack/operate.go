@@ -40,7 +40,7 @@ func (e *erasedList) key(address string) string {
 
 func (s *Store) loadErased() error {
 	e := &s.erased
-	e.path = filepath.Join(s.opts.Dir, "erased.json")
+	e.path = filepath.Join(s.opts.Dir, erasedName)
 	b, err := os.ReadFile(e.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
