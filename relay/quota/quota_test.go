@@ -58,7 +58,7 @@ func TestWhatWasNotTakenIsGivenBack(t *testing.T) {
 		if len(list) != 2 || list[0].Used != 1 || list[1].Used != 4 {
 			t.Errorf("Usage = %+v, want one message and 4 recipients", list)
 		}
-		if limit, again := a.Take(time.Now(), 1); limit != "messages_per_hour" || again.Sub(time.Now()) > 62*time.Minute {
+		if limit, again := a.Take(time.Now(), 1); limit != "messages_per_hour" || time.Until(again) > 62*time.Minute {
 			t.Errorf("Take = %q at %v, want messages_per_hour within the hour", limit, again)
 		}
 	})

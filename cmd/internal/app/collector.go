@@ -23,7 +23,7 @@ func collectPercent(live uint64) int {
 	if live <= garbageRoom {
 		return 100
 	}
-	return max(leastPercent, int(100*garbageRoom/live)) //nolint:gosec // below 100
+	return max(leastPercent, int(100*garbageRoom/live))
 }
 
 // boundGarbage keeps to collectPercent until ctx is done, unless the environment
