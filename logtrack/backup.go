@@ -157,7 +157,7 @@ func (s *Store) backupErased(dir string) (*BackupPart, error) {
 		return nil, err
 	}
 	name := filepath.Join(dir, erasedName)
-	if err := os.WriteFile(name, b, 0o600); err != nil {
+	if err := os.WriteFile(name, b, 0o600); err != nil { //nolint:gosec // where the administrator says
 		return nil, err
 	}
 	sum, err := badgerdir.Sum(name)
@@ -255,7 +255,7 @@ func restore(ctx context.Context, from, dir string, info *BackupInfo) error {
 		}
 		b, err := os.ReadFile(name) //nolint:gosec // below a directory that the operator named
 		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, erasedName), b, 0o600)
+			err = os.WriteFile(filepath.Join(dir, erasedName), b, 0o600) //nolint:gosec // where the administrator says
 		}
 		if err != nil {
 			return err
