@@ -61,6 +61,10 @@ func (c *Conn) Body() *Body {
 func (b *Body) start(mode bodyMode) {
 	c := b.c
 	*b = Body{c: c, open: true, mode: mode, policy: c.opts.BareNewline, began: time.Now()}
+	// A client whose commands all ended in a bare LF is a device that knows no
+	// better, and ends its content so. A server that passes on what others wrote,
+	// and could be made to smuggle, ends its own commands in CRLF.
+	b.dots.lf = b.policy == Normalise && !c.crlf
 	b.first, b.before = b.began, c.in.total
 	if mode == modeChunk {
 		b.policy = c.opts.BareNewlineChunks

@@ -223,6 +223,7 @@ func (c *Conn) line(limit int, deadline time.Time, idle bool) ([]byte, error) {
 		if !crlf && c.opts.BareNewline == Reject {
 			return nil, errBareNewline
 		}
+		c.crlf = c.crlf || crlf
 		for _, b := range line {
 			if b < ' ' && b != '\t' || b == 0x7f {
 				return line, errBinary

@@ -141,6 +141,7 @@ type Conn struct {
 
 	started  time.Time
 	greeted  bool // HELO or EHLO came, after STARTTLS again
+	crlf     bool // a command line ended in CRLF, as all should
 	greet    bool // the greeting is out
 	notified bool // TLS has said that we close
 	helo     string

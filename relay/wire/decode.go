@@ -18,6 +18,7 @@ const (
 // dots decodes the content of DATA: it takes the stuffed dots out and finds the
 // end (RFC 5321 section 4.5.2). The zero dots is at the start of a content.
 type dots struct {
+	lf      bool // the client ends all its lines in a bare LF: so does its last one
 	mid     bool // not at the start of a line
 	afterLF bool // at the start of a line that follows a bare LF
 	bare    bool // a bare CR or LF was seen
@@ -47,9 +48,12 @@ scan:
 			switch {
 			case i+1 == len(src):
 				break scan
-			case d.afterLF:
+			case d.lf && src[i+1] == '\n':
+				end, skip = true, 2
+				break scan
+			case d.afterLF && (!d.lf || src[i+1] != '\r'):
 				// The line before ended in a bare LF: this is no end of the content
-				// whatever follows, but a sender of such lines may have stuffed it.
+				// whatever follows, unless all lines end so; but a sender of such lines may have stuffed it.
 				if src[i+1] == '.' {
 					flush()
 					i++

@@ -90,6 +90,45 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+// TestDecodeLF: a client that ends all its lines in LF ends its content so, too.
+func TestDecodeLF(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		in   string
+		want string // with "|" where the end was seen
+	}{
+		{"empty", ".\n", "|"},
+		{"lines", "a\nb\n.\nQUIT\n", "a\nb\n|QUIT\n"},
+		{"stuffed", "..a\nb\n..c\n.\n", ".a\nb\n.c\n|"},
+		{"a dot that is not", "a\n.b\n.\n", "a\n.b\n|"},
+		{"CRLF at the end", "a\nb\r\n.\r\n", "a\nb\r\n|"},
+		{"LF dot CRLF", "a\n.\r\nb", "a\n|b"},
+		{"CRLF dot LF", "a\r\n.\nb", "a\r\n|b"},
+		{"CR dot LF", "a\r.\nb\n.\n", "a\r.\nb\n|"},
+		{"LF dot CR x", "a\n.\rx\n.\n", "a\n\rx\n|"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for size := 1; size <= len(test.in); size++ {
+				d, got, buf := dots{lf: true}, "", []byte(nil)
+				for src := []byte(test.in); len(src) > 0; {
+					n := min(size, len(src))
+					buf, src = append(buf, src[:n]...), src[n:]
+					out, used, end := d.decode(buf)
+					got += string(out)
+					buf = append([]byte(nil), buf[used:]...)
+					if end {
+						got += "|" + string(buf) + string(src)
+						break
+					}
+				}
+				if got != test.want {
+					t.Fatalf("by %d: %q, want %q", size, got, test.want)
+				}
+			}
+		})
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	for _, s := range []string{"a\r\n..b\r\n.\r\nQUIT\r\n", "\r\r\n.\r\n", "\n.\n\r\n.\r\n", ".\r\n", "..\r\r.\r\n\x00\r\n.\r\n"} {
 		f.Add([]byte(s), uint64(1))

@@ -452,3 +452,26 @@ func TestPanicInAHook(t *testing.T) {
 		t.Errorf("value %v, summary %+v", value, sum)
 	}
 }
+
+// TestLF: a device that ends every line in a bare LF gets its message through
+// where bare LFs are repaired; one CRLF among its commands, and a LF ends no
+// content any more.
+func TestLF(t *testing.T) {
+	s := serve(t, true, Options{BareNewline: Normalise}, nil)
+	lf := dial(t, s.addr)
+	lf.talk("=>220", "HELO me\n=>250", "MAIL FROM:<a@example.com>\n=>250", "RCPT TO:<b@example.com>\n=>250", "DATA\n=>354",
+		"Subject: x\n\n..y\nz\n.\n=>250", "MAIL FROM:<a@example.com>\n=>250", "RCPT TO:<b@example.com>\n=>250", "DATA\n=>354", "\n.\n=>250", "QUIT\n=>221")
+	mixed := dial(t, s.addr)
+	mixed.talk("=>220", "HELO me\r\n=>250", "MAIL FROM:<a@example.com>\n=>250", "RCPT TO:<b@example.com>\n=>250", "DATA\n=>354",
+		"x\n.\nMAIL FROM:<evil@example.com>\nRCPT TO:<b@example.com>\nDATA\ny\r\n.\r\n=>250", "QUIT\n=>221")
+	want := []string{"Subject: x\r\n\r\n.y\r\nz\r\n", "\r\n", "x\r\n.\r\nMAIL FROM:<evil@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\ny\r\n"}
+	got := s.got()
+	if len(got) != len(want) {
+		t.Fatalf("%d messages: %q", len(got), got)
+	}
+	for i := range want {
+		if got[i].content != want[i] {
+			t.Errorf("message %d is %q, want %q", i, got[i].content, want[i])
+		}
+	}
+}
