@@ -103,27 +103,33 @@ func TestFaultDiskFull(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = sink.Close() })
 	in := port(t)
-	d := start(t, strings.Replace(relayConf(in, int(sink.Port())), "DIR/data", data+"/data", 1))
+	conf := strings.Replace(relayConf(in, int(sink.Port())), "DIR/data", data+"/data", 1)
+	d := start(t, strings.Replace(conf, "disk_free_min: 16MiB", "disk_free_min: 128MiB", 1))
 	acked := 0
 	filler := filepath.Join(data, "filler")
-	fill := func() error {
+	fill := func(mib int) error {
 		f, err := os.OpenFile(filler, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
 		part := make([]byte, 1<<20)
-		for range 100 {
+		for range mib {
 			if _, err := f.Write(part); err != nil {
 				return nil //nolint:nilerr // it is full
 			}
 		}
 		return nil
 	}
+	// Below the mark, and no further before the relay has looked.
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(data, &fs); err != nil {
+		t.Fatal(err)
+	}
+	if err := fill(int(fs.Bavail*uint64(fs.Bsize)>>20) - 100); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, 2*time.Minute, "452", func() error {
-		if err := fill(); err != nil {
-			return err
-		}
 		r := send1(t, in, 1000)
 		if strings.HasPrefix(r, "250") {
 			acked++
@@ -134,7 +140,7 @@ func TestFaultDiskFull(t *testing.T) {
 		return nil
 	})
 	for range 10 { // to the last octet
-		if err := fill(); err != nil {
+		if err := fill(100); err != nil {
 			t.Fatal(err)
 		}
 	}
