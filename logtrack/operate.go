@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"waybill/logtrack/trackapi"
+	"waybill/relay/badgerdir"
 	"waybill/relay/event"
 	"waybill/relay/mail"
 )
@@ -90,6 +91,13 @@ func (e *erasedList) apply(r *event.Record) (out event.Record, changed, drop boo
 	})
 }
 
+// gone reports whether a partition cannot be read because the retention took
+// it, or because it is damaged and left out.
+func gone(err error) bool {
+	_, damaged := errors.AsType[*badgerdir.DamageError](err)
+	return damaged || errors.Is(err, os.ErrClosed)
+}
+
 // Erase takes an address out of all facts: days that have it are written anew.
 // Mail that comes later is recorded again. What the log says, and the queue
 // holds, stays.
@@ -114,7 +122,7 @@ func (s *Store) Erase(ctx context.Context, address string) (done trackapi.Erased
 		}
 		for _, p := range x.partitions() {
 			has, err := x.needs(ctx, p, c)
-			if errors.Is(err, os.ErrClosed) { // the retention took it
+			if gone(err) {
 				continue
 			}
 			if err != nil {
@@ -152,15 +160,10 @@ func (s *Store) Repair(ctx context.Context) (done trackapi.Repaired, err error) 
 		if err := x.settleAll(); err != nil {
 			return done, err
 		}
-		n, err := x.putAside()
-		done.Partitions += n
-		if err != nil {
-			return done, err
-		}
 		for _, p := range x.partitions() {
 			bad, err := x.needs(ctx, p, keep)
 			if err != nil || !bad {
-				if err != nil && !errors.Is(err, os.ErrClosed) {
+				if err != nil && !gone(err) {
 					return done, err
 				}
 				continue
@@ -171,6 +174,11 @@ func (s *Store) Repair(ctx context.Context) (done trackapi.Repaired, err error) 
 				return done, err
 			}
 			done.Partitions++
+		}
+		n, err := x.putAside()
+		done.Partitions += n
+		if err != nil {
+			return done, err
 		}
 	}
 	return done, nil
@@ -242,15 +250,16 @@ func (s *Store) Verify(ctx context.Context, queued func(context.Context) (map[ma
 			}
 		}
 	}
-	s.mu.Lock()
-	v.LeftOut = slices.Clone(s.leftOut)
-	s.mu.Unlock()
 	for _, p := range s.partitions() {
-		if err := s.verifyPartition(ctx, p, v, seen); err != nil && !errors.Is(err, os.ErrClosed) {
+		if err := s.verifyPartition(ctx, p, v, seen); err != nil && !gone(err) {
 			return nil, err
 		}
 	}
+	if err := s.verifyTalks(ctx, v); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
+	v.LeftOut = append(v.LeftOut, s.leftOut...)
 	var mem [][]event.Record
 	for _, m := range s.memBlocks() {
 		mem = append(mem, slices.Clip(m.recs)) // rows below its length do not change
@@ -278,9 +287,27 @@ func (s *Store) Verify(ctx context.Context, queued func(context.Context) (map[ma
 	return v, nil
 }
 
+// verifyTalks reads the conversations.
+func (s *Store) verifyTalks(ctx context.Context, v *trackapi.Verified) error {
+	if s.talks == nil {
+		return nil
+	}
+	for _, p := range s.talks.partitions() {
+		if err := s.talks.verifyPartition(ctx, p, v, func(*event.Record) {}); err != nil && !gone(err) {
+			return err
+		}
+	}
+	s.talks.mu.Lock()
+	defer s.talks.mu.Unlock()
+	for _, name := range s.talks.leftOut {
+		v.LeftOut = append(v.LeftOut, "transcripts/"+name)
+	}
+	return nil
+}
+
 // verifyPartition reads all of a partition.
 func (s *Store) verifyPartition(ctx context.Context, p *partition, v *trackapi.Verified, seen func(*event.Record)) error {
-	if err := p.acquire(false); err != nil {
+	if err := s.read(p); err != nil {
 		return err
 	}
 	defer p.release()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -202,9 +203,93 @@ func TestDamagedStore(t *testing.T) {
 	}
 }
 
+// TestDamagedDay damages the tables of one day: the others are as they were, what
+// is missing is said, and one whose damage shows while the store runs is no
+// different.
+func TestDamagedDay(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		running bool // damaged while the store has it closed
+	}{
+		{"before the start", false},
+		{"while it runs", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			s := openStore(t, dir)
+			im := s.Import()
+			now := time.Now().UTC().Truncate(time.Microsecond)
+			var lines bytes.Buffer
+			for day := range 3 {
+				at := now.Add(time.Duration(day-4) * 24 * time.Hour)
+				for range 20 {
+					r := event.Record{ID: mail.NewID(at), Time: at, Message: mail.QueueID(mail.NewID(at)), Event: event.MessageQueued{Info: event.Info{MailFrom: fmt.Sprintf("day%d@example.com", day)}}}
+					if b, err := r.MarshalJSON(); err == nil {
+						lines.Write(append(b, '\n'))
+					}
+					if err := im.Add(&r); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if err := im.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s.maintain(now) // finishes the days
+			s.maintain(now.Add(2 * idleAfter))
+			day := filepath.Join(dir, "parts", now.Add(-3*24*time.Hour).Format("20060102")+"-0000")
+			if test.running {
+				flipFiles(t, filepath.Join(day, "*.sst"), 0.2)
+			} else {
+				closed(t, s)
+				flipFiles(t, filepath.Join(day, "*.sst"), 0.2)
+				s = openStore(t, dir)
+			}
+			find := func() (found [3]int, cut string) {
+				t.Helper()
+				for day := range found {
+					list, err := s.Messages(t.Context(), trackapi.Query{Sender: fmt.Sprintf("day%d@example.com", day), From: now.Add(-7 * 24 * time.Hour), Limit: 100})
+					if err != nil {
+						t.Fatal(err)
+					}
+					found[day] = len(list.Messages)
+					cut += list.Cut
+				}
+				return found, cut
+			}
+			if found, cut := find(); found != [3]int{20, 0, 20} || test.running && cut == "" {
+				t.Errorf("found %v (%s), want all but the damaged day", found, cut)
+			}
+			if st := s.Stats(); !strings.Contains(st.Degraded, filepath.Base(day)) {
+				t.Errorf("degraded: %q, want it to name the day", st.Degraded)
+			}
+			if v, err := s.Verify(t.Context(), nil); err != nil || v.OK || !slices.Equal(v.LeftOut, []string{filepath.Base(day)}) {
+				t.Errorf("Verify() = %+v, %v", v, err)
+			}
+			if done, err := s.Repair(t.Context()); err != nil || done.Partitions != 1 {
+				t.Errorf("Repair() = %+v, %v", done, err)
+			}
+			if _, err := s.Reindex(t.Context(), &lines); err != nil {
+				t.Fatal(err)
+			}
+			if found, cut := find(); found != [3]int{20, 20, 20} || cut != "" {
+				t.Errorf("after the repair: %v (%s), want all", found, cut)
+			}
+			if st := s.Stats(); st.Degraded != "" {
+				t.Errorf("degraded after the repair: %q", st.Degraded)
+			}
+		})
+	}
+}
+
 func flip(t *testing.T, root, pattern string, at float64) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(root, "*", pattern))
+	flipFiles(t, filepath.Join(root, "*", pattern), at)
+}
+
+func flipFiles(t *testing.T, pattern string, at float64) {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,10 @@ import (
 	"waybill/relay/badgerdir"
 )
 
-const metaFile = "meta.json"
+const (
+	metaFile     = "meta.json"
+	memTableSize = 16 << 20
+)
 
 // meta summarizes a partition, so that it need not be opened to know that it
 // has nothing to say.
@@ -87,7 +90,7 @@ func badgerOptions(dir string, log *zap.Logger, readOnly bool) badger.Options {
 		WithLogger(badgerLog{log.Sugar()}).
 		WithSyncWrites(true). // a block's journal is removed once the block is stored
 		WithReadOnly(readOnly).
-		WithMemTableSize(16 << 20).
+		WithMemTableSize(memTableSize).
 		WithNumMemtables(2).
 		WithNumCompactors(2).
 		WithValueThreshold(4 << 10).
@@ -125,8 +128,8 @@ func loadPartition(dir string, log *zap.Logger) (*partition, error) {
 	if p.meta.Day == "" && len(p.name) >= 8 {
 		p.meta.Day = p.name[:8]
 	}
-	if p.meta.Finished {
-		return p, nil
+	if p.meta.Finished { // opened when somebody asks for it
+		return p, inspect(dir)
 	}
 	p.meta = meta{Day: p.meta.Day}
 	if err := p.acquire(true); err != nil {
@@ -169,10 +172,13 @@ func (p *partition) openLocked(write bool) error {
 	if err := badgerdir.Tidy(p.dir); err != nil {
 		return err
 	}
-	db, err := badger.Open(badgerOptions(p.dir, p.log, ro))
+	if err := inspect(p.dir); err != nil {
+		return err
+	}
+	db, err := openBadger(badgerOptions(p.dir, p.log, ro))
 	if err != nil && ro { // not closed as cleanly as it says
 		ro = false
-		db, err = badger.Open(badgerOptions(p.dir, p.log, ro))
+		db, err = openBadger(badgerOptions(p.dir, p.log, ro))
 	}
 	if err != nil {
 		return fmt.Errorf("open track partition %s: %w", p.dir, err)
@@ -187,6 +193,28 @@ func (p *partition) openLocked(write bool) error {
 	}
 	p.db, p.ro, p.heads, p.runs, p.fresh = db, ro, heads, runs, young
 	return nil
+}
+
+// inspect reads the checksums of a closed partition, whose tables are small
+// because blocks are in the value log. Badger goes on without what it cannot
+// read, and so would a search, with no word about it.
+func inspect(dir string) error {
+	state, err := badgerdir.Inspect(dir, 2*memTableSize)
+	if err == nil {
+		err = state.Err(dir)
+	}
+	return err
+}
+
+// openBadger makes an error of a panic: Badger asserts where files contradict
+// themselves.
+func openBadger(opts badger.Options) (db *badger.DB, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			db, err = nil, &badgerdir.DamageError{Dir: opts.Dir, List: []badgerdir.Damage{{File: "database", What: fmt.Sprintf("contradicts itself: %.200v", v)}}}
+		}
+	}()
+	return badger.Open(opts)
 }
 
 func readHeaders(db *badger.DB, log *zap.Logger) ([]*header, error) {

@@ -86,7 +86,7 @@ type rewritten struct {
 
 // needs reports whether the partition has a fact that c changes, or a damaged block.
 func (s *Store) needs(ctx context.Context, p *partition, c change) (bool, error) {
-	if err := p.acquire(false); err != nil {
+	if err := s.read(p); err != nil {
 		return false, err
 	}
 	defer p.release()

@@ -20,6 +20,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"go.uber.org/zap"
 
+	"waybill/relay/badgerdir"
 	"waybill/relay/event"
 	"waybill/relay/mail"
 )
@@ -238,10 +239,7 @@ func (s *Store) loadPartitions() error {
 		}
 		p, err := loadPartition(filepath.Join(root, d.Name()), s.log)
 		if err != nil {
-			s.log.Error("track partition left out: its facts are not found until it is repaired or removed",
-				zap.String("partition", filepath.Join(root, d.Name())), zap.Error(err))
-			s.readErrors.Add(1)
-			s.leftOut = append(s.leftOut, d.Name())
+			s.leaveOut(d.Name(), err)
 			continue
 		}
 		s.parts = append(s.parts, p)
@@ -254,6 +252,34 @@ func (s *Store) loadPartitions() error {
 		}
 	}
 	return nil
+}
+
+// leaveOut goes on without a partition that cannot be opened. s.mu is held, or
+// the store is not open yet.
+func (s *Store) leaveOut(name string, err error) {
+	if slices.Contains(s.leftOut, name) {
+		return
+	}
+	s.log.Error("track partition left out: its facts are not found until it is repaired or removed",
+		zap.String("partition", filepath.Join(s.opts.Dir, "parts", name)), zap.Error(err))
+	s.readErrors.Add(1)
+	s.leftOut = append(s.leftOut, name)
+	s.parts = slices.DeleteFunc(slices.Clone(s.parts), func(p *partition) bool { return p.name == name })
+	if s.active != nil && s.active.name == name {
+		s.active = nil
+	}
+}
+
+// read acquires a partition to read it, and leaves it out for good when it
+// turns out to be damaged. s.mu is not held, or the store is not open yet.
+func (s *Store) read(p *partition) error {
+	err := p.acquire(false)
+	if _, damaged := errors.AsType[*badgerdir.DamageError](err); damaged {
+		s.mu.Lock()
+		s.leaveOut(p.name, err)
+		s.mu.Unlock()
+	}
+	return err
 }
 
 // recover takes back what the journal holds: blocks that were never sealed.
@@ -374,7 +400,7 @@ func (s *Store) isSealed(seq uint32) bool {
 		if m := p.summary(); m.Blocks == 0 || seq < m.MinSeq || seq > m.MaxSeq {
 			continue
 		}
-		if err := p.acquire(false); err != nil {
+		if err := s.read(p); err != nil {
 			continue
 		}
 		found := p.has(seq)
@@ -392,7 +418,7 @@ func (s *Store) isSealed(seq uint32) bool {
 // with the blocks in memory only.
 func (s *Store) inSealed(r *event.Record, parts []*partition, ms int64, seq uint32) bool {
 	for _, p := range parts {
-		if p.acquire(false) != nil {
+		if s.read(p) != nil {
 			continue
 		}
 		found := s.partitionHasID(p, r.ID, ms, seq)

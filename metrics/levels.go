@@ -57,6 +57,8 @@ type Connections struct {
 
 // Tracking is the state of the tracking store.
 type Tracking struct {
+	Broken      bool          // it could not be opened: nothing else is known
+	Degraded    bool          // damaged parts are left out, facts were lost, or blocks cannot be stored
 	IndexLag    time.Duration // age of the oldest fact that search does not show yet
 	Oldest      time.Time     // of the oldest fact kept; zero when there is none
 	Bytes       int64
@@ -143,13 +145,13 @@ type levels struct {
 
 	backoffs level
 
-	queueMessages, queueBytes, queueOldest, dueLag, older, destinations, accepting  level
-	outboxRecords, outboxAge, segmentBytes, segmentFiles, lifetime, pressure, stage level
-	diskFree, diskSize, connections, connectionsLimit                               level
-	indexLag, oldestEvent, storeBytes, eventsDropped, writeErrors, lines, logBuffer level
-	otlpSent, otlpDropped, otlpPending                                              level
-	certificate, lsmBytes, valueBytes, reloadOK, reloadAt, buildInfo                level
-	tokenExpiry, quotaUsed, quotaLimit, quotaRatio, quotaForecast                   level
+	queueMessages, queueBytes, queueOldest, dueLag, older, destinations, accepting                          level
+	outboxRecords, outboxAge, segmentBytes, segmentFiles, lifetime, pressure, stage                         level
+	diskFree, diskSize, connections, connectionsLimit                                                       level
+	trackUp, trackDegraded, indexLag, oldestEvent, storeBytes, eventsDropped, writeErrors, lines, logBuffer level
+	otlpSent, otlpDropped, otlpPending                                                                      level
+	certificate, lsmBytes, valueBytes, reloadOK, reloadAt, buildInfo                                        level
+	tokenExpiry, quotaUsed, quotaLimit, quotaRatio, quotaForecast                                           level
 }
 
 func (c *levels) define(d *definer, opts Options) {
@@ -188,6 +190,8 @@ func (c *levels) define(d *definer, opts Options) {
 	def(&c.connections, g, "connections", "Open SMTP sessions.", direction, connector)
 	def(&c.connectionsLimit, g, "connections_limit", "How many SMTP sessions may be open; absent where there is no limit.", direction, connector)
 
+	def(&c.trackUp, g, "tracking_up", "Whether the tracking store takes facts and answers: 0 when it could not be opened. Mail is relayed all the same.")
+	def(&c.trackDegraded, g, "tracking_degraded", "Whether the tracking store lacks something: damaged days are left out, facts were lost, or its disk fails.")
 	def(&c.indexLag, g, "tracking_index_lag_seconds", "How far search is behind the facts.")
 	def(&c.oldestEvent, g, "tracking_oldest_event_timestamp_seconds", "Time of the oldest fact that is kept.")
 	def(&c.storeBytes, g, "tracking_store_bytes", "Size of the tracking store.")
@@ -367,6 +371,11 @@ func (c *levels) collectQueue(ch chan<- prometheus.Metric, q *queue.Levels, hops
 }
 
 func (c *levels) collectTracking(ch chan<- prometheus.Metric, t *Tracking) {
+	c.trackUp.send(ch, bit(!t.Broken))
+	c.trackDegraded.send(ch, bit(t.Broken || t.Degraded))
+	if t.Broken {
+		return
+	}
 	c.indexLag.send(ch, max(t.IndexLag, 0).Seconds())
 	if !t.Oldest.IsZero() {
 		c.oldestEvent.send(ch, float64(t.Oldest.UnixMicro())/1e6)

@@ -137,7 +137,7 @@ func sample(now time.Time) Levels {
 		Lifetime:    48 * time.Hour,
 		Connections: []Connections{{event.Inbound, "submission", 3, 5000}, {event.Outbound, "internet", 1, 0}},
 		Tracking: &Tracking{
-			IndexLag: 2 * time.Second, Oldest: now.Add(-24 * time.Hour), Bytes: 1 << 20, Dropped: map[string]uint64{"buffer_full": 1, "cat": 2}, WriteErrors: 1,
+			Degraded: true, IndexLag: 2 * time.Second, Oldest: now.Add(-24 * time.Hour), Bytes: 1 << 20, Dropped: map[string]uint64{"buffer_full": 1, "cat": 2}, WriteErrors: 1,
 		},
 		Log:          &Log{Written: 100, Sampled: 2, Dropped: 1, Pending: 512},
 		OTLP:         &OTLP{Sent: 90, Dropped: map[string]uint64{"unavailable": 5}, Pending: 7},

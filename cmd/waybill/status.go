@@ -38,6 +38,9 @@ func statusCmd(e *env) *cobra.Command {
 				return err
 			}
 			if e.format == "table" {
+				if s.TrackingWhy != "" {
+					e.note("tracking is " + s.Tracking + ": " + s.TrackingWhy)
+				}
 				for _, r := range s.Pressure.Resources {
 					if r.Level > 0 {
 						e.note(fmt.Sprintf("%s is %s (%s) since %s: %s", r.Resource, levelWord(r.Level), r.Detail, clock(r.Since), stageText[r.Stage]))

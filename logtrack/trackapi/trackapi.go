@@ -366,7 +366,18 @@ type Status struct {
 	IndexLag  float64   `json:"index_lag_seconds"`
 	StoreSize int64     `json:"store_bytes"`
 	Pressure  Pressure  `json:"pressure"`
+
+	Tracking    string `json:"tracking"`               // on, off, degraded, broken
+	TrackingWhy string `json:"tracking_why,omitempty"` // of degraded and broken
 }
+
+// States of the tracking store.
+const (
+	TrackingOn       = "on"
+	TrackingOff      = "off"      // by configuration
+	TrackingDegraded = "degraded" // it works, and lacks something
+	TrackingBroken   = "broken"   // it could not be opened; mail is relayed without it
+)
 
 // Problem is an error answer (RFC 9457).
 type Problem struct { //nolint:errname // its name in RFC 9457

@@ -113,19 +113,25 @@ func New(opts Options) *Handler {
 	if opts.Tracking != nil {
 		guard("GET /api/v1/", config.RoleViewer, opts.Tracking.ServeHTTP)
 	} else {
-		guard("GET /api/v1/", config.RoleViewer, func(w http.ResponseWriter, _ *http.Request) {
-			if opts.TrackBroken != nil {
-				problem(w, http.StatusServiceUnavailable, "Tracking is broken", opts.TrackBroken.Error(), "", "mail is relayed all the same, and its facts wait in the queue; repair the store or move it away, and restart")
-				return
-			}
-			problem(w, http.StatusServiceUnavailable, "Tracking is off", "the configuration says tracking.engine: off", "", "")
-		})
+		guard("GET /api/v1/", config.RoleViewer, h.untracked)
+		guard("POST /api/v1/tracking/", config.RoleViewer, h.untracked)
 	}
 	guard("GET /debug/pprof/", config.RoleAdmin, pprof.Index)
 	guard("GET /debug/pprof/profile", config.RoleAdmin, pprof.Profile)
 	guard("GET /debug/pprof/trace", config.RoleAdmin, pprof.Trace)
 	guard("/", config.RoleViewer, h.index)
 	return h
+}
+
+// untracked answers for a tracking store that is not there.
+func (h *Handler) untracked(w http.ResponseWriter, _ *http.Request) {
+	if h.opts.TrackBroken != nil {
+		problem(w, http.StatusServiceUnavailable, "Tracking is broken", h.opts.TrackBroken.Error(), "",
+			`mail is relayed all the same, and its facts wait in the queue; cure what the detail says, or move the directory "track" in data_dir away, and restart; `+
+				`"waybill track reindex LOG..." then brings back what the log has`)
+		return
+	}
+	problem(w, http.StatusServiceUnavailable, "Tracking is off", "the configuration says tracking.engine: off", "", "")
 }
 
 // Run keeps the queue's rates until ctx is done.

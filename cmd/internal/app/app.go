@@ -352,6 +352,7 @@ func (a *App) Status() trackapi.Status {
 		s.Ready, s.Why = false, err.Error()
 	}
 	s.Pressure = a.pressureStatus()
+	s.Tracking, s.TrackingWhy = a.trackingState()
 	if a.track != nil {
 		t := a.track.Stats()
 		s.Oldest, s.Events, s.IndexLag, s.StoreSize = t.Oldest, t.Events, t.IndexLag.Seconds(), t.Bytes

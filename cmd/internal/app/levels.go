@@ -26,9 +26,12 @@ func (a *App) levels() metrics.Levels {
 	slices.SortFunc(l.Connections, func(a, b metrics.Connections) int {
 		return cmp.Or(cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Connector, b.Connector))
 	})
+	if a.trackBroken != nil {
+		l.Tracking = &metrics.Tracking{Broken: true}
+	}
 	if a.track != nil {
 		s := a.track.Stats()
-		t := metrics.Tracking{IndexLag: s.IndexLag, Oldest: s.Oldest, Bytes: s.Bytes, Dropped: map[string]uint64{}}
+		t := metrics.Tracking{Degraded: s.Degraded != "", IndexLag: s.IndexLag, Oldest: s.Oldest, Bytes: s.Bytes, Dropped: map[string]uint64{}}
 		for reason, n := range s.Dropped {
 			t.Dropped[reason] = uint64(n) //nolint:gosec // a count
 		}

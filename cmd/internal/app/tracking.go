@@ -11,6 +11,7 @@ import (
 
 	"waybill/cmd/internal/config"
 	"waybill/logtrack"
+	"waybill/logtrack/trackapi"
 	"waybill/relay/event"
 	"waybill/relay/mail"
 	"waybill/relay/queue"
@@ -37,6 +38,20 @@ func (a *App) openTracking(cfg *config.Config) error {
 	}
 	a.onStop(a.track.Close)
 	return nil
+}
+
+// trackingState is how the tracking store is, in a word, and why.
+func (a *App) trackingState() (state, why string) {
+	switch {
+	case a.trackBroken != nil:
+		return trackapi.TrackingBroken, a.trackBroken.Error()
+	case a.track == nil:
+		return trackapi.TrackingOff, ""
+	}
+	if why := a.track.Stats().Degraded; why != "" {
+		return trackapi.TrackingDegraded, why
+	}
+	return trackapi.TrackingOn, ""
 }
 
 // pendingBefore lists the messages in the queue that were accepted before a time.
