@@ -52,6 +52,7 @@
 //	tlsrpt      reader: facts → daily reports to domains about TLS
 //	strangers   HTTPS to hosts that strangers name
 //	smtpout     send connectors: sessions to next hops
+//	sevenbit    content for hosts that do not take 8-bit lines
 //	login       logins at next hops by tokens and tickets
 //	quota       what next hops take of us in a time
 //	deliver     claims, attempts, settles, retries

@@ -312,6 +312,7 @@ func (j *job) finished(res *smtpout.Result, worst *mail.Outcome) event.AttemptFi
 		Stages:      event.StagesOf(res.Stages),
 		DNSAsked:    res.Questions,
 		DNSCached:   res.Cached,
+		Converted:   res.Converted,
 	}
 }
 

@@ -335,6 +335,7 @@ type AttemptFinished struct {
 	NextAttempt time.Time `json:"next_attempt,omitzero"`
 	DNSAsked    int       `json:"dns_asked,omitzero"`  // questions to the DNS
 	DNSCached   int       `json:"dns_cached,omitzero"` // of these, those that the cache answered
+	Converted   string    `json:"converted,omitzero"`  // parts of the content that were encoded for a next hop that does not take it as it is, such as "quoted-printable:1 base64:2"
 }
 
 // Stages are the durations of an attempt.

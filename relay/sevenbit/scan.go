@@ -173,8 +173,7 @@ func (s *scanner) delimiter(p []byte) bool {
 	if len(p) < 3 || p[0] != '-' || p[1] != '-' {
 		return false
 	}
-	for i := len(s.stack) - 1; i >= 0; i-- {
-		e := s.stack[i]
+	for i, e := range slices.Backward(s.stack) {
 		if e.boundary == "" {
 			continue
 		}

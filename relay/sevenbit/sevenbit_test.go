@@ -67,35 +67,43 @@ func TestConvert(t *testing.T) {
 	}{
 		{"nothing to do", "Subject: x\n\nASCII = \n", Options{}, "Subject: x\n\nASCII = \n"},
 		{
-			"text of one part", "MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: 8bit\nSubject: x\n\nGrüße aus dem Süden \n=\n", Options{},
+			"text of one part", "MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: 8bit\nSubject: x\n\nGrüße aus dem Süden \n=\n",
+			Options{},
 			"MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: quoted-printable\nSubject: x\n\nGr=C3=BC=C3=9Fe aus dem S=C3=BCden=20\n=3D\n",
 		},
 		{
-			"label in capitals with a comment", "MIME-Version: 1.0\nCONTENT-transfer-encoding: 8BIT (really)\nContent-Type: text/html\n\n<p>für alle</p>\n", Options{},
+			"label in capitals with a comment", "MIME-Version: 1.0\nCONTENT-transfer-encoding: 8BIT (really)\nContent-Type: text/html\n\n<p>für alle</p>\n",
+			Options{},
 			"MIME-Version: 1.0\nContent-Transfer-Encoding: quoted-printable\nContent-Type: text/html\n\n<p>f=C3=BCr alle</p>\n",
 		},
 		{
-			"no label", "MIME-Version: 1.0\nContent-Type: text/plain\n\nfür alle Leute\n", Options{},
+			"no label", "MIME-Version: 1.0\nContent-Type: text/plain\n\nfür alle Leute\n",
+			Options{},
 			"MIME-Version: 1.0\nContent-Type: text/plain\nContent-Transfer-Encoding: quoted-printable\n\nf=C3=BCr alle Leute\n",
 		},
 		{
-			"a lying label", "MIME-Version: 1.0\nContent-Type: text/plain\nContent-Transfer-Encoding: 7bit\n\nfür alle Leute\n", Options{},
+			"a lying label", "MIME-Version: 1.0\nContent-Type: text/plain\nContent-Transfer-Encoding: 7bit\n\nfür alle Leute\n",
+			Options{},
 			"MIME-Version: 1.0\nContent-Type: text/plain\nContent-Transfer-Encoding: quoted-printable\n\nf=C3=BCr alle Leute\n",
 		},
 		{
-			"not MIME", "Subject: x\n\nfür alle Leute\n", Options{},
+			"not MIME", "Subject: x\n\nfür alle Leute\n",
+			Options{},
 			"Subject: x\nMIME-Version: 1.0\nContent-Type: text/plain; charset=unknown-8bit\nContent-Transfer-Encoding: quoted-printable\n\nf=C3=BCr alle Leute\n",
 		},
 		{
-			"a type without MIME-Version", "Content-Type: text/plain; charset=latin1\n\nfür alle Leute\n", Options{},
+			"a type without MIME-Version", "Content-Type: text/plain; charset=latin1\n\nfür alle Leute\n",
+			Options{},
 			"Content-Type: text/plain; charset=latin1\nMIME-Version: 1.0\nContent-Transfer-Encoding: quoted-printable\n\nf=C3=BCr alle Leute\n",
 		},
 		{
-			"text that is mostly not ASCII", "MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\n\nПривет\n", Options{},
+			"text that is mostly not ASCII", "MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\n\nПривет\n",
+			Options{},
 			"MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: base64\n\n0J/RgNC40LLQtdGCDQo=\n",
 		},
 		{
-			"a picture", "MIME-Version: 1.0\nContent-Type: image/png\nContent-Transfer-Encoding: 8bit\n\nplain text mostly, \xff\n", Options{},
+			"a picture", "MIME-Version: 1.0\nContent-Type: image/png\nContent-Transfer-Encoding: 8bit\n\nplain text mostly, \xff\n",
+			Options{},
 			"MIME-Version: 1.0\nContent-Type: image/png\nContent-Transfer-Encoding: base64\n\ncGxhaW4gdGV4dCBtb3N0bHksIP8NCg==\n",
 		},
 		{
@@ -130,32 +138,38 @@ epilogue
 `,
 		},
 		{
-			"parts of parts, ended by the outer delimiter", "Content-Type: multipart/mixed; boundary=a\nMIME-Version: 1.0\n\n--a\nContent-Type: multipart/alternative; boundary=ab\n\n--ab\n\nnur für alle\n--a\n\nand für alle\n--a--\n", Options{},
+			"parts of parts, ended by the outer delimiter", "Content-Type: multipart/mixed; boundary=a\nMIME-Version: 1.0\n\n--a\nContent-Type: multipart/alternative; boundary=ab\n\n--ab\n\nnur für alle\n--a\n\nand für alle\n--a--\n",
+			Options{},
 			"Content-Type: multipart/mixed; boundary=a\nMIME-Version: 1.0\n\n--a\nContent-Type: multipart/alternative; boundary=ab\n\n--ab\nContent-Transfer-Encoding: quoted-printable\n\nnur f=C3=BCr alle\n--a\nContent-Transfer-Encoding: quoted-printable\n\nand f=C3=BCr alle\n--a--\n",
 		},
 		{
-			"a message in a message", "MIME-Version: 1.0\nContent-Type: message/rfc822\nContent-Transfer-Encoding: 8bit\n\nSubject: y\nMIME-Version: 1.0\nContent-Type: text/plain\n\nnur für alle\n", Options{},
+			"a message in a message", "MIME-Version: 1.0\nContent-Type: message/rfc822\nContent-Transfer-Encoding: 8bit\n\nSubject: y\nMIME-Version: 1.0\nContent-Type: text/plain\n\nnur für alle\n",
+			Options{},
 			"MIME-Version: 1.0\nContent-Type: message/rfc822\nContent-Transfer-Encoding: 7bit\n\nSubject: y\nMIME-Version: 1.0\nContent-Type: text/plain\nContent-Transfer-Encoding: quoted-printable\n\nnur f=C3=BCr alle\n",
 		},
 		{
-			"a digest", "MIME-Version: 1.0\nContent-Type: multipart/digest; boundary=a\n\n--a\n\nSubject: y\n\nnur für alle\n--a--\n", Options{},
+			"a digest", "MIME-Version: 1.0\nContent-Type: multipart/digest; boundary=a\n\n--a\n\nSubject: y\n\nnur für alle\n--a--\n",
+			Options{},
 			"MIME-Version: 1.0\nContent-Type: multipart/digest; boundary=a\n\n--a\n\nSubject: y\nMIME-Version: 1.0\nContent-Type: text/plain; charset=unknown-8bit\nContent-Transfer-Encoding: quoted-printable\n\nnur f=C3=BCr alle\n--a--\n",
 		},
 		{
-			"no line end at the end", "MIME-Version: 1.0\nContent-Type: text/plain\n\nnur für alle", Options{},
+			"no line end at the end", "MIME-Version: 1.0\nContent-Type: text/plain\n\nnur für alle",
+			Options{},
 			"MIME-Version: 1.0\nContent-Type: text/plain\nContent-Transfer-Encoding: quoted-printable\n\nnur f=C3=BCr alle",
 		},
 		{"signed by DKIM", "DKIM-Signature: v=1\nMIME-Version: 1.0\n\nnur für alle\n", Options{}, "signed"},
 		{"sealed by ARC", "ARC-Message-Signature: i=1\nMIME-Version: 1.0\n\nnur für alle\n", Options{}, "signed"},
 		{"signed by DKIM, and nothing to do", "DKIM-Signature: v=1\n\nASCII\n", Options{}, "DKIM-Signature: v=1\n\nASCII\n"},
 		{
-			"signed within a message within", "MIME-Version: 1.0\nContent-Type: message/rfc822\n\nDKIM-Signature: v=1\nMIME-Version: 1.0\n\nnur für alle\n", Options{},
+			"signed within a message within", "MIME-Version: 1.0\nContent-Type: message/rfc822\n\nDKIM-Signature: v=1\nMIME-Version: 1.0\n\nnur für alle\n",
+			Options{},
 			"MIME-Version: 1.0\nContent-Type: message/rfc822\n\nDKIM-Signature: v=1\nMIME-Version: 1.0\nContent-Transfer-Encoding: quoted-printable\n\nnur f=C3=BCr alle\n",
 		},
 		{"a signed part", "MIME-Version: 1.0\nContent-Type: multipart/signed; boundary=a\n\n--a\n\nnur für alle\n--a\nContent-Type: application/pgp-signature\n\nx\n--a--\n", Options{}, "signed"},
 		{"a header field of a signed part", "MIME-Version: 1.0\nContent-Type: multipart/signed; boundary=a\n\n--a\nX: ü\n\nx\n--a--\n", Options{}, "signed"},
 		{
-			"a signed part that needs nothing", "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=o\n\n--o\nContent-Type: multipart/signed; boundary=a\n\n--a\n\nx\n--a--\n--o\n\nnur für alle\n--o--\n", Options{},
+			"a signed part that needs nothing", "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=o\n\n--o\nContent-Type: multipart/signed; boundary=a\n\n--a\n\nx\n--a--\n--o\n\nnur für alle\n--o--\n",
+			Options{},
 			"MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=o\n\n--o\nContent-Type: multipart/signed; boundary=a\n\n--a\n\nx\n--a--\n--o\nContent-Transfer-Encoding: quoted-printable\n\nnur f=C3=BCr alle\n--o--\n",
 		},
 		{"a header field", "Subject: für\n\nx\n", Options{}, "8-bit header"},
@@ -168,7 +182,8 @@ epilogue
 		{"no header section", "für alle\n", Options{}, "malformed MIME"},
 		{"a report", "MIME-Version: 1.0\nContent-Type: message/delivery-status\n\nReporting-MTA: dns; ü\n", Options{}, "malformed MIME"},
 		{
-			"an international message", "MIME-Version: 1.0\nContent-Type: message/global\n\nSubject: ü\n\nx\n", Options{},
+			"an international message", "MIME-Version: 1.0\nContent-Type: message/global\n\nSubject: ü\n\nx\n",
+			Options{},
 			"MIME-Version: 1.0\nContent-Type: message/global\nContent-Transfer-Encoding: base64\n\nU3ViamVjdDogw7wNCg0KeA0K\n",
 		},
 		{
@@ -177,7 +192,8 @@ epilogue
 			"MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=a\nContent-Transfer-Encoding: 8bit\n\n--a\nContent-Type: text/plain\nContent-Transfer-Encoding: 8bit\n\nfür\n--a\nContent-Type: x/y\nContent-Transfer-Encoding: base64\n\nAAE=\n--a--\n",
 		},
 		{
-			"binary that is none", "MIME-Version: 1.0\nContent-Type: text/plain\nContent-Transfer-Encoding: binary\n\nx\n", Options{Binary: true},
+			"binary that is none", "MIME-Version: 1.0\nContent-Type: text/plain\nContent-Transfer-Encoding: binary\n\nx\n",
+			Options{Binary: true},
 			"MIME-Version: 1.0\nContent-Type: text/plain\nContent-Transfer-Encoding: 7bit\n\nx\n",
 		},
 	} {

@@ -61,6 +61,7 @@ type leg struct {
 	tlsFailure string
 	dsn        bool
 	deliverBy  bool
+	converted  string
 }
 
 // use notes that s is what the attempt goes through.
@@ -430,7 +431,7 @@ func (a *attempt) result() Result {
 	}
 	r := Result{
 		Outcomes: a.outcomes, Stages: a.stages, Session: via.session, RemoteName: via.at.name, Remote: via.at.addr, Local: via.local,
-		Provider: via.at.provider, Reused: via.reused, TLSVersion: via.tlsVersion, TLSCipher: via.tlsCipher, TLSVerify: via.tlsVerify, TLSPolicy: via.tlsPolicy, TLSFailure: via.tlsFailure, DSN: via.dsn, DeliverBy: via.deliverBy, Closed: a.closed,
+		Provider: via.at.provider, Reused: via.reused, TLSVersion: via.tlsVersion, TLSCipher: via.tlsCipher, TLSVerify: via.tlsVerify, TLSPolicy: via.tlsPolicy, TLSFailure: via.tlsFailure, DSN: via.dsn, DeliverBy: via.deliverBy, Converted: via.converted, Closed: a.closed,
 	}
 	if a.dns != nil {
 		r.Questions, r.Cached = a.dns.Asked(), a.dns.Cached()

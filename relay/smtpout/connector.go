@@ -75,6 +75,10 @@ func New(opts Options) (*Connector, error) {
 	default:
 		bad("unknown auth mechanism %q", opts.Auth.Mechanism)
 	}
+	opts.EightBit, opts.Unconvertible = cmp.Or(opts.EightBit, EightBitConvert), cmp.Or(opts.Unconvertible, EightBitBounce)
+	if !slices.Contains([]EightBit{EightBitConvert, EightBitBounce, EightBitSend}, opts.EightBit) || !slices.Contains([]EightBit{EightBitBounce, EightBitSend}, opts.Unconvertible) {
+		bad("what becomes of 8-bit content is neither convert, bounce nor send")
+	}
 	keep, err := transcript.NewChooser(opts.Transcript)
 	if err != nil {
 		errs = append(errs, err)

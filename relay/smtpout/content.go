@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"waybill/relay/sevenbit"
 )
 
 // blockSize is how much content is read and written at once. Most messages are
@@ -26,6 +28,16 @@ type body struct {
 	sent    bool
 	eight   bool // some octet has its high bit set; known when scanned
 	scanned bool // the content was scanned for 8-bit octets
+
+	plan  *sevenbit.Plan // how the content is converted, or nil
+	plans map[sevenbit.Options]planned
+}
+
+// planned is a plan, or why there is none.
+type planned struct {
+	plan *sevenbit.Plan
+	size int64
+	err  *sevenbit.Error
 }
 
 // open makes the content ready to be sent from its beginning.
@@ -119,21 +131,103 @@ func hasHighBit(p []byte) bool {
 	return false
 }
 
-// each calls f with the trace and the content, block by block. The error is of
-// f, as it is, or of the content, as a *contentError.
-func (b *body) each(f func(p []byte, last bool) error) error {
+// convert makes each give the message as a host takes it. The error is a
+// *[sevenbit.Error] when that cannot be done. A message is read once for each kind
+// of host that an attempt meets.
+func (b *body) convert(opts sevenbit.Options) error {
+	p, ok := b.plans[opts]
+	if !ok {
+		err := b.whole(func(r io.Reader) (err error) {
+			p.plan, err = sevenbit.Scan(r, opts)
+			return err
+		})
+		if err == nil && p.plan.Needed() {
+			err = b.whole(func(r io.Reader) (err error) {
+				p.size, err = p.plan.Size(r)
+				return err
+			})
+		}
+		if err != nil && !errors.As(err, &p.err) {
+			return err
+		}
+		if b.plans == nil {
+			b.plans = map[sevenbit.Options]planned{}
+		}
+		b.plans[opts] = p
+	}
+	switch {
+	case p.err != nil:
+		return p.err
+	case p.plan.Needed():
+		b.plan = p.plan
+	}
+	return nil
+}
+
+// size is how many octets each gives.
+func (b *body) size() int64 {
+	for _, p := range b.plans {
+		if b.plan != nil && p.plan == b.plan {
+			return p.size
+		}
+	}
+	return b.m.Size
+}
+
+// whole calls f with all of the message, apart from what each reads.
+func (b *body) whole(f func(r io.Reader) error) error {
+	src, err := b.m.Open()
+	if err != nil {
+		return fmt.Errorf("open content: %w", err)
+	}
+	defer src.Close()
+	return f(io.MultiReader(bytes.NewReader(b.m.Trace), storage{src}))
+}
+
+// storage tells failures of content from those of who takes it.
+type storage struct{ r io.Reader }
+
+func (s storage) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = &contentError{fmt.Errorf("read content: %w", err)}
+	}
+	return n, err
+}
+
+// writer is a function that is written to.
+type writer func(p []byte) error
+
+func (w writer) Write(p []byte) (int, error) {
+	if err := w(p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// each calls f with the trace and the content, block by block, converted where
+// that is planned. The error is of f, as it is, or of the content, as a
+// *contentError.
+func (b *body) each(f func(p []byte) error) error {
+	if b.plan != nil {
+		err := b.whole(func(r io.Reader) error { return b.plan.Write(writer(f), r) })
+		if errors.Is(err, sevenbit.ErrChanged) {
+			err = &contentError{err}
+		}
+		return err
+	}
 	if err := b.open(); err != nil {
 		return &contentError{err}
 	}
 	b.sent = true
 	if len(b.m.Trace) > 0 {
-		if err := f(b.m.Trace, false); err != nil {
+		if err := f(b.m.Trace); err != nil {
 			return err
 		}
 	}
 	n, last := b.n, b.all
 	for {
-		if err := f(b.block[:n], last); err != nil || last {
+		if err := f(b.block[:n]); err != nil || last {
 			return err
 		}
 		var err error

@@ -6,11 +6,11 @@
 // (docs/decisions). It promises that every recipient of an attempt gets exactly
 // one outcome, that every wait has a deadline (RFC 5321 section 4.5.3.2), that
 // what a next hop says is bounded, and that the content arrives byte for byte,
-// dot-stuffing apart.
+// dot-stuffing and what package sevenbit converts apart.
 //
 // [Connector.Attempt] walks over hosts and addresses (hosts.go), takes a session
 // from the pool (pool.go) or opens one (session.go), and speaks the transaction
-// (transaction.go). What goes wrong anywhere is a failure (failure.go), which
+// (prepare.go, transaction.go). What goes wrong anywhere is a failure (failure.go), which
 // becomes an outcome. To speak another extension, add it to extensions and to
 // transaction.prepare, which decides what this next hop can take.
 package smtpout
@@ -58,6 +58,8 @@ type Options struct {
 	Memory        *TLSMemory   // of hosts that had TLS; may be nil
 	ImplicitTLS   bool         // TLS from the first octet (port 465)
 	Auth          Auth
+	EightBit      EightBit     // hosts that do not take 8-bit or binary content; empty: EightBitConvert
+	Unconvertible EightBit     // and content that cannot be converted; empty: EightBitBounce
 	SourceAddrs   []netip.Addr // each hop keeps one; empty: the system's choice
 	Limits        Limits
 	Timeouts      Timeouts // zero fields take the values of RFC 5321 section 4.5.3.2
@@ -119,6 +121,7 @@ type Result struct {
 	TLSFailure string       // why there is no TLS, or not as it should be: an event.TLSFailures word
 	DSN        bool         // the next hop takes DSN parameters (RFC 3461)
 	DeliverBy  bool         // the next hop takes BY= (RFC 2852)
+	Converted  string       // how the content was converted for the next hop, such as "quoted-printable:1"; empty when it went as it is
 	Questions  int          // that were put to the DNS
 	Cached     int          // of these, those that its cache answered
 	Closed     bool         // the connector was closed before the attempt began: nothing was tried

@@ -21,7 +21,9 @@ const (
 type transaction struct {
 	a        *attempt
 	s        *session
-	bdat     bool // content goes by BDAT (RFC 3030)
+	bdat     bool  // content goes by BDAT (RFC 3030)
+	utf8     bool  // MAIL says SMTPUTF8
+	size     int64 // octets of the content as it goes
 	sent     []command
 	mailed   *failure // MAIL, or RSET before it, was refused
 	lost     *failure // the session broke
@@ -46,7 +48,7 @@ func (a *attempt) transact(s *session) *failure {
 	if a.probe {
 		return a.ask(s)
 	}
-	t := &transaction{a: a, s: s}
+	t := &transaction{a: a, s: s, size: a.m.Size}
 	params, f := t.prepare()
 	if f != nil || len(a.pending) == 0 {
 		return f
@@ -88,124 +90,6 @@ func (a *attempt) transact(s *session) *failure {
 	}
 	t.content()
 	return nil
-}
-
-// prepare asks what this next hop can take, refuses for it what it cannot, and
-// returns MAIL's argument.
-func (t *transaction) prepare() (string, *failure) {
-	a, s, env, ext := t.a, t.s, &t.a.m.Envelope, &t.s.ext
-	refuse := func(idx []int, code int, enhanced string, class mail.Class, format string, args ...any) {
-		if len(idx) == 0 {
-			return
-		}
-		f := ours("MAIL", code, enhanced, class, format, args...)
-		a.log.note(f.reply.String())
-		a.decideAll(idx, f)
-	}
-	storage := func(err error) *failure {
-		f := ours("", 451, "4.3.0", mail.ClassOther, "%v", err)
-		f.hopeless = true
-		return f
-	}
-	if env.RequireTLS {
-		if f := s.guarded(a.hop.Name); f != nil {
-			return "", f
-		}
-	}
-	byParam, f := s.deliverBy(env.DeliverBy, time.Now())
-	if f != nil {
-		return "", f
-	}
-	if ext.maxSize > 0 && a.m.Size > ext.maxSize { // RFC 1870 section 6.1
-		refuse(a.pending, 552, "5.3.4", mail.ClassSize, "message of %d octets is larger than %s takes (%d)", a.m.Size, s.at.name, ext.maxSize)
-		return "", nil
-	}
-	if !safe(env.Sender.String()) {
-		refuse(a.pending, 553, "5.1.7", mail.ClassOther, "sender address cannot be sent")
-		return "", nil
-	}
-	utf8 := env.UTF8 || !env.Sender.ASCII()
-	var strange, unsafe []int
-	for _, i := range a.pending {
-		switch addr := env.Recipients[i].Address; {
-		case addr.IsNull() || !safe(addr.String()):
-			unsafe = append(unsafe, i)
-		case !addr.ASCII():
-			strange = append(strange, i)
-		}
-	}
-	refuse(unsafe, 553, "5.1.3", mail.ClassOther, "recipient address cannot be sent")
-	if utf8 = utf8 || len(strange) > 0; utf8 && !ext.utf8 { // RFC 6531 section 3.2: never downgraded
-		header := false
-		if env.UTF8 {
-			var err error
-			if header, err = a.body.eightBitHeader(); err != nil {
-				return "", storage(err)
-			}
-		}
-		if header || !env.Sender.ASCII() {
-			strange = a.pending
-		}
-		refuse(strange, 553, "5.6.7", mail.ClassContent, "%s does not take internationalised addresses or header fields", s.at.name)
-		utf8 = false
-	}
-	if len(a.pending) == 0 {
-		return "", nil
-	}
-	if err := a.body.open(); err != nil {
-		return "", storage(err)
-	}
-	bodyParam := ""
-	switch {
-	case env.Body == mail.BodyBinaryMIME:
-		if !ext.binary || !ext.chunking { // RFC 3030 section 3: never converted here
-			refuse(a.pending, 554, "5.6.3", mail.ClassContent, "%s does not take binary content", s.at.name)
-			return "", nil
-		}
-		bodyParam, t.bdat = " BODY=BINARYMIME", true
-	case env.Body == mail.Body8BitMIME && ext.eightBit:
-		bodyParam = " BODY=8BITMIME"
-	default:
-		eight, err := a.body.eightBit()
-		if err != nil {
-			return "", storage(err)
-		}
-		if eight && !ext.eightBit { // RFC 6152 section 3
-			refuse(a.pending, 554, "5.6.3", mail.ClassContent, "%s does not take 8-bit content", s.at.name)
-			return "", nil
-		}
-		if eight {
-			bodyParam = " BODY=8BITMIME"
-		}
-	}
-	var b strings.Builder
-	b.WriteString("FROM:<")
-	b.WriteString(env.Sender.String())
-	b.WriteByte('>')
-	if ext.size && a.m.Size > 0 {
-		b.WriteString(" SIZE=")
-		b.WriteString(strconv.FormatInt(a.m.Size, 10))
-	}
-	b.WriteString(bodyParam)
-	if utf8 {
-		b.WriteString(" SMTPUTF8")
-	}
-	if env.RequireTLS {
-		b.WriteString(" REQUIRETLS")
-	}
-	if ext.priority && env.Priority != 0 { // RFC 6710 section 4.3
-		b.WriteString(" MT-PRIORITY=" + strconv.Itoa(int(env.Priority)))
-	}
-	b.WriteString(byParam)
-	if ext.dsn { // RFC 3461 section 4
-		if env.Ret != "" && safe(env.Ret) {
-			b.WriteString(" RET=" + env.Ret)
-		}
-		if env.EnvID != "" {
-			b.WriteString(" ENVID=" + mail.EncodeXText(env.EnvID))
-		}
-	}
-	return b.String(), nil
 }
 
 // safe reports whether s can be part of a command line.
@@ -376,7 +260,10 @@ func (t *transaction) abort() {
 func (t *transaction) content() {
 	a, s := t.a, t.s
 	start := time.Now()
-	s.deadline = start.Add(contentGrace + time.Duration(a.m.Size/contentRate)*time.Second)
+	if a.via.converted = ""; a.body.plan != nil {
+		a.via.converted = a.body.plan.String()
+	}
+	s.deadline = start.Add(contentGrace + time.Duration(t.size/contentRate)*time.Second)
 	out := s.out
 	err := t.write()
 	if err == nil {
@@ -435,7 +322,7 @@ func (t *transaction) write() error {
 	a, s := t.a, t.s
 	if !t.bdat {
 		st := newStuffer(s.w)
-		if err := a.body.each(func(p []byte, _ bool) error { _, err := st.Write(p); return err }); err != nil {
+		if err := a.body.each(func(p []byte) error { _, err := st.Write(p); return err }); err != nil {
 			return err
 		}
 		if f := s.premature(); f != nil {
@@ -443,18 +330,22 @@ func (t *transaction) write() error {
 		}
 		return st.end()
 	}
-	s.line("BDAT ", strconv.FormatInt(a.m.Size, 10)+" LAST")
-	left := a.m.Size
-	err := a.body.each(func(p []byte, last bool) error {
-		left -= int64(len(p))
-		if left < 0 || last && left > 0 {
-			return &contentError{errors.New("content is not as long as it should be")}
+	s.line("BDAT ", strconv.FormatInt(t.size, 10)+" LAST")
+	left := t.size
+	err := a.body.each(func(p []byte) error {
+		if left -= int64(len(p)); left < 0 {
+			return &contentError{errLength}
 		}
 		_, err := s.w.Write(p)
 		return err
 	})
+	if err == nil && left > 0 {
+		err = &contentError{errLength}
+	}
 	return err
 }
+
+var errLength = errors.New("content is not as long as it should be")
 
 // unfinished is the failure of content that was not sent to its end: the next
 // hop cannot have taken it. The session is over.

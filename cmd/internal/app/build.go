@@ -359,6 +359,7 @@ func (r *routes) sendConnector(c *config.Config, s config.SendConnector, g *rout
 	}
 	opts := smtpout.Options{
 		Name: s.Name, Hostname: c.Hostname, SmartHosts: hosts, Resolver: resolver, TLS: smtpout.TLSLevel(s.TLS.Level), TLSConfig: tlsConfig,
+		EightBit: smtpout.EightBit(s.Downgrade.Content), Unconvertible: smtpout.EightBit(s.Downgrade.Unconvertible),
 		TLSDomain: s.TLS.Domain, DANE: resolver, Policies: r.policies, Memory: r.memory,
 		ImplicitTLS: s.TLS.Implicit, Emitter: r.emit.Source(event.SourceSMTPOut), Self: own,
 		Transcript: s.Transcript.Rule(), Tap: r.tap,

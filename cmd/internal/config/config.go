@@ -135,7 +135,7 @@ type Limits struct {
 // Protocol is what a receive connector announces and takes of SMTP.
 type Protocol struct {
 	Disable      []string `yaml:"disable" enum:"PIPELINING,SIZE,8BITMIME,SMTPUTF8,CHUNKING,DSN,REQUIRETLS,MT-PRIORITY,LIMITS,ENHANCEDSTATUSCODES" doc:"extensions that are neither announced nor taken"`
-	Enable       []string `yaml:"enable" enum:"BINARYMIME,FUTURERELEASE,DELIVERBY" doc:"extensions that are announced only here: binary content (RFC 3030), which is bounced where the next hop does not take it; and mail that asks to be held, up to 7 days (RFC 4865); and mail that is to be delivered by a time, or to come back, or its sender to hear of it (RFC 2852): few next hops know that, and what must come back in time is not given to others"`
+	Enable       []string `yaml:"enable" enum:"BINARYMIME,FUTURERELEASE,DELIVERBY" doc:"extensions that are announced only here: binary content (RFC 3030), which is converted where the next hop does not take it, as downgrade of the send connector says; and mail that asks to be held, up to 7 days (RFC 4865); and mail that is to be delivered by a time, or to come back, or its sender to hear of it (RFC 2852): few next hops know that, and what must come back in time is not given to others"`
 	VRFY         string   `yaml:"vrfy" enum:"noncommittal,refuse" doc:"whether VRFY is answered 252, which tells nothing, or 502"`
 	LenientPaths bool     `yaml:"lenient_paths" doc:"takes what old devices write: MAIL FROM and RCPT TO without angle brackets"`
 }
@@ -195,6 +195,7 @@ type SendConnector struct {
 	TLS             SendTLS        `yaml:"tls" doc:"encryption"`
 	DNSServers      []string       `yaml:"dns_servers" doc:"recursive name servers that this connector asks; MTA-STS policies are looked up at dns.servers all the same" default:"dns.servers"`
 	SourceAddresses []string       `yaml:"source_addresses" doc:"our addresses to send from. Each next hop keeps to one of them, of the family of its own address, as long as this machine has it" default:"the system's choice"`
+	Downgrade       Downgrade      `yaml:"downgrade" doc:"hosts that do not take content as it is: 8-bit content without 8BITMIME (RFC 6152), or binary content without BINARYMIME (RFC 3030)"`
 	Limits          SendLimits     `yaml:"limits" doc:"what the connector may use"`
 	Retry           Retry          `yaml:"retry" doc:"what happens to mail that cannot be delivered at once"`
 	Transcript      SendTranscript `yaml:"transcript" doc:"what both sides said"`

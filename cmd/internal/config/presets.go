@@ -86,8 +86,9 @@ func NewPickup() Pickup {
 // NewSendConnector is a send connector with its defaults.
 func NewSendConnector() SendConnector {
 	return SendConnector{
-		Auth: SendAuth{Mechanism: "none"},
-		TLS:  SendTLS{Level: "opportunistic", MinVersion: "1.2"},
+		Auth:      SendAuth{Mechanism: "none"},
+		TLS:       SendTLS{Level: "opportunistic", MinVersion: "1.2"},
+		Downgrade: Downgrade{Content: "convert", Unconvertible: "bounce"},
 		Limits: SendLimits{
 			Connections: 1000, ConnectionsPerDestination: 40, StartPerDestination: 10, LeastPerDestination: 1, MessagesPerConnection: 100, MessageSize: 36 * MiB, IdleTimeout: 5 * second,
 		},
