@@ -40,6 +40,8 @@ type meta struct {
 	MaxAcc   int64  `json:"max_acc"`
 	HasMsg   bool   `json:"has_msg"`
 	Rollups  int    `json:"rollups,omitempty"` // version of all of them, once finished
+
+	Thinned []string `json:"thinned,omitempty"` // kinds of facts that were taken out before their day goes
 }
 
 func (m *meta) add(h *header) {
@@ -78,6 +80,8 @@ type partition struct {
 	used    time.Time
 	dropped bool
 	bytes   int64 // as of the last look
+
+	thinAfter time.Time // when taking kinds of facts out may be tried again
 
 	indexing sync.Mutex // held while runs are made
 }
@@ -309,6 +313,10 @@ func (p *partition) finish() error {
 	}
 	p.meta.Finished = true
 	p.meta.Rollups = rollupVersion // those that cannot be made are not tried again
+	return errors.Join(p.writeMetaLocked(), restored)
+}
+
+func (p *partition) writeMetaLocked() error {
 	b, err := json.Marshal(p.meta)
 	if err != nil {
 		return err
@@ -317,7 +325,7 @@ func (p *partition) finish() error {
 	if err := os.WriteFile(tmp, b, 0o600); err != nil {
 		return err
 	}
-	return errors.Join(os.Rename(tmp, filepath.Join(p.dir, metaFile)), restored)
+	return os.Rename(tmp, filepath.Join(p.dir, metaFile))
 }
 
 // unfinish makes a finished partition take blocks again. The mark goes first,
@@ -332,6 +340,7 @@ func (p *partition) unfinish() error {
 		return err
 	}
 	p.meta.Finished = false
+	p.meta.Thinned = nil // what comes may have some of them
 	return nil
 }
 

@@ -73,7 +73,7 @@ func (im *Import) Add(r *event.Record) error {
 	if x.s.home(r) == x.s.talks {
 		x = im.talks
 	}
-	if r.Time.Before(time.Now().Add(-x.s.opts.Retention)) {
+	if r.Time.Before(time.Now().Add(-x.s.keepsFor(r))) {
 		im.done.Old++
 		return nil
 	}

@@ -3,6 +3,7 @@ package logtrack
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,6 +18,9 @@ const (
 // been open for long, removes facts that are too old or too many, and closes
 // partitions that nobody reads. It does not close the store.
 func (s *Store) Run(ctx context.Context) error {
+	var thinning sync.WaitGroup
+	thinning.Go(func() { s.thinner(ctx) })
+	defer thinning.Wait()
 	tick := time.NewTicker(runEvery)
 	defer tick.Stop()
 	s.maintain(time.Now())

@@ -132,8 +132,20 @@ func (s *Store) allRecords(p *partition, h *header) ([]event.Record, error) {
 	return byTime(recs), nil
 }
 
-// rewrite writes a partition anew.
-func (s *Store) rewrite(ctx context.Context, p *partition, c change) (done rewritten, err error) {
+// renewal is how a partition is written anew.
+type renewal struct {
+	change  change
+	thinned []string // kinds of facts that change takes out
+	whole   bool     // a damaged block ends it, and the partition stays
+	pause   int      // after each block, as a multiple of the time that it took
+}
+
+// rewrite writes a partition anew, without blocks that are damaged.
+func (s *Store) rewrite(ctx context.Context, p *partition, c change) (rewritten, error) {
+	return s.rewriteAs(ctx, p, renewal{change: c})
+}
+
+func (s *Store) rewriteAs(ctx context.Context, p *partition, how renewal) (done rewritten, err error) {
 	s.rewriting.Lock() // no import adds to a partition meanwhile
 	defer s.rewriting.Unlock()
 	s.storing.Lock() // nor does who stores live blocks: the next begins another partition
@@ -144,14 +156,15 @@ func (s *Store) rewrite(ctx context.Context, p *partition, c change) (done rewri
 	s.mu.Unlock()
 	s.storing.Unlock()
 	np := &partition{name: p.name, dir: filepath.Join(s.rewriteDir(), p.name), log: s.log}
-	np.meta.Day = p.summary().Day
+	was := p.summary()
+	np.meta.Day, np.meta.Thinned = was.Day, union(was.Thinned, how.thinned)
 	if err := os.RemoveAll(np.dir); err != nil {
 		return done, err
 	}
 	if err := os.MkdirAll(np.dir, 0o700); err != nil {
 		return done, err
 	}
-	blocks, err := s.fill(ctx, np, p, c, &done)
+	blocks, err := s.fill(ctx, np, p, how, &done)
 	if err == nil {
 		err = np.finish()
 	}
@@ -166,7 +179,7 @@ func (s *Store) rewrite(ctx context.Context, p *partition, c change) (done rewri
 }
 
 // fill copies the blocks of p to np, changed.
-func (s *Store) fill(ctx context.Context, np, p *partition, c change, done *rewritten) (blocks int, err error) {
+func (s *Store) fill(ctx context.Context, np, p *partition, how renewal, done *rewritten) (blocks int, err error) {
 	if err := p.acquire(false); err != nil {
 		return 0, err
 	}
@@ -178,13 +191,13 @@ func (s *Store) fill(ctx context.Context, np, p *partition, c change, done *rewr
 	heads := slices.Clone(p.headers())
 	slices.SortFunc(heads, func(a, b *header) int { return int(int64(a.seq) - int64(b.seq)) })
 	for _, h := range heads {
-		if err := ctx.Err(); err != nil {
-			return blocks, err
-		}
+		began := time.Now()
 		recs, err := s.allRecords(p, h)
 		switch {
 		case errors.Is(err, errUnknownFact):
 			return blocks, fmt.Errorf("partition %s has facts of a newer version: %w", p.name, err)
+		case err != nil && how.whole:
+			return blocks, fmt.Errorf("partition %s, block %d: %w", p.name, h.seq, err)
 		case err != nil:
 			s.damaged(p, h, err)
 			done.damaged++
@@ -192,7 +205,7 @@ func (s *Store) fill(ctx context.Context, np, p *partition, c change, done *rewr
 		}
 		kept := recs[:0]
 		for i := range recs {
-			out, changed, drop := c(&recs[i])
+			out, changed, drop := how.change(&recs[i])
 			if changed || drop {
 				done.facts++
 			}
@@ -216,8 +229,26 @@ func (s *Store) fill(ctx context.Context, np, p *partition, c change, done *rewr
 			return blocks, err
 		}
 		blocks++
+		if err := rest(ctx, time.Duration(how.pause)*time.Since(began)); err != nil {
+			return blocks, err
+		}
 	}
 	return blocks, nil
+}
+
+// rest waits, unless ctx is done.
+func rest(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
 }
 
 // replace puts np in the place of p. An empty one has no place.

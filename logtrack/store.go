@@ -60,6 +60,10 @@ type Options struct {
 
 	TranscriptRetention time.Duration // how long conversations are kept; zero means 7 days, and Retention is the most
 
+	// Kinds are kept for less than Retention: names of facts that are not durable,
+	// or a group of them ([KindSession], [KindProtocol]).
+	Kinds map[string]time.Duration
+
 	talks bool // this is the store of conversations of another
 }
 

@@ -42,7 +42,7 @@ func (o *offline) open(e *env) (*logtrack.Store, error) {
 	}
 	return logtrack.Open(logtrack.Options{
 		Dir: filepath.Join(cfg.DataDir, "track"), Retention: time.Duration(cfg.Tracking.Retention), MaxBytes: int64(cfg.Tracking.MaxSize),
-		TranscriptRetention: time.Duration(cfg.Tracking.TranscriptRetention),
+		TranscriptRetention: time.Duration(cfg.Tracking.TranscriptRetention), Kinds: cfg.Tracking.KindRetention(),
 	})
 }
 

@@ -223,6 +223,15 @@ func Name(ev Event) string { return kinds[reflect.TypeOf(ev)].name }
 // Class is ev's durability.
 func Class(ev Event) Durability { return kinds[reflect.TypeOf(ev)].class }
 
+// ClassOf is the durability of facts with that name; false: there are none.
+func ClassOf(name string) (Durability, bool) {
+	k := byName[name]
+	if k == nil {
+		return 0, false
+	}
+	return k.class, true
+}
+
 // Kind says which member of a [Field] holds its value.
 type Kind uint8
 

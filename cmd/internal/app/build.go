@@ -46,8 +46,8 @@ func logOptions(c *config.Config) protolog.Options {
 func trackOptions(c *config.Config, log *zap.Logger, observe func(string, time.Duration)) logtrack.Options {
 	return logtrack.Options{
 		Dir: filepath.Join(c.DataDir, "track"), Retention: time.Duration(c.Tracking.Retention), MaxBytes: int64(c.Tracking.MaxSize),
-		TranscriptRetention: time.Duration(c.Tracking.TranscriptRetention),
-		Logger:              log, Observe: observe,
+		TranscriptRetention: time.Duration(c.Tracking.TranscriptRetention), Kinds: c.Tracking.KindRetention(),
+		Logger: log, Observe: observe,
 	}
 }
 

@@ -64,6 +64,7 @@ func check(c *Config, p *collector) {
 	} else if t.TranscriptRetention > t.Retention {
 		p.errorf("tracking.transcript_retention", "", "%v is longer than tracking.retention, %v: a conversation is found by its message", t.TranscriptRetention, t.Retention)
 	}
+	checkTrackingKinds(&c.Tracking, p)
 	for path, size := range map[string]Size{"tracking.max_size": c.Tracking.MaxSize, "queue.disk_free_min": c.Queue.DiskFreeMin} {
 		if size < MiB {
 			p.errorf(path, "", "%v is less than 1MiB", size)

@@ -287,13 +287,20 @@ type Queue struct {
 
 // Tracking is the message-tracking store.
 type Tracking struct {
-	Engine              string   `yaml:"engine" enum:"badger,off" doc:"how it is stored, or off"`
-	Retention           Duration `yaml:"retention" doc:"how long messages can be found"`
-	TranscriptRetention Duration `yaml:"transcript_retention" doc:"how long the conversations that were kept can be read" default:"7d, or retention when that is less"`
-	MaxSize             Size     `yaml:"max_size" doc:"disk space; the oldest goes first. An eighth of it is for conversations"`
-	Subject             string   `yaml:"subject" enum:"off,hash,plain" doc:"whether subjects are recorded"`
-	Addresses           string   `yaml:"addresses" enum:"plain,hash" doc:"how the tracking store keeps addresses: as they are, or a keyed hash for the local part of each; they are found by the whole address and by domain then"`
-	HashKeyFile         string   `yaml:"hash_key_file" file:"true" doc:"keys for hashes of subjects and addresses, one a line, the current one first; the others find what was recorded with them" default:"a key that the relay makes in data_dir"`
+	Engine              string         `yaml:"engine" enum:"badger,off" doc:"how it is stored, or off"`
+	Retention           Duration       `yaml:"retention" doc:"how long messages can be found"`
+	TranscriptRetention Duration       `yaml:"transcript_retention" doc:"how long the conversations that were kept can be read" default:"7d, or retention when that is less"`
+	Kinds               []TrackingKind `yaml:"kinds" doc:"kinds of facts that are kept for less than the others"`
+	MaxSize             Size           `yaml:"max_size" doc:"disk space; the oldest goes first. An eighth of it is for conversations"`
+	Subject             string         `yaml:"subject" enum:"off,hash,plain" doc:"whether subjects are recorded"`
+	Addresses           string         `yaml:"addresses" enum:"plain,hash" doc:"how the tracking store keeps addresses: as they are, or a keyed hash for the local part of each; they are found by the whole address and by domain then"`
+	HashKeyFile         string         `yaml:"hash_key_file" file:"true" doc:"keys for hashes of subjects and addresses, one a line, the current one first; the others find what was recorded with them" default:"a key that the relay makes in data_dir"`
+}
+
+// TrackingKind says how long some kinds of facts are kept.
+type TrackingKind struct {
+	Facts     []string `yaml:"facts" required:"true" doc:"names of facts, such as auth_failed; or session or protocol for all facts of that loss class that are about no message. Durable facts, which are a message's history, and conversations cannot be named"`
+	Retention Duration `yaml:"retention" required:"true" doc:"how long they are kept"`
 }
 
 // HTTP is the HTTP side.

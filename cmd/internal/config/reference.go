@@ -56,6 +56,7 @@ Generated from the program by ` + "`waybill config doc`" + `. One YAML file; unk
 		{"DNS", "dns", sub.DNS},
 		{"Queue", "queue", sub.Queue},
 		{"Tracking", "tracking", sub.Tracking},
+		{"Kinds of facts", "tracking.kinds[]", TrackingKind{}},
 		{"HTTP", "http", sub.HTTP},
 		{"Log", "log", sub.Log},
 		{"Telemetry", "telemetry", sub.Telemetry},
