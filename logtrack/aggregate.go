@@ -759,7 +759,7 @@ func (a *aggregation) eachOf(r *event.Record, visit func(value func(d int) strin
 			visit(value, when, n)
 		}
 	}
-	list := recipientsOf(r.Event)
+	list := p.recipientsOf(r.Event)
 	switch {
 	case a.outcomes && p.name == "attempt_finished":
 		worstDisp := r.Event.(event.AttemptFinished).Disposition

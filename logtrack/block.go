@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"hash/crc32"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -73,6 +74,7 @@ type colBuild struct {
 	cover []byte // indexes of the types that have values
 	nums  []int64
 	codes []uint32
+	last  uint32 // the code before
 	*dictBuild
 }
 
@@ -85,6 +87,8 @@ type dictBuild struct {
 // unique is the column whose values are all different, so that it needs no map.
 const unique = "event_id"
 
+// code is the code of s. Facts follow each other much as they did in the type
+// before, so that the code is often the last one or the next.
 func (c *colBuild) code(s string) uint32 {
 	if s == "" {
 		return 0
@@ -93,8 +97,12 @@ func (c *colBuild) code(s string) uint32 {
 		c.list = append(c.list, s)
 		return uint32(len(c.list) - 1) //nolint:gosec // bounded by the rows of a block
 	}
-	if n := len(c.codes); n > 0 && c.list[c.codes[n-1]] == s {
-		return c.codes[n-1]
+	if c.list[c.last] == s {
+		return c.last
+	}
+	if next := c.last + 1; int(next) < len(c.list) && c.list[next] == s {
+		c.last = next
+		return next
 	}
 	id, ok := c.dict[s]
 	if !ok {
@@ -102,6 +110,7 @@ func (c *colBuild) code(s string) uint32 {
 		c.dict[s] = id
 		c.list = append(c.list, s)
 	}
+	c.last = id
 	return id
 }
 
@@ -121,19 +130,26 @@ type builder struct {
 	name    []string
 	raw     []byte
 	data    []byte
-	texts   []string
 	nums    []int64
 	nanos   []int64
 	scratch []int64
-	vals    []reflect.Value
+	facts   []event.Value
+	vals    []event.Value
 }
 
 // encodeBlock seals records into a block. The records do not change.
 func encodeBlock(seq uint32, recs []event.Record) *encoded {
+	return encodeRows(seq, recs, summarize(recs))
+}
+
+// encodeRows is encodeBlock for records whose ranges are known.
+func encodeRows(seq uint32, recs []event.Record, h *header) *encoded {
 	b := builders.Get().(*builder)
 	defer b.release()
-	b.recs, b.head = recs, summarize(recs)
-	b.head.seq = seq
+	b.recs, b.head = recs, h
+	b.head.seq, b.head.rows = seq, len(recs)
+	b.head.small = map[string][]string{}
+	b.head.lastMsg, b.head.lastAcc = "", 0
 	b.sortByType()
 	for t, run := range b.head.types {
 		b.addType(byte(t), run) // far fewer types than 256
@@ -164,25 +180,24 @@ func (b *builder) release() {
 			clear(c.list)
 			c.list = c.list[:1]
 		}
-		c.cover, c.nums, c.codes = c.cover[:0], c.nums[:0], c.codes[:0]
+		c.cover, c.nums, c.codes, c.last = c.cover[:0], c.nums[:0], c.codes[:0], 0
 		b.spare[key] = c
 	}
 	clear(b.byName)
 	clear(b.prev)
-	clear(b.texts[:cap(b.texts)])
 	clear(b.vals[:cap(b.vals)])
+	clear(b.facts[:cap(b.facts)])
 	b.recs, b.head, b.cols = nil, nil, b.cols[:0]
 	builders.Put(b)
 }
 
 // summarize computes what a header says of the ranges of recs.
 func summarize(recs []event.Record) *header {
-	h := &header{rows: len(recs), small: map[string][]string{}}
+	h := &header{}
 	for i := range recs {
 		_, id := idKey(&recs[i])
 		h.widen(&recs[i], id, i == 0)
 	}
-	h.lastMsg, h.lastAcc = "", 0
 	return h
 }
 
@@ -270,15 +285,23 @@ func (b *builder) dictionary(column string) *dictBuild {
 	return d
 }
 
-// addText appends the texts to a column, unless they say nothing.
-func (b *builder) addText(t byte, name string, texts []string) {
-	if !slices.ContainsFunc(texts, func(s string) bool { return s != "" }) {
+// addText appends n texts to a column, unless they say nothing.
+func (b *builder) addText(t byte, name string, n int, text func(i int) string) {
+	first := 0
+	for first < n && text(first) == "" {
+		first++
+	}
+	if first == n {
 		return
 	}
 	c := b.col(name, true)
 	c.cover = append(c.cover, t)
-	for _, s := range texts {
-		c.codes = append(c.codes, c.code(s))
+	c.codes = slices.Grow(c.codes, n)
+	for range first {
+		c.codes = append(c.codes, 0)
+	}
+	for i := first; i < n; i++ {
+		c.codes = append(c.codes, c.code(text(i)))
 	}
 }
 
@@ -305,33 +328,27 @@ func (b *builder) addType(t byte, run typeRun) {
 			b.addNums(t, "ts/ns", b.nanos)
 			continue
 		}
-		b.texts = b.texts[:0]
-		for _, i := range rows {
-			b.texts = append(b.texts, headText(&b.recs[i], name))
-		}
-		b.addText(t, name, b.texts)
+		text := headTexts[name]
+		b.addText(t, name, len(rows), func(i int) string { return text(&b.recs[rows[i]]) })
 	}
 	p := planNames[run.name]
-	structs := make([]reflect.Value, len(rows))
-	for k, i := range rows {
-		structs[k] = reflect.ValueOf(b.recs[i].Event)
+	b.facts = b.facts[:0]
+	for _, i := range rows {
+		b.facts = append(b.facts, event.ValueOf(b.recs[i].Event))
 	}
 	for i := range p.leaves {
 		l := &p.leaves[i]
 		if l.kind != kindList {
-			b.addLeaf(t, l, structs)
+			b.addLeaf(t, l, b.facts)
 			continue
 		}
 		b.nums, b.vals = b.nums[:0], b.vals[:0]
-		for _, s := range structs {
-			list := s.FieldByIndex(l.index)
-			if list.IsNil() {
-				b.nums = append(b.nums, 0)
-				continue
-			}
-			b.nums = append(b.nums, int64(list.Len())+1)
-			for j := range list.Len() {
-				b.vals = append(b.vals, list.Index(j))
+		for _, s := range b.facts {
+			list := s.Field(l.offset)
+			n := list.Len()
+			b.nums = append(b.nums, int64(n)+1) // 0 for nil
+			for j := range n {
+				b.vals = append(b.vals, list.Item(j, l.size))
 			}
 		}
 		b.addNums(t, l.name, b.nums)
@@ -341,41 +358,50 @@ func (b *builder) addType(t byte, run typeRun) {
 	}
 }
 
-func headText(r *event.Record, name string) string {
-	switch name {
-	case "event_id":
-		return r.ID
-	case "node":
-		return r.Node
-	case "source":
-		return string(r.Source)
-	case "config_rev":
-		return r.ConfigRev
-	case "session_id":
-		return r.Session
-	case "queue_id":
-		return string(r.Message)
-	}
-	return r.UID
+// headTexts are the fields of the record itself, but for its time.
+var headTexts = map[string]func(r *event.Record) string{
+	"event_id":    func(r *event.Record) string { return r.ID },
+	"node":        func(r *event.Record) string { return r.Node },
+	"source":      func(r *event.Record) string { return string(r.Source) },
+	"config_rev":  func(r *event.Record) string { return r.ConfigRev },
+	"session_id":  func(r *event.Record) string { return r.Session },
+	"queue_id":    func(r *event.Record) string { return string(r.Message) },
+	"message_uid": func(r *event.Record) string { return r.UID },
 }
 
-func (b *builder) addLeaf(t byte, l *leaf, structs []reflect.Value) {
-	if l.isText() {
-		b.texts = b.texts[:0]
+func (b *builder) addLeaf(t byte, l *leaf, structs []event.Value) {
+	switch l.kind {
+	case kindString:
+		b.addText(t, l.name, len(structs), func(i int) string { return structs[i].Field(l.offset).Text() })
+	case kindAddr:
+		var last netip.Addr // most are the same
+		text := ""
+		b.addText(t, l.name, len(structs), func(i int) string {
+			if a := structs[i].Field(l.offset).Addr(); a != last {
+				last, text = a, l.text(structs[i])
+			}
+			return text
+		})
+	case kindJSON:
+		b.addText(t, l.name, len(structs), func(i int) string { return l.text(structs[i]) })
+	default:
+		b.nums, b.nanos = b.nums[:0], b.nanos[:0]
+		some := int64(0)
 		for _, s := range structs {
-			b.texts = append(b.texts, l.text(s))
+			n, ns := l.num(s)
+			some |= n | ns
+			b.nums = append(b.nums, n)
+			if l.kind == kindTime {
+				b.nanos = append(b.nanos, ns)
+			}
 		}
-		b.addText(t, l.name, b.texts)
-		return
-	}
-	b.nums, b.nanos = b.nums[:0], b.nanos[:0]
-	for _, s := range structs {
-		n, ns := l.num(s)
-		b.nums, b.nanos = append(b.nums, n), append(b.nanos, ns)
-	}
-	b.addNums(t, l.name, b.nums)
-	if l.kind == kindTime {
-		b.addNums(t, l.name+"/ns", b.nanos)
+		if some == 0 {
+			return
+		}
+		b.addNums(t, l.name, b.nums)
+		if l.kind == kindTime {
+			b.addNums(t, l.name+"/ns", b.nanos)
+		}
 	}
 }
 

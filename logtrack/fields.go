@@ -237,13 +237,13 @@ func (g getter) texts(r *event.Record, yield func(string) bool) bool {
 	case "message_uid":
 		return yield(r.UID)
 	}
-	v := reflect.ValueOf(r.Event)
+	v := event.ValueOf(r.Event)
 	if g.list == nil {
 		return yield(g.leaf.text(v))
 	}
-	list := v.FieldByIndex(g.list.index)
+	list := v.Field(g.list.offset)
 	for i := range list.Len() {
-		if yield(g.leaf.text(list.Index(i))) {
+		if yield(g.leaf.text(list.Item(i, g.list.size))) {
 			return true
 		}
 	}
@@ -252,14 +252,14 @@ func (g getter) texts(r *event.Record, yield func(string) bool) bool {
 
 // ints is texts for integer columns.
 func (g getter) ints(r *event.Record, yield func(int64) bool) bool {
-	v := reflect.ValueOf(r.Event)
+	v := event.ValueOf(r.Event)
 	if g.list == nil {
 		n, _ := g.leaf.num(v)
 		return yield(n)
 	}
-	list := v.FieldByIndex(g.list.index)
+	list := v.Field(g.list.offset)
 	for i := range list.Len() {
-		if n, _ := g.leaf.num(list.Index(i)); yield(n) {
+		if n, _ := g.leaf.num(list.Item(i, g.list.size)); yield(n) {
 			return true
 		}
 	}
@@ -277,18 +277,15 @@ func (p *plan) firstNum(r *event.Record, column string) int64 {
 	if !ok || g.leaf == nil || g.leaf.isText() || g.list != nil {
 		return 0
 	}
-	n, _ := g.leaf.num(reflect.ValueOf(r.Event))
+	n, _ := g.leaf.num(event.ValueOf(r.Event))
 	return n
 }
 
 // recipientsOf is the list of recipients of a fact about several.
-func recipientsOf(ev event.Event) []event.Recipient {
-	v := reflect.ValueOf(ev)
-	for i := range plans[v.Type()].leaves {
-		if l := &plans[v.Type()].leaves[i]; l.name == "recipients" && l.kind == kindList {
-			list, _ := reflect.TypeAssert[[]event.Recipient](v.FieldByIndex(l.index))
-			return list
-		}
+func (p *plan) recipientsOf(ev event.Event) []event.Recipient {
+	if p.recipients == nil {
+		return nil
 	}
-	return nil
+	list, _ := reflect.TypeAssert[[]event.Recipient](event.ValueOf(ev).Field(p.recipients.offset).Reflect(p.recipients.typ))
+	return list
 }

@@ -87,37 +87,33 @@ func appendFrame(dst, payload []byte) []byte {
 func appendRecord(dst []byte, r *event.Record) []byte {
 	at := len(dst)
 	dst = append(dst, 0, 0, 0, 0, 0, 0, 0, 0)
-	v := reflect.ValueOf(r.Event)
-	p := plans[v.Type()]
+	p := planOf(r)
 	dst = binary.AppendUvarint(dst, journalIndex[p.typ])
 	micros, nanos := packTime(r.Time)
 	dst = binary.AppendVarint(dst, micros)
 	dst = binary.AppendVarint(dst, nanos)
-	for _, name := range heads[1:] {
-		dst = appendString(dst, headText(r, name))
+	for _, s := range [...]string{r.ID, r.Node, string(r.Source), r.ConfigRev, r.Session, string(r.Message), r.UID} { // heads
+		dst = appendString(dst, s)
 	}
-	dst = appendLeaves(dst, p.leaves, v)
+	dst = appendLeaves(dst, p.leaves, event.ValueOf(r.Event))
 	payload := dst[at+8:]
 	binary.LittleEndian.PutUint32(dst[at:], uint32(len(payload))) //nolint:gosec // bounded by the facts
 	binary.LittleEndian.PutUint32(dst[at+4:], crc32.Checksum(payload, castagnoli))
 	return dst
 }
 
-func appendLeaves(dst []byte, leaves []leaf, v reflect.Value) []byte {
+func appendLeaves(dst []byte, leaves []leaf, v event.Value) []byte {
 	for i := range leaves {
 		l := &leaves[i]
 		switch {
 		case l.isText():
 			dst = appendString(dst, l.text(v))
 		case l.kind == kindList:
-			list := v.FieldByIndex(l.index)
-			if list.IsNil() {
-				dst = append(dst, 0)
-				continue
-			}
-			dst = binary.AppendUvarint(dst, uint64(list.Len())+1) //nolint:gosec // a length
-			for j := range list.Len() {
-				dst = appendLeaves(dst, l.sub, list.Index(j))
+			list := v.Field(l.offset)
+			n := list.Len()
+			dst = binary.AppendUvarint(dst, uint64(n+1)) //nolint:gosec // a length, or -1
+			for j := range n {
+				dst = appendLeaves(dst, l.sub, list.Item(j, l.size))
 			}
 		default:
 			n, nanos := l.num(v)

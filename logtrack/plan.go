@@ -28,11 +28,13 @@ const (
 
 // leaf is one field of a fact.
 type leaf struct {
-	name  string // JSON name; of a list's element: list.field
-	kind  kind
-	index []int
-	typ   reflect.Type
-	sub   []leaf // of a list: the fields of its elements
+	name   string // JSON name; of a list's element: list.field
+	kind   kind
+	index  []int
+	offset uintptr
+	typ    reflect.Type
+	size   uintptr // of a list's element
+	sub    []leaf  // of a list: the fields of its elements
 
 	key   string // of its column in a block
 	nanos string // of the column of what is below the microsecond
@@ -45,7 +47,9 @@ type plan struct {
 	class  event.Durability
 	leaves []leaf
 	byName map[string]getter // every column of its facts
-	keys   [3][]string       // by readSet: the columns to read
+
+	recipients *leaf       // the list, or nil
+	keys       [3][]string // by readSet: the columns to read
 }
 
 // heads are the fields of the record itself.
@@ -65,8 +69,11 @@ func makePlans() map[reflect.Type]*plan {
 			panic(fmt.Sprintf("logtrack: fact %s: %v", name, err)) // a test of package event would fail too
 		}
 		typ := reflect.TypeOf(r.Event)
-		p := &plan{name: name, typ: typ, class: event.Class(r.Event), leaves: planLeaves(typ, nil, "")}
+		p := &plan{name: name, typ: typ, class: event.Class(r.Event), leaves: planLeaves(typ, nil, 0, "")}
 		p.byName = p.getters()
+		if i := slices.IndexFunc(p.leaves, func(l leaf) bool { return l.name == "recipients" && l.kind == kindList }); i >= 0 {
+			p.recipients = &p.leaves[i]
+		}
 		for set := range p.keys {
 			p.keys[set] = p.columns(readSet(set))
 		}
@@ -83,19 +90,20 @@ func namePlans() map[string]*plan {
 	return m
 }
 
-func planLeaves(typ reflect.Type, index []int, prefix string) []leaf {
+func planLeaves(typ reflect.Type, index []int, base uintptr, prefix string) []leaf {
 	var leaves []leaf
 	for f := range typ.Fields() {
 		at := append(slices.Clone(index), f.Index...)
 		if f.Anonymous {
-			leaves = append(leaves, planLeaves(f.Type, at, prefix)...)
+			leaves = append(leaves, planLeaves(f.Type, at, base+f.Offset, prefix)...)
 			continue
 		}
 		key, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		l := leaf{name: prefix + key, index: at, typ: f.Type, kind: kindOf(f.Type, prefix == "")}
+		l := leaf{name: prefix + key, index: at, offset: base + f.Offset, typ: f.Type, kind: kindOf(f.Type, prefix == "")}
 		l.key, l.nanos = colKey(l.name, l.isText()), colKey(l.name+"/ns", false)
 		if l.kind == kindList {
-			l.sub = planLeaves(f.Type.Elem(), nil, key+".")
+			l.size = f.Type.Elem().Size()
+			l.sub = planLeaves(f.Type.Elem(), nil, 0, key+".")
 		}
 		leaves = append(leaves, l)
 	}
@@ -129,21 +137,22 @@ func kindOf(t reflect.Type, top bool) kind {
 func (l *leaf) isText() bool { return l.kind == kindString || l.kind == kindAddr || l.kind == kindJSON }
 
 // text is the leaf's value in struct v, for a leaf that isText.
-func (l *leaf) text(v reflect.Value) string {
-	f := v.FieldByIndex(l.index)
+func (l *leaf) text(v event.Value) string {
+	f := v.Field(l.offset)
 	switch l.kind {
 	case kindString:
-		return f.String()
+		return f.Text()
 	case kindAddr:
-		if a := f.Interface().(netip.Addr); a.IsValid() {
+		if a := f.Addr(); a.IsValid() {
 			return a.String()
 		}
 		return ""
 	}
-	if f.IsZero() {
+	rv := f.Reflect(l.typ)
+	if rv.IsZero() {
 		return ""
 	}
-	b, err := json.Marshal(f.Interface())
+	b, err := json.Marshal(rv.Interface())
 	if err != nil {
 		return ""
 	}
@@ -152,22 +161,16 @@ func (l *leaf) text(v reflect.Value) string {
 
 // num is the leaf's value in struct v as an integer, and for times the
 // nanoseconds below the microsecond.
-func (l *leaf) num(v reflect.Value) (n, nanos int64) {
-	f := v.FieldByIndex(l.index)
-	switch {
-	case l.kind == kindTime:
-		return packTime(f.Interface().(time.Time))
-	case l.typ == reflect.TypeFor[event.Seconds]():
-		return time.Duration(f.Int()).Microseconds(), 0
-	case f.Kind() == reflect.Bool:
-		if f.Bool() {
-			return 1, 0
-		}
-		return 0, 0
-	case f.CanUint():
-		return int64(f.Uint()), 0 //nolint:gosec // the bits come back through setNum
+func (l *leaf) num(v event.Value) (n, nanos int64) {
+	f := v.Field(l.offset)
+	if l.kind == kindTime {
+		return packTime(f.Time())
 	}
-	return f.Int(), 0
+	n = f.Int(l.typ.Kind())
+	if l.typ == reflect.TypeFor[event.Seconds]() {
+		n = time.Duration(n).Microseconds()
+	}
+	return n, 0
 }
 
 func (l *leaf) setText(v reflect.Value, s string) {

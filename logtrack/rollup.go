@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"go.uber.org/zap"
@@ -58,10 +60,11 @@ type rollup struct {
 type rollBuilder struct {
 	r     *rollup
 	index []map[string]int64
+	last  []string // the value of the row before
 }
 
 func newRollBuilder() *rollBuilder {
-	b := &rollBuilder{r: &rollup{dims: make([]rollDim, len(rollDims))}, index: make([]map[string]int64, len(rollDims))}
+	b := &rollBuilder{r: &rollup{dims: make([]rollDim, len(rollDims))}, index: make([]map[string]int64, len(rollDims)), last: make([]string, len(rollDims))}
 	for i := range b.index {
 		b.index[i] = map[string]int64{}
 	}
@@ -69,6 +72,11 @@ func newRollBuilder() *rollBuilder {
 }
 
 func (b *rollBuilder) code(dim int, s string) int64 {
+	codes := b.r.dims[dim].codes
+	if n := len(codes); n > 0 && b.last[dim] == s {
+		return codes[n-1]
+	}
+	b.last[dim] = s
 	c, ok := b.index[dim][s]
 	if !ok {
 		c = int64(len(b.r.dims[dim].dict))
@@ -187,30 +195,71 @@ func (b *rollBuilder) addValue(kind, fact string, values []string, when, value i
 	}
 }
 
-// rollupOf gathers the rollup of records, in no order.
+// rollupOf gathers the rollup of records, in no order. It counts what
+// rollQueries count, and does not ask each fact for its fields by their names.
 func rollupOf(recs []event.Record) *rollup {
 	b := newRollBuilder()
-	values := make([]string, len(rollDims))
 	for i := range recs {
 		r := &recs[i]
-		name := planOf(r).name
-		kind := kindOutcome
-		if name == accepted {
-			kind = kindAccepted
-		}
-		a := rollQueries[kind]
-		if kind == kindOutcome && !a.wants(name) {
-			continue
-		}
-		values[0] = kind
-		a.eachOf(r, func(value func(int) string, when, n int64) {
-			for d := range a.dims {
-				values[d+1] = value(d)
+		switch ev := r.Event.(type) {
+		case event.MessageQueued:
+			b.fact(r, rollFact{kind: kindAccepted, info: &ev.Info, hop: &event.Hop{}, disposition: mail.Queued, value: ev.Size})
+		case event.AttemptFinished:
+			for k := range ev.Recipients {
+				rc := &ev.Recipients[k]
+				if d := cmp.Or(rc.Disposition, ev.Disposition); d == mail.Deferred {
+					b.fact(r, rollFact{
+						kind: kindOutcome, info: &ev.Info, hop: &ev.Hop, address: rc.Address,
+						disposition: d, class: cmp.Or(rc.Class, ev.Class), code: cmp.Or(rc.Code, ev.Code),
+					})
+				}
 			}
-			b.addValue(kind, name, values, when, n)
-		})
+		case event.RecipientRelayed:
+			b.final(r, &ev.Final, mail.Relayed)
+		case event.RecipientBounced:
+			b.final(r, &ev.Final, mail.Bounced)
+		case event.RecipientExpired:
+			b.final(r, &ev.Final, mail.Expired)
+		case event.RecipientDropped:
+			b.final(r, &ev.Final, mail.Dropped)
+		}
 	}
 	return b.r
+}
+
+// rollFact is what a row counts of one fact.
+type rollFact struct {
+	kind        string
+	info        *event.Info
+	hop         *event.Hop
+	address     string
+	disposition mail.Disposition
+	class       mail.Class
+	code        int
+	value       int64
+}
+
+func (b *rollBuilder) final(r *event.Record, f *event.Final, d mail.Disposition) {
+	b.fact(r, rollFact{
+		kind: kindOutcome, info: &f.Info, hop: &f.Hop, address: f.Recipient, disposition: d, class: f.Class, code: f.Code,
+		value: time.Duration(f.TTotal).Microseconds(),
+	})
+}
+
+func (b *rollBuilder) fact(r *event.Record, f rollFact) {
+	remote := lower(f.hop.RemoteName)
+	if remote == "" && f.hop.RemoteIP.IsValid() {
+		remote = f.hop.RemoteIP.String()
+	}
+	code := ""
+	if f.code != 0 {
+		code = strconv.Itoa(f.code)
+	}
+	values := [...]string{ // in the order of rollDims
+		f.kind, domainOf(f.address), f.hop.Queue, remote, f.hop.Provider, cmp.Or(f.hop.ConnectorOut, f.info.ConnectorIn), f.info.ConnectorIn,
+		f.disposition.String(), string(f.class), code, senderDomain(f.info.MailFrom),
+	}
+	b.addValue(f.kind, planOf(r).name, values[:], r.Time.UnixMicro(), f.value)
 }
 
 // rollupOfView gathers the rollup of a stored block.

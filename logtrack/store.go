@@ -136,7 +136,10 @@ type memBlock struct {
 
 // encode encodes the block, which is full, once.
 func (m *memBlock) encode() *encoded {
-	m.encoding.Do(func() { m.encoded = encodeBlock(m.seq, m.recs) })
+	m.encoding.Do(func() {
+		head := m.head
+		m.encoded = encodeRows(m.seq, m.recs, &head)
+	})
 	return m.encoded
 }
 

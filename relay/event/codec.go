@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -80,9 +79,11 @@ type fieldPlan struct {
 	omitZero bool
 	form     form
 
-	in   []int // of the embedded struct that has the field; empty: the fact itself
-	same bool  // in the same struct as the field before
-	at   int   // in that struct
+	offset uintptr
+	typ    reflect.Type
+	kind   reflect.Kind
+	size   uintptr     // of an element of a list
+	items  []fieldPlan // of an element of a list
 }
 
 // form is what is written of a field.
@@ -127,18 +128,11 @@ func formOf(t reflect.Type) form {
 }
 
 // each calls yield with every field of v that is not omitted.
-func each(plan []fieldPlan, v reflect.Value, yield func(p *fieldPlan, fv reflect.Value) error) error {
-	base := v
+func each(plan []fieldPlan, v Value, yield func(p *fieldPlan, fv Value) error) error {
 	for i := range plan {
 		p := &plan[i]
-		if !p.same {
-			base = v
-			for _, k := range p.in {
-				base = base.Field(k)
-			}
-		}
-		fv := base.Field(p.at)
-		if p.omitZero && fv.IsZero() {
+		fv := v.Field(p.offset)
+		if p.omitZero && p.isZero(fv) {
 			continue
 		}
 		if err := yield(p, fv); err != nil {
@@ -146,6 +140,20 @@ func each(plan []fieldPlan, v reflect.Value, yield func(p *fieldPlan, fv reflect
 		}
 	}
 	return nil
+}
+
+func (p *fieldPlan) isZero(v Value) bool {
+	switch p.form {
+	case formString:
+		return v.Text() == ""
+	case formTime:
+		return v.Time() == time.Time{}
+	case formAddr:
+		return v.Addr() == netip.Addr{}
+	case formSlice:
+		return v.Len() < 0
+	}
+	return v.Int(p.kind) == 0
 }
 
 var (
@@ -161,7 +169,8 @@ var (
 func buildKinds() bool {
 	for _, row := range table {
 		typ := reflect.TypeOf(row.event)
-		k := &kind{name: snake(typ.Name()), class: row.class, typ: typ, fields: makePlan(typ)}
+		checkPeekable(typ)
+		k := &kind{name: snake(typ.Name()), class: row.class, typ: typ, fields: planFields(typ, 0)}
 		for _, p := range k.fields {
 			if p.form == formSlice {
 				k.lists = append(k.lists, p)
@@ -173,26 +182,23 @@ func buildKinds() bool {
 	return true
 }
 
-func makePlan(typ reflect.Type) []fieldPlan {
-	plan := planFields(typ, nil)
-	for i := 1; i < len(plan); i++ {
-		plan[i].same = slices.Equal(plan[i].in, plan[i-1].in)
-	}
-	return plan
-}
-
-func planFields(typ reflect.Type, in []int) []fieldPlan {
+func planFields(typ reflect.Type, base uintptr) []fieldPlan {
 	var plan []fieldPlan
 	for f := range typ.Fields() {
 		if f.Anonymous {
-			plan = append(plan, planFields(f.Type, append(slices.Clone(in), f.Index...))...)
+			plan = append(plan, planFields(f.Type, base+f.Offset)...)
 			continue
 		}
 		key, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
-		plan = append(plan, fieldPlan{key: key, lead: `,"` + key + `":`, omitZero: opts == "omitzero", form: formOf(f.Type), in: in, at: f.Index[0]})
-		if t := f.Type; t.Kind() == reflect.Slice && elements[t.Elem()] == nil {
-			elements[t.Elem()] = makePlan(t.Elem())
+		p := fieldPlan{key: key, lead: `,"` + key + `":`, omitZero: opts == "omitzero", form: formOf(f.Type), offset: base + f.Offset, typ: f.Type, kind: f.Type.Kind()}
+		if t := f.Type; p.kind == reflect.Slice {
+			p.size = t.Elem().Size()
+			if elements[t.Elem()] == nil {
+				elements[t.Elem()] = planFields(t.Elem(), 0)
+			}
+			p.items = elements[t.Elem()]
 		}
+		plan = append(plan, p)
 	}
 	return plan
 }
@@ -278,40 +284,32 @@ func (r *Record) AppendFields(dst []Field) []Field {
 			dst = append(dst, f)
 		}
 	}
-	v := reflect.ValueOf(r.Event)
-	_ = each(kinds[v.Type()].fields, v, func(p *fieldPlan, fv reflect.Value) error {
+	_ = each(kinds[reflect.TypeOf(r.Event)].fields, ValueOf(r.Event), func(p *fieldPlan, fv Value) error {
 		dst = append(dst, fieldOf(p, fv))
 		return nil
 	})
 	return dst
 }
 
-func fieldOf(p *fieldPlan, v reflect.Value) Field {
+func fieldOf(p *fieldPlan, v Value) Field {
 	f := Field{Key: p.key, Kind: String}
 	switch p.form {
 	case formString:
-		f.Str = v.String()
+		f.Str = v.Text()
 	case formBool:
-		f.Kind = Bool
-		if v.Bool() {
-			f.Int = 1
-		}
-	case formInt:
-		f.Kind, f.Int = Int, v.Int()
-	case formUint:
-		f.Kind, f.Int = Int, int64(v.Uint()) //nolint:gosec // ports only
+		f.Kind, f.Int = Bool, v.Int(p.kind)
+	case formInt, formUint:
+		f.Kind, f.Int = Int, v.Int(p.kind)
 	case formSeconds:
-		f.Kind, f.Float = Float, float64(time.Duration(v.Int()).Microseconds())/1e6
+		f.Kind, f.Float = Float, float64(time.Duration(v.Int(p.kind)).Microseconds())/1e6
 	case formDisposition:
-		f.Str = mail.Disposition(v.Uint()).String() //nolint:gosec // it is one
+		f.Str = mail.Disposition(v.Int(p.kind)).String() //nolint:gosec // it is one
 	case formTime:
-		f.Kind = Time
-		f.Time, _ = reflect.TypeAssert[time.Time](v)
+		f.Kind, f.Time = Time, v.Time()
 	case formAddr:
-		ip, _ := reflect.TypeAssert[netip.Addr](v)
-		f.Str = ip.String()
+		f.Str = v.Addr().String()
 	case formSlice:
-		f.Kind, f.Any = Object, v.Interface()
+		f.Kind, f.Any = Object, v.Reflect(p.typ).Interface()
 	}
 	return f
 }
@@ -326,7 +324,7 @@ func (f Field) List() [][]Field {
 	plan := elements[v.Type().Elem()]
 	list := make([][]Field, v.Len())
 	for i := range list {
-		_ = each(plan, v.Index(i), func(p *fieldPlan, fv reflect.Value) error {
+		_ = each(plan, Value{v.Index(i).Addr().UnsafePointer()}, func(p *fieldPlan, fv Value) error {
 			list[i] = append(list[i], fieldOf(p, fv))
 			return nil
 		})
@@ -337,13 +335,8 @@ func (f Field) List() [][]Field {
 // Items is how many items the lists of ev have, taken together: what makes a
 // fact large.
 func Items(ev Event) (n int) {
-	v := reflect.ValueOf(ev)
-	for _, p := range kinds[v.Type()].lists {
-		list := v
-		for _, k := range p.in {
-			list = list.Field(k)
-		}
-		n += list.Field(p.at).Len()
+	for _, p := range kinds[reflect.TypeOf(ev)].lists {
+		n += max(ValueOf(ev).Field(p.offset).Len(), 0)
 	}
 	return n
 }
@@ -371,8 +364,7 @@ func (r *Record) AppendJSON(dst []byte) ([]byte, error) {
 	if r.Event == nil {
 		return dst, errors.New("record without an event")
 	}
-	v := reflect.ValueOf(r.Event)
-	k := kinds[v.Type()]
+	k := kinds[reflect.TypeOf(r.Event)]
 	var err error
 	dst = append(dst, `{"ts":`...)
 	if dst, err = appendTime(dst, r.Time); err != nil {
@@ -397,33 +389,44 @@ func (r *Record) AppendJSON(dst []byte) ([]byte, error) {
 			dst = appendString(append(dst, f.key...), f.val)
 		}
 	}
-	err = each(k.fields, v, func(p *fieldPlan, fv reflect.Value) (err error) {
-		dst, err = appendValue(append(dst, p.lead...), p.form, fv)
-		return err
-	})
-	return append(dst, '}'), err
+	if dst, err = appendFields(dst, k.fields, ValueOf(r.Event)); err != nil {
+		return dst, err
+	}
+	return append(dst, '}'), nil
 }
 
-// appendValue writes a field as package json would.
-func appendValue(dst []byte, f form, v reflect.Value) ([]byte, error) {
-	switch f {
+// appendFields writes each field that is not omitted, with a comma before it.
+func appendFields(dst []byte, plan []fieldPlan, v Value) (_ []byte, err error) {
+	for i := range plan {
+		p := &plan[i]
+		fv := v.Field(p.offset)
+		if p.omitZero && p.isZero(fv) {
+			continue
+		}
+		if dst, err = p.append(append(dst, p.lead...), fv); err != nil {
+			return dst, err
+		}
+	}
+	return dst, nil
+}
+
+// append writes a field as package json would.
+func (p *fieldPlan) append(dst []byte, v Value) ([]byte, error) {
+	switch p.form {
 	case formString:
-		return appendString(dst, v.String()), nil
+		return appendString(dst, v.Text()), nil
 	case formBool:
-		return strconv.AppendBool(dst, v.Bool()), nil
-	case formInt:
-		return strconv.AppendInt(dst, v.Int(), 10), nil
-	case formUint:
-		return strconv.AppendUint(dst, v.Uint(), 10), nil
+		return strconv.AppendBool(dst, v.Int(p.kind) != 0), nil
+	case formInt, formUint:
+		return strconv.AppendInt(dst, v.Int(p.kind), 10), nil
 	case formSeconds:
-		return appendSeconds(dst, Seconds(v.Int())), nil
+		return appendSeconds(dst, Seconds(v.Int(p.kind))), nil
 	case formDisposition:
-		return appendString(dst, mail.Disposition(v.Uint()).String()), nil //nolint:gosec // it is one
+		return appendString(dst, mail.Disposition(v.Int(p.kind)).String()), nil //nolint:gosec // it is one
 	case formTime:
-		t, _ := reflect.TypeAssert[time.Time](v)
-		return appendTime(dst, t)
+		return appendTime(dst, v.Time())
 	case formAddr:
-		ip, _ := reflect.TypeAssert[netip.Addr](v)
+		ip := v.Addr()
 		if ip.Zone() != "" {
 			return appendString(dst, ip.String()), nil
 		}
@@ -433,28 +436,24 @@ func appendValue(dst []byte, f form, v reflect.Value) ([]byte, error) {
 		}
 		return append(dst, '"'), nil
 	case formSlice:
-		return appendSlice(dst, v)
+		return p.appendList(dst, v)
 	}
-	return dst, fmt.Errorf("field of form %d", f)
+	return dst, fmt.Errorf("field of form %d", p.form)
 }
 
-// appendSlice writes a slice of structs; their plans were made with the kinds.
-func appendSlice(dst []byte, v reflect.Value) ([]byte, error) {
-	if v.IsNil() {
+// appendList writes a slice of structs.
+func (p *fieldPlan) appendList(dst []byte, v Value) (_ []byte, err error) {
+	n := v.Len()
+	if n < 0 {
 		return append(dst, "null"...), nil
 	}
-	plan := elements[v.Type().Elem()]
 	dst = append(dst, '[')
-	for i := range v.Len() {
+	for i := range n {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
 		start := len(dst)
-		err := each(plan, v.Index(i), func(p *fieldPlan, fv reflect.Value) (err error) {
-			dst, err = appendValue(append(dst, p.lead...), p.form, fv)
-			return err
-		})
-		if err != nil {
+		if dst, err = appendFields(dst, p.items, v.Item(i, p.size)); err != nil {
 			return dst, err
 		}
 		if len(dst) == start {

@@ -1,0 +1,59 @@
+package logtrack
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+)
+
+// relayed makes the facts that the relay states of n messages which all went well.
+func relayed(n int) (recs []event.Record) {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	client := netip.MustParseAddr("192.0.2.7")
+	for i := range n {
+		now := at.Add(time.Duration(i) * 200 * time.Microsecond)
+		id := mail.QueueID(mail.NewID(now))
+		session := fmt.Sprintf("01M81KN9MR3YCYFDXV7Q4FN%03d", i%20)
+		rcpt := fmt.Sprintf("user%d@example%d.test", i%500, i%40)
+		info := event.Info{
+			MailFrom: "bench@sender.test", HeaderMessageID: fmt.Sprintf("<9708d2ac-%08d@loadbench.test>", i), HeaderFrom: "bench@sender.test",
+			Size: 10240, ConnectorIn: "in", ClientIP: client, Priority: "normal",
+		}
+		hop := event.Hop{ConnectorOut: "sink", Queue: "sink", Provider: "other", RemoteName: "mx.example.test", RemoteIP: client, RemotePort: 25}
+		reply := event.Answer{Code: 250, Enhanced: "2.0.0", Reply: "got it", Verb: "."}
+		add := func(after time.Duration, by event.Source, ev event.Event) {
+			t := now.Add(after)
+			recs = append(recs, event.Record{
+				ID: mail.NewID(t), Time: t, Node: "relay.test", Source: by, ConfigRev: "057e2eba3c32", Session: session, Message: id, UID: "01a2033d-82f6-742e-be6c-70dd058b45b1", Event: ev, Kept: true,
+			})
+			session = ""
+		}
+		add(0, event.SourceSMTPIn, event.MessageQueued{Info: info, Recipients: []event.Recipient{{Address: rcpt}}, ClientPort: uint16(40000 + i%20), Helo: "bench.test", Protocol: "ESMTP", TReceive: event.Secs(time.Duration(i%777) * time.Microsecond), TAccept: event.Secs(time.Millisecond), Expires: now.Add(48 * time.Hour)})
+		add(time.Millisecond, event.SourceRouting, event.MessageRouted{Info: info, ConnectorOut: "sink", Queue: "sink", Space: "*", Why: "address space * of send connector sink, cost 10", Recipients: []event.Recipient{{Address: rcpt}}})
+		add(3*time.Millisecond, event.SourceQueue, event.AttemptFinished{
+			Info: info, Hop: hop, Answer: reply, Disposition: mail.Relayed,
+			Recipients: []event.Recipient{{Address: rcpt, Disposition: mail.Relayed, Code: 250, Enhanced: "2.0.0", Reply: "got it"}},
+			OutSession: fmt.Sprintf("01M81KVXJXFV4YP2WAZCN8X%03d", i%40), LocalIP: client, Reused: true, TLSVerify: "none", TLSPolicy: "none", Attempt: 1,
+			TSched: event.Secs(time.Duration(i%900) * time.Microsecond), Stages: event.Stages{TEnvelope: event.Secs(time.Duration(i%300) * time.Microsecond), TReply: event.Secs(time.Duration(i%2000) * time.Microsecond)},
+		})
+		add(3*time.Millisecond, event.SourceQueue, event.RecipientRelayed{Final: event.Final{Info: info, Hop: hop, Answer: reply, Recipient: rcpt, Attempts: 1, TTotal: event.Secs(3 * time.Millisecond)}})
+		add(3*time.Millisecond, event.SourceQueue, event.MessageRetired{Info: info, Recipients: 1, Relayed: 1, Attempts: 1, TTotal: event.Secs(3 * time.Millisecond)})
+	}
+	return recs
+}
+
+// BenchmarkSeal makes blocks of the facts that relaying states.
+func BenchmarkSeal(b *testing.B) {
+	recs := relayed(2048)[:blockRows]
+	size := 0
+	cpu := cpuTime()
+	for b.Loop() {
+		size = len(encodeBlock(1, recs).body)
+	}
+	b.ReportMetric(float64((cpuTime()-cpu).Nanoseconds())/float64(b.N*len(recs)), "cpu-ns/fact")
+	b.ReportMetric(float64(size)/float64(len(recs)), "octets/fact")
+}
