@@ -477,18 +477,38 @@ func appendTime(dst []byte, t time.Time) ([]byte, error) {
 
 // appendString writes s as JSON. Text that needs care is left to package json.
 func appendString(dst []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			var buf bytes.Buffer
-			enc := json.NewEncoder(&buf)
-			enc.SetEscapeHTML(false)
-			_ = enc.Encode(s) // a string can always be written
-			return append(dst, bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})...)
-		}
+	if !isPlain(s) {
+		var buf bytes.Buffer
+		enc := json.NewEncoder(&buf)
+		enc.SetEscapeHTML(false)
+		_ = enc.Encode(s) // a string can always be written
+		return append(dst, bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})...)
 	}
 	dst = append(dst, '"')
 	dst = append(dst, s...)
 	return append(dst, '"')
+}
+
+// isPlain reports whether s is printable ASCII without quotes and backslashes.
+// It looks at eight octets at a time: an octet that is less than a limit, or
+// equal to a character, borrows into its high bit when the one is taken from it.
+func isPlain(s string) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	i := 0
+	for ; i+8 <= len(s); i += 8 {
+		w := uint64(s[i]) | uint64(s[i+1])<<8 | uint64(s[i+2])<<16 | uint64(s[i+3])<<24 |
+			uint64(s[i+4])<<32 | uint64(s[i+5])<<40 | uint64(s[i+6])<<48 | uint64(s[i+7])<<56
+		quote, slash := w^ones*'"', w^ones*'\\'
+		if (w|(w+ones)|(w-ones*' ')|(quote-ones)|(slash-ones))&highs != 0 {
+			return false
+		}
+	}
+	for ; i < len(s); i++ {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 // ErrUnknownEvent is wrapped when a line names a fact that this version does not know.

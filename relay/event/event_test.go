@@ -281,3 +281,30 @@ func BenchmarkMarshal(b *testing.B) {
 		}
 	}
 }
+
+func TestPlainText(t *testing.T) {
+	plain := func(s string) bool {
+		for _, c := range []byte(s) {
+			if c < ' ' || c > '~' || c == '"' || c == '\\' {
+				return false
+			}
+		}
+		return true
+	}
+	for size := range 20 {
+		text := []byte("some text of 20 oct.")[:size]
+		if !isPlain(string(text)) {
+			t.Errorf("isPlain(%q) = false", text)
+		}
+		for at := range text {
+			was := text[at]
+			for c := range 256 {
+				text[at] = byte(c)
+				if got, want := isPlain(string(text)), plain(string(text)); got != want {
+					t.Fatalf("isPlain(%q) = %t, want %t", text, got, want)
+				}
+			}
+			text[at] = was
+		}
+	}
+}
