@@ -62,6 +62,7 @@ func (s *Store) message(ctx context.Context, queueID string) (*trackapi.Timeline
 		return nil, err
 	}
 	out := &trackapi.Timeline{Message: fo.message(), Timeline: []trackapi.Entry{}}
+	out.Message.Recipients = fo.understood()
 	var previous time.Time // when the last attempt ended, or the message was accepted
 	for i := range fo.recs {
 		r := &fo.recs[i]
@@ -327,13 +328,13 @@ func describeAttempt(r *event.Record, ev *event.AttemptFinished) (summary, level
 	case mail.Relayed:
 		return fmt.Sprintf("Relayed %s to %s in %s: %s", recipients(ev.Recipients), where(ev.Hop), span(sum(ev.Stages)), said(ev.Answer)), levelInfo
 	case mail.Deferred:
-		summary = fmt.Sprintf("Deferred by %s: %s", where(ev.Hop), said(ev.Answer))
+		summary = fmt.Sprintf("Deferred by %s: %s%s", where(ev.Hop), said(ev.Answer), meaning(ev.Answer))
 		if !ev.NextAttempt.IsZero() {
 			summary += "; next attempt in " + span(event.Since(r.Time, ev.NextAttempt))
 		}
 		return summary, levelWarning
 	case mail.Bounced:
-		return fmt.Sprintf("Refused for good by %s: %s", where(ev.Hop), said(ev.Answer)), levelError
+		return fmt.Sprintf("Refused for good by %s: %s%s", where(ev.Hop), said(ev.Answer), meaning(ev.Answer)), levelError
 	}
 	return fmt.Sprintf("Attempt %d at %s ended %s: %s", ev.Attempt, where(ev.Hop), ev.Disposition, said(ev.Answer)), levelWarning
 }

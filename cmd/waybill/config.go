@@ -8,6 +8,7 @@ import (
 
 	"waybill/cmd/internal/config"
 	"waybill/relay/backoff"
+	"waybill/relay/failure"
 )
 
 func checkCmd(e *env) *cobra.Command {
@@ -110,6 +111,17 @@ with what their keys mean. backoff.rules_file names a file with more of them.`,
 			Example: "  waybill config backoff | less",
 			RunE: func(*cobra.Command, []string) error {
 				_, err := io.WriteString(e.out, backoff.Shipped())
+				return err
+			},
+		},
+		&cobra.Command{
+			Use: "replies", Short: "What the replies of next hops mean", Args: cobra.NoArgs,
+			Long: `Prints the rules by which replies are understood: class, whether the failure
+lasts, and who must act. replies.rules_file names a file with more of them, and
+"waybill reply explain" tries one.`,
+			Example: "  waybill config replies | less",
+			RunE: func(*cobra.Command, []string) error {
+				_, err := io.WriteString(e.out, failure.Shipped())
 				return err
 			},
 		},

@@ -194,7 +194,10 @@ func queueShowCmd(e *env) *cobra.Command {
 					e.paint("bold", m.QueueID), e.paint(cellStyle("STATE", m.State), m.State), clean(m.Sender), clean(or(m.MessageID, "-")), size(m.Size),
 					clock(m.Time), seconds(m.Age), or(m.Connector, "the relay itself"), until(m.Expires), clean(held))
 			}
-			return render(e, m, m.Recipients, t)
+			if err := render(e, m, m.Recipients, t); err != nil || e.format != "table" {
+				return err
+			}
+			return e.explainQueued(m.Recipients)
 		},
 	}
 	cmd.Flags().BoolVar(&content, "content", false, "the message itself, as it would leave")

@@ -191,7 +191,7 @@ it is late.
 		cmds []*cobra.Command
 	}{
 		{"daemon", []*cobra.Command{serveCmd(e), demoCmd(e), healthcheckCmd(e)}},
-		{"see", []*cobra.Command{trackCmd(e), queueCmd(e), throttleCmd(e), routeCmd(e), sendCmd(e), statusCmd(e)}},
+		{"see", []*cobra.Command{trackCmd(e), queueCmd(e), throttleCmd(e), routeCmd(e), replyCmd(e), sendCmd(e), statusCmd(e)}},
 		{"setup", []*cobra.Command{backupCmd(e), restoreCmd(e), checkCmd(e), selftestCmd(e), probeCmd(e), configCmd(e), userCmd(e), versionCmd(e)}},
 	} {
 		for _, c := range g.cmds {

@@ -288,6 +288,9 @@ func (e *env) drawTimeline(tl *trackapi.Timeline) error {
 		if r.Reply != "" {
 			fmt.Fprintf(&b, "             %s%s\n", codes(r.Code, r.Enhanced), clean(r.Reply))
 		}
+		if r.Explanation != "" {
+			fmt.Fprintf(&b, "             %s\n", e.meaning(r.Class, r.ClassRule, r.Permanence, r.Explanation))
+		}
 	}
 	b.WriteByte('\n')
 	for i, en := range tl.Timeline {

@@ -18,8 +18,8 @@ import (
 	"waybill/logtrack"
 	"waybill/logtrack/trackapi"
 	"waybill/logtrack/trackimport"
-	"waybill/relay/deliver"
 	"waybill/relay/event"
+	"waybill/relay/failure"
 )
 
 // offline are the flags of commands that also work on a store that no daemon has open.
@@ -109,7 +109,7 @@ Importing a log twice adds nothing. What was imported has source:import.`,
 			}
 			bad := 0
 			opts := trackimport.Options{
-				Zone: at, Host: host, Classify: deliver.Classify,
+				Zone: at, Host: host, Explain: failure.Default().Complete,
 				Bad: func(file string, line int, err error) {
 					if bad++; bad <= 20 || verbose {
 						fmt.Fprintf(e.err, "%s:%d: %v\n", clean(file), line, clean(err.Error()))

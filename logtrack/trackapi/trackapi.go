@@ -63,6 +63,9 @@ type Recipient struct {
 	Enhanced    string    `json:"enhanced,omitempty"`
 	Reply       string    `json:"reply,omitempty"`
 	Class       string    `json:"class,omitempty"`
+	ClassRule   string    `json:"class_rule,omitempty"`
+	Permanence  string    `json:"permanence,omitempty"`  // temporary, permanent: whether the failure goes away when one waits
+	Explanation string    `json:"explanation,omitempty"` // one line: what the failure means, and who must act
 	RemoteHost  string    `json:"remote_host,omitempty"`
 	Connector   string    `json:"connector_out,omitempty"`
 	Queue       string    `json:"queue,omitempty"`
@@ -287,6 +290,11 @@ type QueuedRecipient struct {
 	Reply    string    `json:"last_reply,omitempty"`
 	Class    string    `json:"last_class,omitempty"`
 	Host     string    `json:"last_host,omitempty"`
+
+	// What the last failure means, by the rules in use now.
+	Rule        string `json:"last_class_rule,omitempty"`
+	Permanence  string `json:"last_permanence,omitempty"`  // temporary, permanent
+	Explanation string `json:"last_explanation,omitempty"` // one line: what it means, and who must act
 }
 
 // QueuedMessage is one row of GET /api/v1/queue/messages.

@@ -51,7 +51,7 @@ const (
 type Options struct {
 	Zone     *time.Location                           // of times that name none; nil means the local one
 	Host     string                                   // the server, where the log does not name it
-	Classify func(mail.Outcome) (mail.Class, string)  // why an attempt failed; nil: not told
+	Explain  func(*mail.Outcome)                      // says in it why an attempt failed; nil: not told
 	Bad      func(file string, line int, err error)   // a line that cannot be read; nil: only counted
 	Each     func(r *event.Record) error              // takes the facts
 	Progress func(file string, bytes int64, c Counts) // after some thousand lines; may be nil
@@ -121,8 +121,8 @@ func New(format string, opts Options) (*Importer, error) {
 	if opts.Bad == nil {
 		opts.Bad = func(string, int, error) {}
 	}
-	if opts.Classify == nil {
-		opts.Classify = func(mail.Outcome) (mail.Class, string) { return mail.ClassNone, "" }
+	if opts.Explain == nil {
+		opts.Explain = func(*mail.Outcome) {}
 	}
 	if opts.Progress == nil {
 		opts.Progress = func(string, int64, Counts) {}
@@ -429,10 +429,9 @@ func (im *Importer) answer(d mail.Disposition, a event.Answer, remote bool) even
 	if d == mail.Relayed {
 		return a
 	}
-	class, rule := im.opts.Classify(mail.Outcome{
-		Disposition: d, Reply: mail.Reply{Code: a.Code, Enhanced: a.Enhanced, Text: a.Reply}, Remote: remote, Verb: a.Verb,
-	})
-	a.Class, a.ClassRule = class, rule
+	o := mail.Outcome{Disposition: d, Reply: mail.Reply{Code: a.Code, Enhanced: a.Enhanced, Text: a.Reply}, Remote: remote, Verb: a.Verb}
+	im.opts.Explain(&o)
+	a.Class, a.ClassRule, a.Permanence, a.Explanation = o.Class, o.ClassRule, o.Permanence, o.Explanation
 	return a
 }
 

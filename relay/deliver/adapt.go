@@ -184,7 +184,7 @@ func (s *Scheduler) stateBackoff(c backoff.Change, res *smtpout.Result) {
 		Mode: string(c.Mode), Was: string(c.Was), Rule: c.Rule, Times: c.Times, PerMinute: c.PerMinute, Connections: c.Connections, Until: c.Until,
 	}
 	if c.Mode != backoff.None {
-		ev.Answer = event.Answer{Code: c.Reply.Code, Enhanced: c.Reply.Enhanced, Reply: clip(c.Reply.Text, maxReply), Verb: c.Verb, Class: mail.ClassThrottled, ClassRule: c.Rule}
+		ev.Answer = event.Answer{Code: c.Reply.Code, Enhanced: c.Reply.Enhanced, Reply: clip(c.Reply.Text, maxReply), Verb: c.Verb, Class: mail.ClassThrottled, ClassRule: c.Rule, Permanence: mail.Temporary, Explanation: c.Why}
 	}
 	if res != nil {
 		ev.RemoteName, ev.RemoteIP, ev.RemotePort = res.RemoteName, res.Remote.Addr(), res.Remote.Port()
@@ -228,7 +228,7 @@ func (j *job) rest(ctx context.Context, st backoff.State, next time.Time) {
 	if j.delayDue() {
 		why := mail.Outcome{
 			Reply: mail.Reply{Enhanced: "4.4.5", Text: clip("waiting, because the next hop asked for less mail: "+st.Why, maxReply)},
-			Class: mail.ClassThrottled, ClassRule: st.Rule,
+			Class: mail.ClassThrottled, ClassRule: st.Rule, Explanation: clip(st.Why+"; Waybill slows down by itself, nothing to do", maxReply),
 		}
 		j.wait(ctx, next, why)
 		return

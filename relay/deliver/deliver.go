@@ -19,10 +19,12 @@ import (
 	"io"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"waybill/relay/backoff"
 	"waybill/relay/event"
+	"waybill/relay/failure"
 	"waybill/relay/mail"
 	"waybill/relay/queue"
 	"waybill/relay/route"
@@ -96,6 +98,7 @@ type Options struct {
 	Workers      int            // attempts at once; default DefaultWorkers
 	DrainTimeout time.Duration  // how long attempts in hand may go on after the end; default 25s
 	Backoff      backoff.Rules  // replies by which hops ask for less; nil: none are known
+	Failures     failure.Rules  // what replies mean; without any, those that come with the program
 	Rand         func() float64 // in [0,1); nil means math/rand. For tests
 }
 
@@ -107,8 +110,9 @@ type Scheduler struct {
 	paces paces
 	emit  event.Emitter
 
-	windows windows
-	backoff *backoff.Set
+	windows  windows
+	backoff  *backoff.Set
+	failures atomic.Pointer[failure.Rules]
 }
 
 // New makes a Scheduler.
@@ -123,6 +127,10 @@ func New(opts Options) *Scheduler {
 		opts.Rand = random
 	}
 	s := &Scheduler{opts: opts, slots: newSlots(opts.Workers), emit: opts.Emitter.Source(event.SourceSMTPOut), backoff: backoff.NewSet(opts.Backoff)}
+	if len(opts.Failures.List()) == 0 {
+		opts.Failures = failure.Default()
+	}
+	s.failures.Store(&opts.Failures)
 	s.paces.emit, s.paces.queue, s.paces.random = s.emit, max(1, opts.Workers/16), opts.Rand
 	return s
 }
@@ -238,7 +246,7 @@ func (s *Scheduler) handle(ctx, attempts context.Context, l Lease) {
 	case v.Hop == route.Oversize:
 		j.bounce(ctx, mail.Outcome{
 			Reply: mail.Reply{Enhanced: "5.3.4", Text: "the message is larger than any matching send connector takes"},
-			Class: mail.ClassSize, ClassRule: RuleLocal,
+			Class: mail.ClassSize, ClassRule: failure.RuleLocal,
 		})
 	case !j.now.Before(j.expires):
 		j.expire(ctx)
@@ -247,7 +255,7 @@ func (s *Scheduler) handle(ctx, attempts context.Context, l Lease) {
 	case !known:
 		j.wait(ctx, j.now.Add(jitter(unknownPause, s.opts.Rand())), mail.Outcome{
 			Reply: mail.Reply{Enhanced: "4.3.5", Text: "send connector " + v.Hop.Connector + " is not in the configuration"},
-			Class: mail.ClassOther, ClassRule: RuleLocal,
+			Class: mail.ClassOther, ClassRule: failure.RuleLocal,
 		})
 	default:
 		j.attempt(ctx, attempts)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"waybill/relay/event"
+	"waybill/relay/failure"
 	"waybill/relay/mail"
 	"waybill/relay/queue"
 	"waybill/relay/route"
@@ -322,7 +323,7 @@ var (
 	relayed    = mail.Outcome{Disposition: mail.Relayed, Remote: true, Verb: ".", Reply: mail.Reply{Code: 250, Text: "ok"}}
 	greylisted = mail.Outcome{Disposition: mail.Deferred, Remote: true, Verb: "RCPT", Reply: mail.Reply{Code: 450, Enhanced: "4.7.1", Text: "greylisted"}}
 	refused    = mail.Outcome{Disposition: mail.Bounced, Remote: true, Verb: "RCPT", Reply: mail.Reply{Code: 550, Enhanced: "5.1.1", Text: "no such user"}}
-	noRoute    = mail.Outcome{Disposition: mail.Deferred, Verb: "CONNECT", Class: mail.ClassConnect, ClassRule: RuleLocal, Reply: mail.Reply{Code: 451, Enhanced: "4.4.1", Text: "connection refused"}}
+	noRoute    = mail.Outcome{Disposition: mail.Deferred, Verb: "CONNECT", Class: mail.ClassConnect, ClassRule: failure.RuleLocal, Reply: mail.Reply{Code: 451, Enhanced: "4.4.1", Text: "connection refused"}}
 )
 
 var internet = route.Hop{Connector: "internet", Name: "example.com"}
@@ -384,3 +385,23 @@ func start(t testing.TB, q *fakeQueue, c Connector, change func(*Options)) (s *S
 }
 
 var errStorage = errors.New("storage failed")
+
+// outcome makes a failure of a reply such as "550 5.1.1 text", with "-" for what is missing.
+func outcome(t testing.TB, verb, reply string) mail.Outcome {
+	t.Helper()
+	w := strings.SplitN(reply, " ", 3)
+	o := mail.Outcome{Disposition: mail.Deferred, Remote: true, Verb: verb}
+	for _, c := range w[0] {
+		o.Reply.Code = o.Reply.Code*10 + int(c-'0')
+	}
+	if o.Reply.Code >= 500 {
+		o.Disposition = mail.Bounced
+	}
+	if w[1] != "-" {
+		o.Reply.Enhanced = w[1]
+	}
+	if w[2] != "-" {
+		o.Reply.Text = w[2]
+	}
+	return o
+}

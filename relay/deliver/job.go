@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"waybill/relay/event"
+	"waybill/relay/failure"
 	"waybill/relay/mail"
 	"waybill/relay/queue"
 	"waybill/relay/smtpout"
@@ -119,14 +120,14 @@ func (j *job) outcomes(res *smtpout.Result) []mail.Outcome {
 		to := j.view.Message.Envelope.Recipients[i].Address
 		o := mail.Outcome{
 			Disposition: mail.Deferred, Reply: mail.Reply{Enhanced: "4.3.0", Text: "the attempt ended without an outcome"},
-			Class: mail.ClassOther, ClassRule: RuleLocal,
+			Class: mail.ClassOther, ClassRule: failure.RuleLocal,
 		}
 		if k < len(res.Outcomes) {
 			o = res.Outcomes[k]
 		}
 		o.Recipient = to
 		o.Disposition = dispose(&o)
-		o.Class, o.ClassRule = Classify(o)
+		j.failures.Load().Complete(&o)
 		outcomes[k] = o
 	}
 	return outcomes
@@ -141,7 +142,7 @@ func dispose(o *mail.Outcome) mail.Disposition {
 		return mail.Deferred
 	case !o.Remote:
 		return mail.Bounced
-	case hasWord(verbsSession, o.Verb) && o.Reply.Code != 521 && o.Reply.Code != 556:
+	case sessionVerb(o.Verb) && o.Reply.Code != 521 && o.Reply.Code != 556:
 		// The host refuses us, not the message: another host or another day may
 		// do better. 521 and 556 say that it never takes mail (RFC 7504).
 		return mail.Deferred
@@ -149,6 +150,15 @@ func dispose(o *mail.Outcome) mail.Disposition {
 		return mail.Deferred // RFC 5321 section 4.5.3.1.10: an old way to say 452
 	}
 	return mail.Bounced
+}
+
+// sessionVerb reports whether verb belongs to the session before any message.
+func sessionVerb(verb string) bool {
+	switch verb {
+	case "CONNECT", "EHLO", "HELO", "STARTTLS", "AUTH":
+		return true
+	}
+	return false
 }
 
 // undecided reports whether the outcomes tell nothing that must be remembered.
@@ -196,7 +206,7 @@ func (j *job) putOff(ctx context.Context, p pass) {
 	if j.elsewhere() {
 		why := mail.Outcome{
 			Disposition: mail.Deferred, Reply: mail.Reply{Enhanced: "4.4.1", Text: "the next hop cannot be reached, and there is another way"},
-			Class: mail.ClassConnect, ClassRule: RuleLocal,
+			Class: mail.ClassConnect, ClassRule: failure.RuleLocal,
 		}
 		j.finish(ctx, queue.Settlement{Outcomes: j.all(why), Next: next, NoAttempt: true, Elsewhere: true}, nil)
 		return
@@ -204,7 +214,7 @@ func (j *job) putOff(ctx context.Context, p pass) {
 	if j.delayDue() {
 		j.wait(ctx, next, mail.Outcome{
 			Reply: mail.Reply{Enhanced: "4.4.1", Text: "waiting for the next hop, which cannot be reached"},
-			Class: mail.ClassConnect, ClassRule: RuleLocal,
+			Class: mail.ClassConnect, ClassRule: failure.RuleLocal,
 		})
 		return
 	}
@@ -297,7 +307,7 @@ func (j *job) finished(res *smtpout.Result, worst *mail.Outcome) event.AttemptFi
 		},
 		Answer: event.Answer{
 			Code: worst.Reply.Code, Enhanced: worst.Reply.Enhanced, Reply: clip(worst.Reply.Text, maxReply), Verb: worst.Verb,
-			Class: worst.Class, ClassRule: worst.ClassRule,
+			Class: worst.Class, ClassRule: worst.ClassRule, Permanence: worst.Permanence, Explanation: worst.Explanation,
 		},
 		Disposition: worst.Disposition,
 		OutSession:  res.Session,
@@ -333,11 +343,13 @@ func (j *job) expire(ctx context.Context) {
 	outcomes := j.all(mail.Outcome{})
 	for k, i := range j.view.Index {
 		st := &j.view.Message.States[i]
-		outcomes[k].Reply, outcomes[k].Class = st.Last, st.LastClass
+		last := j.last(st)
 		if st.Last == (mail.Reply{}) && j.view.Hop.Connector == "" {
-			outcomes[k].Reply, outcomes[k].Class = unroutable.Reply, unroutable.Class
+			last = unroutable
+			j.failures.Load().Complete(&last)
 		}
-		outcomes[k] = j.expired(outcomes[k])
+		last.Recipient = outcomes[k].Recipient
+		outcomes[k] = j.expired(last)
 	}
 	j.finish(ctx, queue.Settlement{Outcomes: outcomes, NoAttempt: true}, nil)
 }
@@ -355,10 +367,8 @@ func (j *job) all(o mail.Outcome) []mail.Outcome {
 // unroutable is why recipients of route.Unroutable wait.
 var unroutable = mail.Outcome{
 	Reply: mail.Reply{Enhanced: "4.4.4", Text: "no send connector takes the recipient"},
-	Class: mail.ClassBadDomain, ClassRule: "unroutable",
+	Class: mail.ClassBadDomain, ClassRule: failure.RuleUnroutable,
 }
-
-const ruleExpired = "expired"
 
 // expired is the end of a recipient whose lifetime has passed (RFC 3463 status
 // x.4.7). The class stays that of the last failure: it says why nothing came of it.
@@ -369,7 +379,8 @@ func (j *job) expired(last mail.Outcome) mail.Outcome {
 	}
 	o := mail.Outcome{
 		Recipient: last.Recipient, Disposition: mail.Expired, Reply: mail.Reply{Enhanced: "4.4.7", Text: text},
-		Class: last.Class, ClassRule: ruleExpired, Uncertain: last.Uncertain,
+		Class: last.Class, ClassRule: failure.RuleExpired, Uncertain: last.Uncertain,
+		Permanence: last.Permanence, Explanation: last.Explanation,
 	}
 	if o.Class == mail.ClassNone {
 		o.Class = mail.ClassOther
@@ -379,6 +390,9 @@ func (j *job) expired(last mail.Outcome) mail.Outcome {
 
 // finish adds the reports to s and commits it. Res is nil when no attempt was made.
 func (j *job) finish(ctx context.Context, s queue.Settlement, res *smtpout.Result) {
+	for k := range s.Outcomes {
+		j.failures.Load().Complete(&s.Outcomes[k])
+	}
 	s.Reports, s.DelaySent = j.reports(&s, res)
 	// What is done is done, whoever wants to stop: it must be written down.
 	if err := j.lease.Settle(context.WithoutCancel(ctx), s); err != nil {

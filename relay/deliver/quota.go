@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"waybill/relay/event"
+	"waybill/relay/failure"
 	"waybill/relay/mail"
 	"waybill/relay/queue"
 	"waybill/relay/smtpout"
@@ -21,9 +22,6 @@ type Quota interface {
 	// Done gives back those that the next hop did not take.
 	Done(taken time.Time, recipients, used int)
 }
-
-// ruleQuota is the rule of messages that wait because a quota is used up.
-const ruleQuota = "quota"
 
 // quotaWords begin the text of messages that wait for a quota, so that they are
 // known by it.
@@ -49,7 +47,7 @@ func (j *job) overQuota(ctx context.Context) (done func(*smtpout.Result), over b
 		Connector: j.view.Hop.Connector, Scope: "destination", Limit: limit, Action: "defer",
 	})
 	o := mail.Outcome{
-		Disposition: mail.Deferred, Class: mail.ClassThrottled, ClassRule: ruleQuota,
+		Disposition: mail.Deferred, Class: mail.ClassThrottled, ClassRule: failure.RuleQuota,
 		Reply: mail.Reply{Enhanced: "4.7.28", Text: fmt.Sprintf("%s%s of send connector %s is used up; there is room again at %s",
 			quotaWords, limit, j.view.Hop.Connector, again.UTC().Format(time.DateTime+"Z"))},
 	}

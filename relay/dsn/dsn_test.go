@@ -574,7 +574,7 @@ func FuzzInjection(f *testing.F) {
 			t.Fatalf("%d recipients", len(r.perRcpt))
 		}
 		for key, values := range r.perRcpt[0] {
-			if !slices.Contains([]string{"Original-Recipient", "Final-Recipient", "Action", "Status", "Remote-Mta", "Diagnostic-Code", "Last-Attempt-Date"}, key) || len(values) != 1 || len(values[0]) > maxDiagnostic+32 {
+			if !slices.Contains([]string{"Original-Recipient", "Final-Recipient", "Action", "Status", "Remote-Mta", "Diagnostic-Code", "Last-Attempt-Date", "X-Waybill-Class", "X-Waybill-Rule", "X-Waybill-Permanence", "X-Waybill-Explanation"}, key) || len(values) != 1 || len(values[0]) > maxDiagnostic+32 {
 				t.Fatalf("per-recipient field %q: %.2000q", key, values)
 			}
 		}
@@ -594,5 +594,30 @@ func BenchmarkCompose(b *testing.B) {
 		if _, _, err := Compose(opts); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestMeaning(t *testing.T) {
+	opts := options(t)
+	o := &opts.Recipients[0].Outcome
+	o.Class, o.ClassRule, o.Permanence = relaymail.ClassThrottled, "ms-mailbox-rate", relaymail.Temporary
+	o.Explanation = "Microsoft throttles this mailbox at 30 messages a minute; Waybill paces it,\r\nX-Evil: nothing to do"
+	r, _ := compose(t, opts)
+	for key, want := range map[string]string{
+		"X-Waybill-Class": "throttled", "X-Waybill-Rule": "ms-mailbox-rate", "X-Waybill-Permanence": "temporary",
+		"X-Waybill-Explanation": "Microsoft throttles this mailbox at 30 messages a minute; Waybill paces it, X-Evil: nothing to do",
+	} {
+		if got := r.perRcpt[0].Get(key); got != want {
+			t.Errorf("%s: %q, want %q", key, got, want)
+		}
+	}
+	text := strings.Join(strings.Fields(r.text), " ")
+	if want := "For administrators: Microsoft throttles this mailbox at 30 messages a minute; Waybill paces it, X-Evil: nothing to do (throttled, temporary, rule ms-mailbox-rate)."; !strings.Contains(text, want) {
+		t.Errorf("text %q, want %q in it", text, want)
+	}
+	o.Disposition = relaymail.Relayed
+	opts.Recipients[0].Notify = relaymail.NotifySuccess
+	if r, _ = compose(t, opts); r.perRcpt[0].Get("X-Waybill-Class") != "" {
+		t.Error("a relayed recipient has a failure class")
 	}
 }

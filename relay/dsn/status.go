@@ -50,6 +50,12 @@ func status(opts *Options) part {
 		} else {
 			field("Diagnostic-Code", "X-Waybill; ", said.String(), maxDiagnostic)
 		}
+		if r.Kind() != Relayed { // extensions (RFC 3464 section 2.4)
+			field("X-Waybill-Class", "", word(string(r.Outcome.Class)), 64)
+			field("X-Waybill-Rule", "", word(r.Outcome.ClassRule), 64)
+			field("X-Waybill-Permanence", "", word(string(r.Outcome.Permanence)), 64)
+			field("X-Waybill-Explanation", "", r.Outcome.Explanation, maxExplained)
+		}
 		if !r.At.IsZero() {
 			field("Last-Attempt-Date", "", date(r.At), 64)
 		}

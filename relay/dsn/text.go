@@ -13,6 +13,7 @@ const (
 	maxAddress    = 520 // RFC 3461 section 4.2: ORCPT is at most 500
 	maxSubject    = 120
 	maxHost       = 255
+	maxExplained  = 512
 )
 
 const (

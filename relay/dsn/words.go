@@ -137,7 +137,22 @@ func (r *Recipient) explain(b *strings.Builder, opts *Options) {
 	if r.Kind() == Failed {
 		wrap(b, "    ", "What you can do: "+p.advice)
 	}
+	if about := r.Outcome.Explanation; about != "" {
+		wrap(b, "    ", "For administrators: "+line(about, maxExplained, true)+" ("+r.judgement()+").")
+	}
 	b.WriteString("\r\n")
+}
+
+// judgement is how the failure was classed: class, permanence and rule.
+func (r *Recipient) judgement() string {
+	s := word(string(r.Outcome.Class))
+	if p := r.Outcome.Permanence; p != "" {
+		s += ", " + word(string(p))
+	}
+	if r.Outcome.ClassRule != "" {
+		s += ", rule " + word(r.Outcome.ClassRule)
+	}
+	return s
 }
 
 // verb is an SMTP command for people who may not know one.

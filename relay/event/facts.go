@@ -311,6 +311,9 @@ type Answer struct {
 	Verb      string     `json:"reply_verb,omitzero"`
 	Class     mail.Class `json:"class,omitzero"`
 	ClassRule string     `json:"class_rule,omitzero"`
+
+	Permanence  mail.Permanence `json:"permanence,omitzero"`  // temporary or permanent: whether the failure goes away when one waits
+	Explanation string          `json:"explanation,omitzero"` // what the failure means and who must act, in one line
 }
 
 // AttemptFinished says how one delivery attempt ended for its recipients.

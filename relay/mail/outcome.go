@@ -83,6 +83,17 @@ func Classes() []Class {
 	}
 }
 
+// Permanence says whether a failure goes away when one waits. It says what the
+// failure means, while the disposition says what is done about it: a next hop
+// may say 550 about a limit that ends tomorrow.
+type Permanence string
+
+// The permanences.
+const (
+	Temporary Permanence = "temporary" // goes away by itself
+	Permanent Permanence = "permanent" // stays until somebody acts
+)
+
 // Outcome is what one attempt meant for one recipient.
 type Outcome struct {
 	Recipient   Address
@@ -92,6 +103,8 @@ type Outcome struct {
 	Verb        string      // the command that was answered: CONNECT, EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, "." or empty
 	Class       Class       // why it failed; empty when relayed
 	ClassRule   string      // which rule decided the class
+	Permanence  Permanence  // whether the failure lasts; empty when relayed
+	Explanation string      // what the failure means and who must act, in one line for operators; empty when relayed
 	Uncertain   bool        // the connection broke after the final dot: the next hop may have the message
 }
 

@@ -377,6 +377,7 @@ func operatorOutcomes(m *stored, index []int, text string) []mail.Outcome {
 	for k, i := range index {
 		outcomes[k] = mail.Outcome{
 			Recipient: m.Envelope.Recipients[i].Address, Disposition: mail.Bounced, Class: mail.ClassPolicy, ClassRule: "operator",
+			Permanence: mail.Permanent, Explanation: "an operator gave it up; nothing to do",
 			Reply: mail.Reply{Code: 554, Enhanced: "5.7.1", Text: strings.TrimSpace(text)},
 		}
 	}

@@ -42,6 +42,7 @@ func messageQueued(m *Message, now time.Time) event.MessageQueued {
 func answerOf(o *mail.Outcome) event.Answer {
 	return event.Answer{
 		Code: o.Reply.Code, Enhanced: o.Reply.Enhanced, Reply: clip(o.Reply.Text, maxReply), Verb: o.Verb, Class: o.Class, ClassRule: o.ClassRule,
+		Permanence: o.Permanence, Explanation: clip(o.Explanation, maxReply),
 	}
 }
 

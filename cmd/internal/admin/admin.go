@@ -27,6 +27,7 @@ import (
 	"waybill/logtrack/trackapi"
 	"waybill/logtrack/trackhttp"
 	"waybill/relay/event"
+	"waybill/relay/failure"
 	"waybill/relay/queue"
 	"waybill/relay/route"
 	"waybill/relay/throttle"
@@ -42,9 +43,10 @@ type Options struct {
 	// TrackBroken is why the tracking store could not be opened; nil when it was, or is off.
 	TrackBroken error
 	Metrics     http.Handler
-	Ready       func() error               // nil when mail is taken
-	Acted       func()                     // after a change of the queue that lets messages go; may be nil
-	Slowed      func(hop route.Hop) Slowed // how a next hop is treated; may be nil
+	Ready       func() error                       // nil when mail is taken
+	Acted       func()                             // after a change of the queue that lets messages go; may be nil
+	Slowed      func(hop route.Hop) Slowed         // how a next hop is treated; may be nil
+	Explain     func(*queue.State) failure.Meaning // what a recipient's last failure means; may be nil
 	Reload      func() error
 	Backup      func(ctx context.Context, dir string) (*trackapi.BackupDone, error)
 	Status      func() trackapi.Status

@@ -95,6 +95,7 @@ func (h *Handler) queueMessages(w http.ResponseWriter, r *http.Request) {
 	answer := trackapi.QueuedMessages{Messages: []trackapi.QueuedMessage{}}
 	for _, m := range list {
 		answer.Messages = append(answer.Messages, queuedMessage(m))
+		h.explain(m, answer.Messages[len(answer.Messages)-1].Recipients)
 	}
 	if len(list) == limit {
 		answer.Cursor = string(list[len(list)-1].ID)

@@ -152,9 +152,13 @@ func New(opts Options) (_ *App, err error) {
 	if err != nil {
 		return nil, err
 	}
+	failures, err := cfg.Replies.Rules()
+	if err != nil {
+		return nil, err
+	}
 	a.deliver = deliver.New(deliver.Options{
-		Backoff: rules,
-		Queue:   deliver.FromQueue(a.queue), Connectors: a.routes.connector, Hostname: cfg.Hostname, Emitter: a.emit, DrainTimeout: opts.DrainTime,
+		Backoff: rules, Failures: failures,
+		Queue: deliver.FromQueue(a.queue), Connectors: a.routes.connector, Hostname: cfg.Hostname, Emitter: a.emit, DrainTimeout: opts.DrainTime,
 		Router: a.routes,
 	})
 	down := a.deliver.Down
@@ -296,7 +300,7 @@ func (a *App) openHTTP(cfg *config.Config) (err error) {
 		return err
 	}
 	opts := admin.Options{
-		Queue: a.queue, Throttles: a.limits, Metrics: a.gather, Ready: a.Ready, Acted: a.acted, Slowed: a.slowed, Reload: a.Reload, Backup: a.Backup, Status: a.Status, Emitter: a.emit.Source(event.SourceAdmin),
+		Queue: a.queue, Throttles: a.limits, Metrics: a.gather, Ready: a.Ready, Acted: a.acted, Slowed: a.slowed, Explain: a.deliver.Explain, Reload: a.Reload, Backup: a.Backup, Status: a.Status, Emitter: a.emit.Source(event.SourceAdmin),
 		Hosts: []string{cfg.Hostname}, Tap: &a.tap, Drain: a.Drain, Drained: a.Drained, Subject: subjects.keep, SendConnectors: a.sendConnectors,
 	}
 	if a.track != nil {

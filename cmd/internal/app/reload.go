@@ -66,6 +66,11 @@ func (a *App) Reload() (err error) {
 		routing.close()
 		return err
 	}
+	failures, err := next.Replies.Rules()
+	if err != nil {
+		routing.close()
+		return err
+	}
 	change, err := a.smtpin.Prepare(in.connectors)
 	if err != nil {
 		routing.close()
@@ -86,6 +91,7 @@ func (a *App) Reload() (err error) {
 	_ = was.outside.close() // connections that nobody uses
 	a.queue.Reroute()
 	a.deliver.SetBackoff(backoffRules)
+	a.deliver.SetFailures(failures)
 	a.deliver.ProbeNow()
 	a.logger.Info("configuration reloaded", zap.String("config_rev", next.Revision()))
 	return nil

@@ -634,6 +634,7 @@ func checkFiles(c *Config, p *collector) {
 	checkUsersCommandFile(c, p)
 	checkTelemetryFiles(c, p)
 	checkBackoffFile(c, p)
+	checkReplies(c, p)
 	checkDirectoryFiles(c, p)
 	if c.HTTP.TokensFile != "" {
 		if _, err := LoadTokens(c.HTTP.TokensFile); err != nil {

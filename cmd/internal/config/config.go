@@ -44,6 +44,7 @@ type Config struct {
 	BackPressure    BackPressure           `yaml:"back_pressure" doc:"when the relay is short of something: at which marks it slows down, and refuses"`
 	TLSReports      TLSReports             `yaml:"tls_reports" doc:"daily reports to domains about TLS with their mail exchangers (RFC 8460)"`
 	Backoff         Backoff                `yaml:"backoff" doc:"what is done about next hops that ask for less mail"`
+	Replies         Replies                `yaml:"replies" doc:"how replies of next hops are understood"`
 	DNS             DNS                    `yaml:"dns" doc:"how other domains are looked up"`
 	Queue           Queue                  `yaml:"queue" doc:"the queue of undelivered mail"`
 	Tracking        Tracking               `yaml:"tracking" doc:"the message-tracking store"`

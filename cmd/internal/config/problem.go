@@ -130,7 +130,11 @@ func (c *collector) add(p Problem) {
 	if p.Path != "" && c.said(p.Path) {
 		return
 	}
-	p.File = c.file
+	if p.File == "" {
+		p.File = c.file
+	} else if p.Line == 0 {
+		p.Line = 1 // of another file that this one names
+	}
 	p.What = strings.NewReplacer(c.hidden...).Replace(p.What)
 	for path := p.Path; p.Line == 0 && path != ""; path = parent(path) {
 		if at, ok := c.positions[path]; ok {

@@ -148,7 +148,12 @@ func hopOf(record json.RawMessage, service string, tags []keyValue) (string, []k
 		Reply     string `json:"reply"`
 		Class     string `json:"class"`
 		TLS       string `json:"tls_version"`
-		Reused    bool   `json:"conn_reused"`
+
+		Rule        string `json:"class_rule"`
+		Permanence  string `json:"permanence"`
+		Explanation string `json:"explanation"`
+
+		Reused bool `json:"conn_reused"`
 	}
 	if json.Unmarshal(record, &hop) != nil {
 		return service, tags
@@ -163,6 +168,9 @@ func hopOf(record json.RawMessage, service string, tags []keyValue) (string, []k
 		{"enhanced", hop.Enhanced},
 		{"reply", hop.Reply},
 		{"class", hop.Class},
+		{"class_rule", hop.Rule},
+		{"permanence", hop.Permanence},
+		{"explanation", hop.Explanation},
 		{"tls_version", hop.TLS},
 	} {
 		if tag.value != "" {

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"waybill/cmd/internal/config"
+	"waybill/logtrack/trackapi"
+	"waybill/relay/failure"
+	"waybill/relay/mail"
+)
+
+func replyCmd(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "reply",
+		Short:   "What the replies of next hops mean",
+		Example: `  waybill reply explain "550 5.7.1 Service unavailable; client blocked using zen.spamhaus.org"`,
+	}
+	return group(cmd, replyExplainCmd(e))
+}
+
+// explained is the answer of reply explain.
+type explained struct {
+	Reply       string `json:"reply"`
+	Class       string `json:"class"`
+	Rule        string `json:"class_rule"`
+	Permanence  string `json:"permanence"`
+	Explanation string `json:"explanation"`
+}
+
+func replyExplainCmd(e *env) *cobra.Command {
+	var path, verb string
+	cmd := &cobra.Command{
+		Use:   "explain REPLY",
+		Short: "Class and rule of a reply, whether the failure lasts, and who must act",
+		Long: `Tries a reply of a next hop against the rules, as the daemon would. The reply is
+what a log or a bounce shows, from its code on; "-" reads it from standard input.
+With --config the rules of replies.rules_file are asked first. Needs no daemon.
+Exit code 1 when no rule knows the reply.`,
+		Example: `  waybill reply explain "550 5.1.1 No such user"
+  waybill reply explain "554 5.2.2 mailbox submission quota exceeded" --verb .
+  waybill reply explain --config waybill.yaml - < reply.txt`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			said := strings.Join(args, " ")
+			if said == "-" {
+				b, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), 64<<10))
+				if err != nil {
+					return err
+				}
+				said = string(b)
+			}
+			reply, err := failure.ParseReply(said)
+			if err != nil {
+				return usageError{err}
+			}
+			rules := failure.Default()
+			if cmd.Flags().Changed("config") {
+				cfg, problems := config.Load(path)
+				if problems.Errors() {
+					e.problems(problems)
+					return &exitError{code: exitNo}
+				}
+				if rules, err = cfg.Replies.Rules(); err != nil {
+					return err
+				}
+			}
+			o := mail.Outcome{Disposition: mail.Deferred, Reply: reply, Remote: true, Verb: strings.ToUpper(verb)}
+			if reply.Code >= 500 {
+				o.Disposition = mail.Bounced
+			}
+			m := rules.Explain(&o)
+			x := explained{reply.String(), string(m.Class), m.Rule, string(m.Permanence), m.Explanation}
+			t := newTable("CLASS", "RULE", "PERMANENCE", "EXPLANATION")
+			t.add(x.Class, x.Rule, x.Permanence, x.Explanation)
+			if e.format == "table" {
+				fmt.Fprintf(e.out, "class        %s\nrule         %s\npermanence   %s\nexplanation  %s\n", x.Class, x.Rule, x.Permanence, x.Explanation)
+			} else if err := render(e, x, []explained{x}, t); err != nil {
+				return err
+			}
+			if m.Rule == failure.RuleUnknown {
+				return &exitError{code: exitNo, hint: "teach it with a rule in replies.rules_file; \"waybill config replies\" prints rules to go by"}
+			}
+			return nil
+		},
+	}
+	configFlag(cmd, &path)
+	cmd.Flags().StringVar(&verb, "verb", "RCPT", "`COMMAND` that was answered: CONNECT, EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, or . for the content")
+	_ = cmd.RegisterFlagCompletionFunc("verb", cobra.FixedCompletions([]string{"CONNECT", "EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "."}, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+// meaning is what a failure means, for a terminal.
+func (e *env) meaning(class, rule, permanence, explanation string) string {
+	var words []string
+	for _, s := range []string{class, permanence} {
+		if s != "" {
+			words = append(words, s)
+		}
+	}
+	if rule != "" {
+		words = append(words, "rule "+rule)
+	}
+	return e.paint("cyan", "→ "+clean(explanation)) + " " + e.paint("dim", "("+clean(strings.Join(words, ", "))+")")
+}
+
+// explainQueued says under the table what the recipients' last failures mean.
+func (e *env) explainQueued(list []trackapi.QueuedRecipient) error {
+	seen := map[string]bool{}
+	for _, r := range list {
+		if r.Explanation == "" || seen[r.Explanation] {
+			continue
+		}
+		if len(seen) == 0 {
+			fmt.Fprintln(e.out)
+		}
+		seen[r.Explanation] = true
+		if _, err := fmt.Fprintln(e.out, e.meaning(r.Class, r.Rule, r.Permanence, r.Explanation)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

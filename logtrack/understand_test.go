@@ -1,0 +1,68 @@
+package logtrack
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"waybill/logtrack/trackapi"
+	"waybill/relay/event"
+	"waybill/relay/mail"
+)
+
+func TestUnderstood(t *testing.T) {
+	for _, sealed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("sealed %t", sealed), func(t *testing.T) {
+			s := openStore(t, t.TempDir())
+			t0 := time.Now().Add(-time.Hour).UTC().Truncate(time.Second)
+			id := mail.QueueID(mail.NewID(t0))
+			write := func(after time.Duration, ev event.Event) {
+				at := t0.Add(after)
+				s.Write(&event.Record{ID: mail.NewID(at), Time: at, Node: "mx1", Source: event.SourceQueue, Message: id, Event: ev})
+			}
+			slow := event.Answer{
+				Code: 432, Reply: "concurrent connections limit exceeded", Class: mail.ClassThrottled, ClassRule: "ms-mailbox-concurrency",
+				Permanence: mail.Temporary, Explanation: "Microsoft takes three connections at once; nothing to do",
+			}
+			no := event.Answer{Code: 550, Reply: "no such user", Class: mail.ClassInvalidRecipient, ClassRule: "text-unknown", Permanence: mail.Permanent, Explanation: "there is no such address"}
+			to := func(address string, d mail.Disposition, a event.Answer) event.Recipient {
+				return event.Recipient{Address: address, Disposition: d, Code: a.Code, Reply: a.Reply, Class: a.Class}
+			}
+			info := event.Info{MailFrom: "a@example.org"}
+			yes := event.Answer{Code: 250, Reply: "queued"}
+			write(0, event.MessageQueued{Info: info, Recipients: []event.Recipient{{Address: "late@example.com"}, {Address: "gone@example.com"}, {Address: "ok@example.com"}}})
+			write(time.Second, event.AttemptFinished{Info: info, Answer: slow, Disposition: mail.Deferred, Attempt: 1, Recipients: []event.Recipient{
+				to("late@example.com", mail.Deferred, slow), to("gone@example.com", mail.Deferred, slow), to("ok@example.com", mail.Deferred, slow),
+			}})
+			write(2*time.Second, event.AttemptFinished{Info: info, Answer: no, Disposition: mail.Bounced, Attempt: 2, Recipients: []event.Recipient{
+				to("gone@example.com", mail.Bounced, no), to("ok@example.com", mail.Relayed, yes),
+			}})
+			write(2*time.Second, event.RecipientBounced{Final: event.Final{Info: info, Answer: no, Recipient: "gone@example.com"}})
+			write(2*time.Second, event.RecipientRelayed{Final: event.Final{Info: info, Answer: yes, Recipient: "ok@example.com"}})
+			if sealed {
+				seal(s)
+			}
+			tl := must1[*trackapi.Timeline](t)(s.Message(t.Context(), string(id)))
+			want := map[string][3]string{
+				"late@example.com": {"ms-mailbox-concurrency", "temporary", slow.Explanation},
+				"gone@example.com": {"text-unknown", "permanent", no.Explanation},
+				"ok@example.com":   {},
+			}
+			for _, r := range tl.Message.Recipients {
+				if got := [3]string{r.ClassRule, r.Permanence, r.Explanation}; got != want[r.Address] {
+					t.Errorf("%s: %q, want %q", r.Address, got, want[r.Address])
+				}
+			}
+			if got := tl.Timeline[1].Summary; !strings.HasSuffix(got, "("+slow.Explanation+")") {
+				t.Errorf("summary %q", got)
+			}
+			rows := must1[*trackapi.Messages](t)(s.Messages(t.Context(), trackapi.Query{}))
+			for _, r := range rows.Messages[0].Recipients {
+				if r.Explanation != "" {
+					t.Errorf("row %+v tells at length", r)
+				}
+			}
+		})
+	}
+}
