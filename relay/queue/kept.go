@@ -85,14 +85,13 @@ func (q *Queue) letGo(e *entry, seg *segment, m *stored, keep bool) {
 }
 
 // restoreKept takes a kept message that was found at start, unless its time is
-// over.
-func (q *Queue) restoreKept(id ident, m *stored, seg *segment, now int64) bool {
-	until := m.finished.Add(q.opts.KeepRelayed).UnixMicro()
-	if !m.kept || q.opts.KeepRelayed <= 0 || until <= now || m.loc.off+contentHeader+m.Size > seg.used {
+// over. The caller counts its content.
+func (q *Queue) restoreKept(f *scanned, seg *segment, now int64) bool {
+	until := f.finished.Add(q.opts.KeepRelayed).UnixMicro()
+	if q.opts.KeepRelayed <= 0 || until <= now || f.loc.off+contentHeader+f.size > seg.used {
 		return false
 	}
-	seg.refer(id, m.Size)
-	q.kept.add(&kept{id: id, seg: seg, size: m.Size, until: until})
+	q.kept.add(&kept{id: f.id, seg: seg, size: f.size, until: until})
 	return true
 }
 

@@ -16,7 +16,6 @@ import (
 
 	"waybill/relay/badgerdir"
 	"waybill/relay/event"
-	"waybill/relay/mail"
 	"waybill/relay/route"
 
 	"github.com/dgraph-io/badger/v4"
@@ -102,6 +101,8 @@ type Queue struct {
 	standing atomic.Pointer[[]*hold]
 	kept     keptList
 	shut     atomic.Pointer[string] // why an operator had it closed
+
+	unloading sync.Once // its error was told
 }
 
 // Open opens the queue in opts.Dir, or makes it. It reads all messages, states
@@ -131,6 +132,7 @@ func Open(opts Options) (*Queue, error) {
 	loaded.Took = event.Secs(time.Since(start))
 	if loaded.Messages > 100_000 { // reading them has left as much behind as they take
 		debug.FreeOSMemory()
+		q.unload()
 	}
 	q.opts.Emitter.Source(event.SourceBoot).Emit(*loaded)
 	q.mu.Lock()
@@ -282,6 +284,23 @@ func openBadger(dir string, synced bool, log badger.Logger) (db *badger.DB, err 
 	return db, nil
 }
 
+// unloadAbove is how much of mapped files may be in memory, in octets. Tables of a
+// long queue are hundreds of MiB, and all of it is read or written again whenever
+// Badger merges them. Chosen by taste.
+const unloadAbove = 96 << 20
+
+// unload takes the database's tables out of this process' memory.
+func (q *Queue) unload() {
+	q.life.RLock()
+	defer q.life.RUnlock()
+	if q.closed {
+		return
+	}
+	if err := badgerdir.Unload(q.db, filepath.Join(q.opts.Dir, "badger"), unloadAbove); err != nil {
+		q.unloading.Do(func() { q.remark("memory of tables", err.Error()) })
+	}
+}
+
 // badgerLog makes facts of what Badger has to say, one a second at most.
 type badgerLog struct {
 	q    *Queue
@@ -311,100 +330,6 @@ func (q *Queue) remark(what, detail string) {
 	q.opts.Emitter.Emit(event.Remarked{Remark: what, Detail: clip(detail, 1024)})
 }
 
-// load reads everything. Only Open calls it, so it needs no lock.
-func (q *Queue) load(start time.Time) (*event.QueueLoaded, error) {
-	loaded := &event.QueueLoaded{}
-	if err := q.contents.load(); err != nil {
-		return nil, err
-	}
-	if err := q.compareStrays(); err != nil {
-		return nil, err
-	}
-	if err := q.loadFormat(); err != nil {
-		return nil, err
-	}
-	var err error
-	if loaded.Reemitted, err = q.reemit(); err != nil {
-		return nil, err
-	}
-	now := start.UnixMicro()
-	ends := map[uint64]int64{}
-	var entries []*loadedEntry
-	damaged := 0
-	var gone []ident
-	err = q.db.View(func(txn *badger.Txn) error {
-		opts := badger.DefaultIteratorOptions
-		opts.Prefix = []byte(prefixMessage)
-		it := txn.NewIterator(opts)
-		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
-			item := it.Item()
-			id, ok := parseIdent(mail.QueueID(item.Key()[len(prefixMessage):]))
-			var m *stored
-			err := item.Value(func(v []byte) (err error) {
-				m, err = decodeRecord(v)
-				return err
-			})
-			if !ok || err == nil && m.ID != id.QueueID() {
-				err = fmt.Errorf("%w: key", errRecord)
-			}
-			if errors.Is(err, errRecord) {
-				damaged++
-				q.opts.Emitter.Message(mail.QueueID(item.Key()[len(prefixMessage):]), "").Emit(event.MessagePoisoned{Error: err.Error()})
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			seg := q.contents.segs[m.loc.seq]
-			switch {
-			case m.kept && seg != nil && q.restoreKept(id, m, seg, now):
-				ends[seg.seq] = max(ends[seg.seq], m.end())
-			case m.done && seg != nil:
-				seg.ids = append(seg.ids, id)
-			case m.done:
-				gone = append(gone, id)
-			case seg == nil:
-				// A key that was deleted after its segment had gone, and came back.
-				// Or somebody took the segments away: so it is kept until its lifetime has ended.
-				loaded.Dropped++
-				if m.ExpiresAt.Before(start) {
-					gone = append(gone, id)
-				}
-			default:
-				if m.loc.off+contentHeader+m.Size > seg.used && m.Poison == "" {
-					q.cutOff = append(q.cutOff, id)
-				}
-				seg.refer(id, m.Size)
-				ends[seg.seq] = max(ends[seg.seq], m.end())
-				entries = append(entries, q.restore(id, m, seg, now))
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	if damaged > 0 { // their contents are somewhere in these files
-		for _, s := range q.contents.segs {
-			s.pinned = true
-		}
-		q.remark("damaged queue records", fmt.Sprintf("%d records cannot be read and stay where they are; no content file is removed", damaged))
-	}
-	if err := q.checkMarker(loaded.Dropped); err != nil {
-		return nil, err
-	}
-	if loaded.Dropped > 0 {
-		q.remark("queued messages without content", fmt.Sprintf("%d messages have no content in %s and are left out; if files are missing there, put them back and start again",
-			loaded.Dropped, q.contents.dir))
-	}
-	q.sortKept()
-	q.contents.trim(ends)
-	q.enlist(entries, now)
-	loaded.Messages = q.sched.messages
-	return loaded, q.deleteKeys(gone)
-}
-
 func (q *Queue) loadFormat() error {
 	err := q.db.View(func(txn *badger.Txn) error {
 		format, err := readNumber(txn, keyFormat)
@@ -428,88 +353,11 @@ func (q *Queue) loadFormat() error {
 	})
 }
 
-// loadedEntry is an entry and its groups before they are in the schedule.
-type loadedEntry struct {
-	e     *entry
-	waits []wait
-}
-
 // wait is the recipients of one message that wait for one hop.
 type wait struct {
 	hop   route.Hop
 	due   int64
 	tried bool
-}
-
-// restore makes the entry of a message found at start.
-func (q *Queue) restore(id ident, m *stored, seg *segment, now int64) *loadedEntry {
-	e := newEntry(id, m, seg)
-	for i := range m.States { // the table may have changed since
-		if s := &m.States[i]; !s.Disposition.Final() && q.routeOf(&m.Message, i).Hop != s.Hop {
-			q.strays = append(q.strays, id)
-			break
-		}
-	}
-	if !m.HeldUntil.IsZero() && m.HeldBy != "" {
-		q.until[id] = m.HeldUntil
-	}
-	l := &loadedEntry{e: e, waits: waits(m)}
-	for i := range l.waits {
-		// A due time beyond the lifetime comes from a clock that was wrong.
-		if w := &l.waits[i]; w.hop != route.Unroutable && w.due > max(now+q.opts.Lifetime.Microseconds(), m.Envelope.Release.UnixMicro()) {
-			w.due = now
-		}
-	}
-	return l
-}
-
-// What was due while nobody was there is due at start over a while, in its order:
-// so long for each, and at most so long for all. Chosen by taste; it is faster
-// than anybody delivers.
-const (
-	spreadStep = 50 * time.Microsecond
-	spreadMost = time.Minute
-)
-
-// enlist puts the messages found at start into the schedule, oldest first.
-func (q *Queue) enlist(entries []*loadedEntry, now int64) {
-	slices.SortStableFunc(entries, func(a, b *loadedEntry) int {
-		switch {
-		case a.e.accepted < b.e.accepted:
-			return -1
-		case a.e.accepted > b.e.accepted:
-			return 1
-		}
-		return 0
-	})
-	overdue := 0
-	for _, l := range entries {
-		for _, w := range l.waits {
-			if w.due <= now {
-				overdue++
-			}
-		}
-	}
-	window, k := min(time.Duration(overdue)*spreadStep, spreadMost).Microseconds(), int64(0)
-	for _, l := range entries {
-		q.messages[l.e.id] = l.e
-		q.sched.add(l.e)
-		for _, w := range l.waits {
-			q.sched.set(l.e, w.hop, w.due, w.tried, now)
-			if w.due > now {
-				continue
-			}
-			// The first for a hop shows whether it can be reached; high priority does not wait.
-			if h := q.sched.hop(w.hop); h.groups() > 1 && l.e.prio > 0 && h.hop != route.Unroutable {
-				q.sched.spread(l.e.group(h), now+window*k/int64(overdue), now)
-			}
-			k++
-		}
-	}
-	for _, h := range q.sched.hops {
-		h.in = 0
-	}
-	q.sched.advance(now)
 }
 
 func newEntry(id ident, m *stored, seg *segment) *entry {

@@ -49,9 +49,9 @@ type stored struct {
 	finished time.Time // since when it is kept
 }
 
-// end is where the room of the content ends.
-func (m *stored) end() int64 {
-	return (m.loc.off + contentHeader + m.Size + contentAlign - 1) &^ (contentAlign - 1)
+// end is where the room of a content of size octets ends.
+func (l location) end(size int64) int64 {
+	return (l.off + contentHeader + size + contentAlign - 1) &^ (contentAlign - 1)
 }
 
 func (m *stored) clone() *stored {

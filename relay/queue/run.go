@@ -95,6 +95,7 @@ func (q *Queue) watch(context.Context) error {
 	q.sched.reap(now, reapAfter)
 	q.sched.advance(now.UnixMicro())
 	q.mu.Unlock()
+	q.unload()
 	return nil
 }
 

@@ -470,9 +470,9 @@ func (s *schedule) set(e *entry, hop route.Hop, due int64, tried bool, now int64
 	g := e.group(h)
 	if g == nil {
 		g = e.free()
-		*g = group{msg: e, hop: h, dueIndex: -1, ageIndex: -1}
-		h.in++
-		h.bytes += e.size
+		*g = group{msg: e, hop: h, due: due, tried: tried, dueIndex: -1, ageIndex: -1}
+		s.join(g, now)
+		return
 	}
 	if (g.due != due || g.parked) && g.dueIndex >= 0 {
 		g.heap().removeAt(int(g.dueIndex))
@@ -481,13 +481,10 @@ func (s *schedule) set(e *entry, hop route.Hop, due int64, tried bool, now int64
 	s.refresh(g, now)
 }
 
-// spread puts off g, which is due, until at.
-func (s *schedule) spread(g *group, at, now int64) {
-	if g.dueIndex < 0 {
-		return
-	}
-	g.heap().removeAt(int(g.dueIndex))
-	g.due, g.spread = at, true
+// join puts g, which has everything but its places, into its hop.
+func (s *schedule) join(g *group, now int64) {
+	g.hop.in++
+	g.hop.bytes += g.msg.size
 	s.refresh(g, now)
 }
 

@@ -134,15 +134,13 @@ func TestScheduleOracle(t *testing.T) {
 					t.Skip("nothing")
 				}
 				e := entryOf()
-				switch rapid.IntRange(0, 4).Draw(t, "how") {
+				switch rapid.IntRange(0, 3).Draw(t, "how") {
 				case 0:
 					e.held = !e.held
 				case 1:
 					o.s.freeze(e, !e.frozen, o.now)
 				case 2:
 					o.s.set(e, hop(), soon(), true, o.now)
-				case 3:
-					e.groups(func(g *group) { o.s.spread(g, o.now+1000, o.now) })
 				}
 				e.groups(func(g *group) { o.s.refresh(g, o.now) })
 			},

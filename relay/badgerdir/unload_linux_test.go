@@ -1,0 +1,125 @@
+package badgerdir
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// resident is how many KiB of the files below dir with that suffix are in this
+// process' memory.
+func resident(t *testing.T, dir, suffix string) (kib int) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := false
+	for line := range strings.Lines(string(b)) {
+		if first, _, _ := strings.Cut(line, " "); strings.Contains(first, "-") { // a mapping begins
+			ours = strings.Contains(line, dir) && strings.HasSuffix(strings.TrimSpace(line), suffix)
+		}
+		var n int
+		if _, err := fmt.Sscanf(line, "Rss: %d kB", &n); err == nil && ours {
+			kib += n
+		}
+	}
+	return kib
+}
+
+// TestUnload fills tables and unloads them: they are no longer in the process'
+// memory, and are read as before.
+func TestUnload(t *testing.T) {
+	dir := t.TempDir()
+	db, err := badger.Open(testOptions(dir).WithSyncWrites(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := func(i int) []byte { return bytes.Repeat([]byte{byte(i), byte(i >> 8)}, 500) }
+	const n = 40_000
+	wb := db.NewWriteBatch()
+	for i := range n {
+		if err := wb.Set(fmt.Appendf(nil, "m/%06d", i), value(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := wb.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil { // all of it is in tables then
+		t.Fatal(err)
+	}
+	if db, err = badger.Open(testOptions(dir).WithNumCompactors(0)); err != nil { // and they stay
+		t.Fatal(err)
+	}
+	defer db.Close()
+	read := func() {
+		t.Helper()
+		err := db.View(func(txn *badger.Txn) error {
+			for i := range n {
+				item, err := txn.Get(fmt.Appendf(nil, "m/%06d", i))
+				if err != nil {
+					return err
+				}
+				if err := item.Value(func(v []byte) error {
+					if !bytes.Equal(v, value(i)) {
+						return fmt.Errorf("value of %d is another", i)
+					}
+					return nil
+				}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	read()
+	before := resident(t, dir, ".sst")
+	if before < 1024 {
+		t.Fatalf("%d KiB of tables are in memory, the test needs more", before)
+	}
+	if err := Unload(db, dir, 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	if got := resident(t, dir, ".sst"); got < before/2 {
+		t.Errorf("%d KiB of tables are in memory, %d before: there were fewer than were asked for", got, before)
+	}
+	if err := Unload(db, dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := resident(t, dir, ".sst"); got != 0 {
+		t.Errorf("%d KiB of tables are in memory after Unload, %d before", got, before)
+	}
+	read()
+}
+
+func TestParseMapping(t *testing.T) {
+	for _, test := range []struct {
+		name, line string
+		from, to   uintptr
+		path       string
+		want       bool
+	}{
+		{"a table", "7f2c1a000000-7f2c1a200000 rw-s 00000000 fe:00 1234                       /data/queue/badger/000001.sst", 0x7f2c1a000000, 0x7f2c1a200000, "/data/queue/badger/000001.sst", true},
+		{"a name with blanks", "1000-2000 r--s 00000000 fe:00 1 /a b/c", 0x1000, 0x2000, "/a b/c", true},
+		{"private", "1000-2000 r-xp 00000000 fe:00 1234 /usr/bin/waybill", 0, 0, "", false},
+		{"no file", "1000-2000 rw-p 00000000 00:00 0", 0, 0, "", false},
+		{"the wrong way round", "2000-1000 rw-s 00000000 fe:00 1234 /a", 0x2000, 0x1000, "/a", false},
+		{"no addresses", "x-y rw-s 00000000 fe:00 1234 /a", 0, 0, "", false},
+		{"empty", "", 0, 0, "", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			from, to, path, ok := parseMapping(test.line)
+			if ok != test.want || ok && (from != test.from || to != test.to || path != test.path) {
+				t.Errorf("parseMapping(%q) = %#x, %#x, %q, %t, want %#x, %#x, %q, %t", test.line, from, to, path, ok, test.from, test.to, test.path, test.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,331 @@
+package queue
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"time"
+
+	"waybill/relay/event"
+	"waybill/relay/mail"
+	"waybill/relay/route"
+
+	"github.com/dgraph-io/badger/v4"
+	"golang.org/x/sync/errgroup"
+)
+
+// At start every record is read once: by several goroutines, each of which takes
+// the next range of keys, and by one that puts what they found where it belongs,
+// range by range in the order of the keys. Only a few ranges are in memory at a
+// time, and nothing of a record stays in memory but its entry.
+const loadRanges = 256 // at most; by taste
+
+// scanned is what one record said.
+type scanned struct {
+	id       ident
+	e        *entry // with its seg still to be set; nil when nothing waits
+	loc      location
+	size     int64
+	finished time.Time // of a kept one
+	kept     bool
+	ended    bool      // its lifetime has passed
+	strays   bool      // the routing table would send it elsewhere
+	until    time.Time // of a hold of the message alone
+	waits    []wait
+	damage   string // why it cannot be read
+	key      string // of a damaged one
+}
+
+// loadRecords calls f with what every record said, in the order of the keys, and
+// never at the same time.
+func (q *Queue) loadRecords(start time.Time, f func(*scanned)) error {
+	from := q.keyRanges()
+	results := make([]chan []scanned, len(from))
+	for i := range results {
+		results[i] = make(chan []scanned, 1)
+	}
+	workers := min(len(from), max(1, runtime.GOMAXPROCS(0)))
+	group, ctx := errgroup.WithContext(context.Background())
+	ahead := make(chan int, workers) // ranges that are read, or wait for their turn
+	group.Go(func() error {
+		defer close(ahead)
+		for i := range from {
+			select {
+			case ahead <- i:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		return nil
+	})
+	free := make(chan struct{}, 2*workers) // bounds what is in memory
+	for range workers {
+		group.Go(func() error {
+			for {
+				select {
+				case free <- struct{}{}:
+				case <-ctx.Done():
+					return nil
+				}
+				i, ok := <-ahead
+				if !ok {
+					return nil
+				}
+				var end []byte
+				if i+1 < len(from) {
+					end = from[i+1]
+				}
+				list, err := q.loadRange(ctx, start, from[i], end)
+				if err != nil {
+					return err
+				}
+				results[i] <- list
+			}
+		})
+	}
+	group.Go(func() error {
+		for _, r := range results {
+			select {
+			case list := <-r:
+				for k := range list {
+					f(&list[k])
+				}
+				<-free
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+// keyRanges returns where the ranges of keys of messages begin, of about the same
+// size each. They follow from the database's tables.
+func (q *Queue) keyRanges() [][]byte {
+	prefix := []byte(prefixMessage)
+	var keys [][]byte
+	for _, t := range q.db.Tables() {
+		for _, k := range [][]byte{t.Left, t.Right} {
+			if len(k) > 8 && bytes.HasPrefix(k, prefix) { // a version follows the key
+				keys = append(keys, k[:len(k)-8])
+			}
+		}
+	}
+	slices.SortFunc(keys, bytes.Compare)
+	keys = slices.CompactFunc(keys, bytes.Equal)
+	from := [][]byte{prefix}
+	for i, step := 1, max(1, len(keys)/loadRanges); i < len(keys); i += step {
+		from = append(from, keys[i])
+	}
+	return from
+}
+
+// loadRange reads the records from key from to before end, or to the last.
+func (q *Queue) loadRange(ctx context.Context, start time.Time, from, end []byte) (list []scanned, err error) {
+	err = q.db.View(func(txn *badger.Txn) error {
+		opts := badger.DefaultIteratorOptions
+		opts.Prefix = []byte(prefixMessage)
+		opts.PrefetchValues = false // they are in the tables
+		it := txn.NewIterator(opts)
+		defer it.Close()
+		for it.Seek(from); it.Valid(); it.Next() {
+			item := it.Item()
+			if end != nil && bytes.Compare(item.Key(), end) >= 0 {
+				return nil
+			}
+			if len(list)%1024 == 0 && ctx.Err() != nil {
+				return nil
+			}
+			id, ok := parseIdent(mail.QueueID(item.Key()[len(prefixMessage):]))
+			var m *stored
+			err := item.Value(func(v []byte) (err error) {
+				m, err = decodeRecord(v)
+				return err
+			})
+			if !ok || err == nil && m.ID != id.QueueID() {
+				err = fmt.Errorf("%w: key", errRecord)
+			}
+			switch {
+			case errors.Is(err, errRecord):
+				list = append(list, scanned{damage: err.Error(), key: string(item.Key()[len(prefixMessage):])})
+			case err != nil:
+				return err
+			default:
+				list = append(list, q.findOut(id, m, start))
+			}
+		}
+		return nil
+	})
+	return list, err
+}
+
+// findOut takes from m what memory is to hold of it.
+func (q *Queue) findOut(id ident, m *stored, start time.Time) scanned {
+	f := scanned{id: id, loc: m.loc, size: m.Size, kept: m.kept, finished: m.finished}
+	if m.done {
+		return f
+	}
+	f.e = newEntry(id, m, nil)
+	f.ended = m.ExpiresAt.Before(start)
+	if m.HeldBy != "" {
+		f.until = m.HeldUntil
+	}
+	for i := range m.States { // the table may have changed since
+		if s := &m.States[i]; !s.Disposition.Final() && q.routeOf(&m.Message, i).Hop != s.Hop {
+			f.strays = true
+			break
+		}
+	}
+	f.waits = waits(m)
+	now := start.UnixMicro()
+	for i := range f.waits {
+		// A due time beyond the lifetime comes from a clock that was wrong.
+		if w := &f.waits[i]; w.hop != route.Unroutable && w.due > max(now+q.opts.Lifetime.Microseconds(), m.Envelope.Release.UnixMicro()) {
+			w.due = now
+		}
+	}
+	return f
+}
+
+// load reads everything. Only Open calls it, so it needs no lock.
+func (q *Queue) load(start time.Time) (*event.QueueLoaded, error) {
+	loaded := &event.QueueLoaded{}
+	if err := q.contents.load(); err != nil {
+		return nil, err
+	}
+	if err := q.compareStrays(); err != nil {
+		return nil, err
+	}
+	if err := q.loadFormat(); err != nil {
+		return nil, err
+	}
+	var err error
+	if loaded.Reemitted, err = q.reemit(); err != nil {
+		return nil, err
+	}
+	l := loading{Queue: q, now: start.UnixMicro(), ends: map[uint64]int64{}}
+	if err := q.loadRecords(start, l.take); err != nil {
+		return nil, err
+	}
+	if l.damaged > 0 { // their contents are somewhere in these files
+		for _, s := range q.contents.segs {
+			s.pinned = true
+		}
+		q.remark("damaged queue records", fmt.Sprintf("%d records cannot be read and stay where they are; no content file is removed", l.damaged))
+	}
+	loaded.Dropped = l.dropped
+	if err := q.checkMarker(loaded.Dropped); err != nil {
+		return nil, err
+	}
+	if loaded.Dropped > 0 {
+		q.remark("queued messages without content", fmt.Sprintf("%d messages have no content in %s and are left out; if files are missing there, put them back and start again",
+			loaded.Dropped, q.contents.dir))
+	}
+	q.sortKept()
+	q.contents.trim(l.ends)
+	q.enlist(l.entries, l.now)
+	loaded.Messages = q.sched.messages
+	return loaded, q.deleteKeys(l.gone)
+}
+
+// loading is a load under way.
+type loading struct {
+	*Queue
+	now     int64
+	ends    map[uint64]int64 // of what is needed of each segment
+	entries []*entry
+	gone    []ident // whose keys may go
+	damaged int
+	dropped int // without content
+}
+
+// take puts what a record said where it belongs.
+func (l *loading) take(f *scanned) {
+	seg := l.contents.segs[f.loc.seq]
+	needs := func() {
+		seg.refer(f.id, f.size)
+		l.ends[seg.seq] = max(l.ends[seg.seq], f.loc.end(f.size))
+	}
+	switch {
+	case f.damage != "":
+		l.damaged++
+		l.opts.Emitter.Message(mail.QueueID(f.key), "").Emit(event.MessagePoisoned{Error: f.damage})
+	case f.kept && seg != nil && l.restoreKept(f, seg, l.now):
+		needs()
+	case f.e == nil && seg != nil:
+		seg.ids = append(seg.ids, f.id)
+	case f.e == nil:
+		l.gone = append(l.gone, f.id)
+	case seg == nil:
+		// A key that was deleted after its segment had gone, and came back.
+		// Or somebody took the segments away: so it is kept until its lifetime has ended.
+		l.dropped++
+		if f.ended {
+			l.gone = append(l.gone, f.id)
+		}
+	default:
+		if f.loc.off+contentHeader+f.size > seg.used && !f.e.poison {
+			l.cutOff = append(l.cutOff, f.id)
+		}
+		needs()
+		if f.strays {
+			l.strays = append(l.strays, f.id)
+		}
+		if !f.until.IsZero() {
+			l.until[f.id] = f.until
+		}
+		f.e.seg = seg
+		for _, w := range f.waits { // until it is enlisted, its groups have only these
+			g := f.e.free()
+			*g = group{msg: f.e, hop: l.sched.hop(w.hop), due: w.due, tried: w.tried, dueIndex: -1, ageIndex: -1}
+		}
+		l.entries = append(l.entries, f.e)
+	}
+}
+
+// What was due while nobody was there is due at start over a while, in its order:
+// so long for each, and at most so long for all. Chosen by taste; it is faster
+// than anybody delivers.
+const (
+	spreadStep = 50 * time.Microsecond
+	spreadMost = time.Minute
+)
+
+// enlist puts the messages found at start into the schedule, oldest first.
+func (q *Queue) enlist(entries []*entry, now int64) {
+	slices.SortStableFunc(entries, func(a, b *entry) int { return cmp.Compare(a.accepted, b.accepted) })
+	overdue := int64(0)
+	for _, e := range entries {
+		e.groups(func(g *group) {
+			if g.due <= now {
+				overdue++
+			}
+		})
+	}
+	window, k := min(time.Duration(overdue)*spreadStep, spreadMost).Microseconds(), int64(0)
+	q.messages = make(map[ident]*entry, len(entries))
+	for _, e := range entries {
+		q.messages[e.id] = e
+		q.sched.add(e)
+		e.groups(func(g *group) {
+			h := g.hop
+			if g.due <= now {
+				// The first for a hop shows whether it can be reached; high priority does not wait.
+				if h.groups() > 0 && e.prio > 0 && h.hop != route.Unroutable {
+					g.due, g.spread = now+window*k/overdue, true
+				}
+				k++
+			}
+			q.sched.join(g, now)
+		})
+	}
+	for _, h := range q.sched.hops {
+		h.in = 0
+	}
+	q.sched.advance(now)
+}
