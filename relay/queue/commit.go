@@ -50,6 +50,7 @@ type change struct {
 	segs    []*segment     // contents that must be on disk first
 	dir     bool           // one of them is a new file
 	apply   func()         // after the commit, with q.mu held
+	patient bool           // waits when there is no room, instead of being refused
 	arrived []arrival
 	done    chan error
 }
@@ -164,9 +165,15 @@ func (q *Queue) commitLoop() {
 		if group == nil {
 			return
 		}
+		done, ok := q.admit(group)
+		if !ok {
+			q.holdBack(group)
+			continue
+		}
 		q.latency.begin(time.Now())
 		row, err := q.commitGroup(group)
 		q.latency.end(time.Now())
+		done()
 		if err != nil {
 			q.fail(err)
 			for _, c := range group {

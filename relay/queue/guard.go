@@ -14,8 +14,9 @@ import (
 
 const ballastName = "ballast"
 
-// guard watches the free space of the volume. A full disk must not happen:
-// Badger writes through mapped sparse files, so that it would kill the process.
+// guard watches the free space of the volume. A full disk should not happen, and
+// Badger could not bear it: it writes through mapped sparse files, so that the
+// process would be killed. See room for what is done about that.
 //
 // With m = Options.DiskFreeMin, the marks are: below m nothing is accepted,
 // until m·5/4 are free again; below m/2 a content on its way is cut off, and the
@@ -37,6 +38,7 @@ type guard struct {
 	level   int
 	ballast bool
 	blind   bool // the last look failed
+	unshut  bool // it was told that tables cannot be kept from being made
 }
 
 func newGuard(q *Queue) *guard {
@@ -134,6 +136,10 @@ func (g *guard) judge() {
 	if g.critical.Swap(critical) && !critical {
 		g.q.ring()
 	}
+	if err := g.q.room.shutTables(critical); err != nil && !g.unshut {
+		g.unshut = true
+		g.q.remark("disk guard", err.Error())
+	}
 }
 
 // check looks and acts on what it sees. Run calls it every second.
@@ -165,7 +171,14 @@ func (g *guard) check() {
 // full says that a write met a full disk.
 func (g *guard) full() {
 	g.stopped.Store(true) // until the next look says otherwise
+	g.critical.Store(true)
 	g.free.Store(0)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ballast {
+		_ = g.drop() // what is under way needs it now
+	}
+	_ = g.q.room.shutTables(true) // the next look tries again
 }
 
 // room reports whether a message of size octets may begin.

@@ -377,7 +377,7 @@ func (q *Queue) Settle(_ context.Context, l *Lease, s Settlement) error {
 		l.unclaim()
 		return err
 	}
-	c := &change{}
+	c := &change{patient: true}
 	err = q.settle(c, l, m, &s)
 	if err == nil {
 		q.endWith(c, l, &s)

@@ -68,6 +68,7 @@ type Queue struct {
 	batchKeys   int64
 	segmentMark uint64 // the committer's own
 	commits     uint64 // the committer's own: transactions so far
+	room        room
 	witness     *witness
 	flight      *flight
 	published   chan publication
@@ -173,6 +174,7 @@ func newQueue(opts Options) (*Queue, error) {
 		until:     map[ident]time.Time{},
 		pressure:  map[string]int{},
 	}
+	q.room.dir = q.databaseDir()
 	q.standing.Store(new([]*hold))
 	q.com.wake = make(chan struct{}, 1)
 	q.outbox.many = make(chan struct{}, 1)
@@ -217,12 +219,18 @@ func (q *Queue) openFiles() error {
 	if err := q.guard.beforeOpen(); err != nil {
 		return err
 	}
-	dir := filepath.Join(q.opts.Dir, "badger")
+	dir := q.databaseDir()
+	if err := badgerdir.Reopen(dir); err != nil {
+		return err
+	}
 	if err := q.inspect(dir); err != nil {
 		return err
 	}
 	if q.db, err = openBadger(dir, !q.opts.NoSync, &badgerLog{q: q}); err != nil {
 		return q.advise(err)
+	}
+	if err := q.room.open(); err != nil {
+		return err
 	}
 	if q.flight, q.inFlight, err = openFlight(q.opts.Dir); err != nil {
 		return err
@@ -247,7 +255,9 @@ func (q *Queue) openFiles() error {
 func (q *Queue) closeFiles() error {
 	q.timer.Stop()
 	errs := []error{q.contents.close()}
-	if q.db != nil {
+	can, err := q.room.close()
+	errs = append(errs, err)
+	if q.db != nil && can {
 		errs = append(errs, q.db.Close())
 	}
 	errs = append(errs, q.witness.close(), q.flight.close())
@@ -296,7 +306,7 @@ func (q *Queue) unload() {
 	if q.closed {
 		return
 	}
-	if err := badgerdir.Unload(q.db, filepath.Join(q.opts.Dir, "badger"), unloadAbove); err != nil {
+	if err := badgerdir.Unload(q.db, q.databaseDir(), unloadAbove); err != nil {
 		q.unloading.Do(func() { q.remark("memory of tables", err.Error()) })
 	}
 }
@@ -407,6 +417,7 @@ next:
 // deleteKeys deletes the keys of messages that are finished, in bulk.
 func (q *Queue) deleteKeys(ids []ident) error {
 	for part := range slices.Chunk(ids, 1000) {
+		q.room.used += int64(len(part)) * 2 * perKey
 		txn := q.db.NewTransaction(true)
 		for _, id := range part {
 			if err := txn.Delete(messageKey(string(id.QueueID()))); err != nil {

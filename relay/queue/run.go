@@ -39,6 +39,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	} {
 		tasks.Go(func() { q.repeat(ctx, task.every, task.also, task.do) })
 	}
+	tasks.Go(func() { q.keepWatch(ctx) })
 	recheck := time.NewTicker(recheckEvery)
 	defer recheck.Stop()
 	for {
@@ -87,9 +88,8 @@ func (q *Queue) repeat(ctx context.Context, every time.Duration, also <-chan str
 	}
 }
 
-// watch looks at the disk, and forgets hops that nothing is for.
+// watch lets time pass for the gauges, and forgets hops that nothing is for.
 func (q *Queue) watch(context.Context) error {
-	q.guard.check()
 	now := time.Now()
 	q.mu.Lock()
 	q.sched.reap(now, reapAfter)
