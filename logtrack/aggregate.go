@@ -530,11 +530,14 @@ func (a *aggregation) block(sn *snapshot, src *source, f *filter) error {
 	}
 	v := sn.view(src)
 	rows, err := v.rows(f.preds, f.nots)
-	if err == nil {
+	if err == nil && len(rows) > 0 {
 		err = v.need(a.columns()...)
 	}
 	if err != nil {
 		sn.failed(src, err)
+		return nil
+	}
+	if len(rows) == 0 {
 		return nil
 	}
 	a.scan(k, v, rows, f)

@@ -129,6 +129,32 @@ func readNums(src []byte, n int) (nums []int64, rest []byte, err error) {
 	return nums, src, nil
 }
 
+// skipNums passes over n numbers that appendNums wrote.
+func skipNums(src []byte, n int) (rest []byte, err error) {
+	if n == 0 {
+		return src, nil
+	}
+	if len(src) == 0 {
+		return nil, damaged("numbers")
+	}
+	w := int(src[0] & 0x7f)
+	if src[0]&0x80 != 0 {
+		n--
+		if _, src, err = readVarint(src[1:]); err != nil {
+			return nil, err
+		}
+	} else {
+		src = src[1:]
+	}
+	if _, src, err = readVarint(src); err != nil {
+		return nil, err
+	}
+	if w > 8 || len(src) < w*n {
+		return nil, damaged("numbers")
+	}
+	return src[w*n:], nil
+}
+
 func readVarint(src []byte) (int64, []byte, error) {
 	v, n := binary.Varint(src)
 	if n <= 0 {

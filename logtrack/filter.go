@@ -1,6 +1,7 @@
 package logtrack
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net/netip"
@@ -556,25 +557,6 @@ func (f *filter) matches(r *event.Record) bool {
 	return true
 }
 
-// keys are the columns that p looks at.
-func (p *pred) columns() []string {
-	var keys []string
-	if p.text != nil {
-		keys = append(keys, p.field.text...)
-	}
-	if p.num != nil {
-		for _, c := range p.field.nums {
-			keys = append(keys, colKey(c, false))
-		}
-	}
-	for _, c := range keys {
-		if list, ok := isChild(c); ok && !slices.Contains(keys, colKey(list, false)) {
-			keys = append(keys, colKey(list, false))
-		}
-	}
-	return keys
-}
-
 // cannot reports whether the header says that no row of the block passes p.
 func (p *pred) cannot(h *header) bool {
 	if p.fact != nil && slices.ContainsFunc(h.types, func(t typeRun) bool { return p.fact(t.name) }) {
@@ -595,8 +577,9 @@ func (p *pred) cannot(h *header) bool {
 	return true
 }
 
-// mark sets hit for the rows of v that pass p. The columns have been decoded.
-func (p *pred) mark(v *view, hit []bool) {
+// mark sets hit for the rows of v that pass p. Columns are decoded only when
+// their dictionary has a value that passes.
+func (p *pred) mark(v *view, hit []bool) error {
 	if p.fact != nil {
 		for _, run := range v.head.types {
 			if p.fact(run.name) {
@@ -607,31 +590,66 @@ func (p *pred) mark(v *view, hit []bool) {
 		}
 	}
 	if p.text != nil {
-		var dict []string // columns that share one follow each other
+		var last []string // columns that share a dictionary follow each other
 		var ok []bool
 		some := false
 		for _, name := range p.field.text {
-			if c := v.col(name); c != nil && len(c.dict) > 0 {
-				if len(dict) != len(c.dict) || &dict[0] != &c.dict[0] {
-					dict, ok, some = c.dict, make([]bool, len(c.dict)), false
-					for i, s := range c.dict {
-						ok[i] = s != "" && p.text(s)
-						some = some || ok[i]
-					}
+			dict, err := v.values(name)
+			if err != nil {
+				return err
+			}
+			if len(dict) == 0 {
+				continue
+			}
+			if len(last) != len(dict) || &last[0] != &dict[0] {
+				last, ok, some = dict, make([]bool, len(dict)), false
+				for i, s := range dict {
+					ok[i] = s != "" && p.text(s)
+					some = some || ok[i]
 				}
-				if some {
-					v.markColumn(name, c, hit, func(at int) bool { return ok[c.codes[at]] })
-				}
+			}
+			if !some {
+				continue
+			}
+			if err := v.need(withList(name)...); err != nil {
+				return err
+			}
+			if c := v.col(name); c != nil {
+				v.markColumn(name, c, hit, func(at int) bool { return ok[c.codes[at]] })
 			}
 		}
 	}
 	if p.num != nil {
 		for _, name := range p.field.nums {
-			if c := v.col(colKey(name, false)); c != nil {
+			key := colKey(name, false)
+			if err := v.need(withList(key)...); err != nil {
+				return err
+			}
+			if c := v.col(key); c != nil {
 				v.markColumn(name, c, hit, func(at int) bool { return c.nums[at] != 0 && p.num(c.nums[at]) })
 			}
 		}
 	}
+	return nil
+}
+
+// withList is a column, and that of the list whose elements it tells of.
+func withList(key string) []string {
+	if list, ok := isChild(key); ok {
+		return []string{key, colKey(list, false)}
+	}
+	return []string{key}
+}
+
+// cost orders filters: those that read little, and leave little to read, first.
+func (p *pred) cost() int {
+	switch {
+	case p.text == nil && p.num == nil:
+		return 0
+	case p.text == nil:
+		return 1
+	}
+	return 2
 }
 
 // markColumn sets hit for rows with a value at which ok holds.
@@ -668,16 +686,6 @@ func (v *view) markColumn(name string, c *colView, hit []bool, ok func(at int) b
 // rows lists the rows of v that pass all of preds, and none of nots; rows of
 // facts that this version does not know are passed over.
 func (v *view) rows(preds, nots []*pred) ([]int, error) {
-	var keys []string
-	for _, p := range preds {
-		keys = append(keys, p.columns()...)
-	}
-	for _, p := range nots {
-		keys = append(keys, p.columns()...)
-	}
-	if err := v.need(keys...); err != nil {
-		return nil, err
-	}
 	keep := make([]bool, v.head.rows)
 	for _, run := range v.head.types {
 		if planNames[run.name] == nil {
@@ -688,19 +696,31 @@ func (v *view) rows(preds, nots []*pred) ([]int, error) {
 		}
 	}
 	hit := make([]bool, v.head.rows)
-	for _, p := range preds {
-		clear(hit)
-		p.mark(v, hit)
-		for row := range keep {
-			keep[row] = keep[row] && hit[row]
+	sift := func(list []*pred, want bool) (some bool, err error) {
+		list = slices.Clone(list)
+		slices.SortStableFunc(list, func(a, b *pred) int { return cmp.Compare(a.cost(), b.cost()) })
+		for _, p := range list {
+			clear(hit)
+			if err := p.mark(v, hit); err != nil {
+				return false, err
+			}
+			some = false
+			for row := range keep {
+				keep[row] = keep[row] && hit[row] == want
+				some = some || keep[row]
+			}
+			if !some {
+				return false, nil
+			}
 		}
+		return true, nil
 	}
-	for _, p := range nots {
-		clear(hit)
-		p.mark(v, hit)
-		for row := range keep {
-			keep[row] = keep[row] && !hit[row]
-		}
+	some, err := sift(preds, true)
+	if err == nil && some {
+		some, err = sift(nots, false)
+	}
+	if err != nil || !some {
+		return nil, err
 	}
 	var rows []int
 	for row, k := range keep {

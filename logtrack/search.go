@@ -354,23 +354,29 @@ func (sn *snapshot) candidates(src *source, preds []*pred, f *filter) ([]positio
 	}
 	v := sn.view(src)
 	rows, err := v.rows(preds, nil)
-	if err == nil {
-		err = v.need("queue_id", "ts#")
+	if err == nil && len(rows) > 0 {
+		err = v.need("queue_id")
 	}
 	if err != nil {
 		sn.failed(src, err)
 		return nil, nil
 	}
-	q, ts := v.col("queue_id"), v.col("ts#")
-	if q == nil {
+	q := v.col("queue_id")
+	if len(rows) == 0 || q == nil {
 		return nil, nil
 	}
 	seen := make([]bool, len(q.dict))
 	for _, row := range rows {
 		t, at := v.head.typeOf(row)
 		if code := q.codeAt(t, at); code > 0 && !seen[code] {
-			seen[code] = acceptMS(q.dict[code]) > 0
-			add(q.dict[code], func() int64 { return unpackTime(ts.numAt(t, at), 0).UnixMicro() })
+			id := q.dict[code]
+			if acceptMS(id) > 0 {
+				seen[code] = true
+			} else if err := v.need("ts#"); err != nil { // its own time counts
+				sn.failed(src, err)
+				return nil, nil
+			}
+			add(id, func() int64 { return unpackTime(v.col("ts#").numAt(t, at), 0).UnixMicro() })
 		}
 	}
 	return list, nil
@@ -477,11 +483,14 @@ func (sn *snapshot) facts(src *source, f *filter, refs *refs) ([]position, error
 	}
 	v := sn.view(src)
 	rows, err := v.rows(f.preds, f.nots)
-	if err == nil {
+	if err == nil && len(rows) > 0 {
 		err = v.need("event_id", "ts#")
 	}
 	if err != nil {
 		sn.failed(src, err)
+		return nil, nil
+	}
+	if len(rows) == 0 {
 		return nil, nil
 	}
 	ids, ts := v.col("event_id"), v.col("ts#")

@@ -3,24 +3,12 @@ package logtrack
 import (
 	"encoding/binary"
 	"errors"
-	"hash/crc32"
 	"reflect"
 	"sync"
 
 	"waybill/relay/event"
 	"waybill/relay/mail"
 )
-
-// dirEntry is where a column of a block is, and which rows it has values for.
-type dirEntry struct {
-	name   string
-	form   byte
-	cover  []byte
-	n      int
-	rawLen int
-	off    int
-	packed int
-}
 
 // view is a block that is being read: its directory, and the columns that were
 // asked for. It is shared by queries.
@@ -30,11 +18,12 @@ type view struct {
 
 	mu   sync.Mutex
 	v1   bool                 // the body is of version 1
-	dir  map[string]*dirEntry // by colKey
-	keys []uint32             // of the rows, once they were needed
+	dir  *directory
+	keys []uint32 // of the rows, once they were needed
 	nkey int
 	prev map[string][]int32 // predictors, while columns are decoded
 	cols map[string]*colView
+	dict map[string][]string // of columns whose codes were not needed yet
 	ids  map[string]struct{} // event ids, once they were asked for
 	size int64
 }
@@ -77,66 +66,6 @@ func newView(head *header, load func(func([]byte) error) error) *view {
 	return &view{head: head, load: load, cols: map[string]*colView{}}
 }
 
-// readDir reads the directory at the start of a block's body.
-func readDir(body []byte, types int) (map[string]*dirEntry, error) {
-	switch {
-	case len(body) < bodyStart || body[0] < 1 || body[0] > bodyVersion:
-		return nil, damaged("body version")
-	case crc32.Checksum(body[bodyStart:], castagnoli) != binary.BigEndian.Uint32(body[1:]):
-		return nil, damaged("body checksum")
-	}
-	n, src, err := readUvarint(body[bodyStart:], 4096)
-	if err != nil {
-		return nil, err
-	}
-	dir := make(map[string]*dirEntry, n)
-	list := make([]*dirEntry, n)
-	for i := range list {
-		d := &dirEntry{}
-		list[i] = d
-		if d.name, src, err = readString(src); err != nil {
-			return nil, err
-		}
-		if len(src) == 0 {
-			return nil, damaged("directory")
-		}
-		d.form, src = src[0], src[1:]
-		var cover string
-		if cover, src, err = readString(src); err != nil {
-			return nil, err
-		}
-		d.cover = []byte(cover)
-		for k, t := range d.cover {
-			if int(t) >= types || k > 0 && t <= d.cover[k-1] {
-				return nil, damaged("directory")
-			}
-		}
-		if d.n, src, err = readUvarint(src, maxListValues); err != nil {
-			return nil, err
-		}
-		if d.rawLen, src, err = readUvarint(src, maxColumn); err != nil {
-			return nil, err
-		}
-		if d.packed, src, err = readUvarint(src, maxColumn); err != nil {
-			return nil, err
-		}
-		kind := d.form & formKind
-		if kind > formDict || kind > formEventIDs && d.form != kind || body[0] == 1 && (kind > formEventIDs || d.form&^(formKind|formByMessage) != 0) {
-			return nil, damaged("form")
-		}
-		dir[colKey(d.name, kind != formNums && kind != formTimes)] = d
-	}
-	off := len(body) - len(src)
-	for _, d := range list {
-		d.off = off
-		off += d.packed
-	}
-	if off > len(body) {
-		return nil, damaged("directory")
-	}
-	return dir, nil
-}
-
 // need decodes the columns with the given keys that are not decoded yet.
 // Columns that the block does not have are passed over.
 func (v *view) need(keys ...string) error {
@@ -144,7 +73,7 @@ func (v *view) need(keys ...string) error {
 	defer v.mu.Unlock()
 	missing := v.dir == nil
 	for _, k := range keys {
-		if _, ok := v.cols[k]; !ok && (v.dir == nil || v.dir[k] != nil) {
+		if _, ok := v.cols[k]; !ok && (v.dir == nil || v.dir.get(k) != nil) {
 			missing = true
 			break
 		}
@@ -153,12 +82,8 @@ func (v *view) need(keys ...string) error {
 		return nil
 	}
 	return v.load(func(body []byte) error {
-		if v.dir == nil {
-			dir, err := readDir(body, len(v.head.types))
-			if err != nil {
-				return err
-			}
-			v.dir, v.v1 = dir, body[0] == 1
+		if err := v.open(body); err != nil {
+			return err
 		}
 		v.prev = map[string][]int32{}
 		defer func() { v.prev = nil }()
@@ -171,9 +96,100 @@ func (v *view) need(keys ...string) error {
 	})
 }
 
+// open reads the directory, unless that is done. v.mu is held.
+func (v *view) open(body []byte) error {
+	if v.dir != nil {
+		return nil
+	}
+	dir, err := readDir(body, len(v.head.types))
+	if err == nil {
+		v.dir, v.v1 = dir, body[0] == 1
+	}
+	return err
+}
+
+// values is the dictionary of a text column, or nil when the block has none;
+// its codes, of which a search for a rare value needs none in most blocks, are
+// passed over.
+func (v *view) values(name string) ([]string, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	at := name
+	if shared := sharedDicts[name]; shared != "" && v.dir != nil && !v.v1 && v.dir.get(name) != nil {
+		at = shared
+	}
+	if c := v.cols[at]; c != nil {
+		return c.dict, nil
+	}
+	if list, ok := v.dict[at]; ok {
+		return list, nil
+	}
+	if v.dir != nil && v.dir.get(name) == nil {
+		return nil, nil
+	}
+	var list []string
+	err := v.load(func(body []byte) (err error) {
+		if err := v.open(body); err != nil {
+			return err
+		}
+		d := v.dir.get(name)
+		switch {
+		case d == nil:
+			return nil
+		case v.v1 || d.form&^formPredicted&^formShared != formText:
+			at = name
+			if err = v.decode(body, name); err == nil {
+				list = v.cols[name].dict
+			}
+			return err
+		case d.form&formShared != 0:
+			if at = sharedDicts[name]; v.cols[at] == nil {
+				err = v.decode(body, at)
+			}
+			if c := v.cols[at]; err == nil && c != nil {
+				list = c.dict
+			}
+			return err
+		}
+		at = name
+		list, err = v.dictOf(body, d)
+		return err
+	})
+	if err == nil && v.cols[at] == nil && list != nil {
+		if v.dict == nil {
+			v.dict = map[string][]string{}
+		}
+		v.dict[at] = list
+		v.size += (&column{dict: list}).size()
+	}
+	return list, err
+}
+
+// dictOf reads the dictionary of a text column that has its own.
+func (v *view) dictOf(body []byte, d *dirEntry) ([]string, error) {
+	scratch := rawPool.Get().(*[]byte)
+	defer rawPool.Put(scratch)
+	raw, err := unpack(body[d.off:d.off+d.packed], d.rawLen, scratch)
+	if err != nil {
+		return nil, err
+	}
+	entries, raw, err := readUvarint(raw, uint64(d.n)+2) //nolint:gosec // a count
+	if err != nil {
+		return nil, err
+	}
+	if raw, err = skipNums(raw, d.n); err != nil {
+		return nil, err
+	}
+	list, _, err := readDict(raw)
+	if err == nil && len(list) != entries {
+		err = damaged("dictionary")
+	}
+	return list, err
+}
+
 // decode decodes one column and those that it depends on. v.mu is held.
 func (v *view) decode(body []byte, key string) error {
-	d := v.dir[key]
+	d := v.dir.get(key)
 	if d == nil || v.cols[key] != nil {
 		return nil
 	}
@@ -351,7 +367,7 @@ func (v *view) rowKeys(body []byte) error {
 
 // codesOf reads the codes of a column, and how many there may be, without its dictionary.
 func (v *view) codesOf(body []byte, name string) (p placed, entries int, err error) {
-	d := v.dir[name]
+	d := v.dir.get(name)
 	if d == nil {
 		return placed{}, 0, nil
 	}

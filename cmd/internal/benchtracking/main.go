@@ -14,6 +14,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -38,7 +39,10 @@ type options struct {
 	dir     string
 	compare string
 	profile string
+	heap    string
+	only    string
 	keep    bool
+	again   bool
 }
 
 func main() {
@@ -49,7 +53,10 @@ func main() {
 	flag.StringVar(&o.dir, "dir", "", "where the stores go: on the disk to be measured (default: a temporary folder)")
 	flag.StringVar(&o.compare, "compare", "", `"victorialogs": give the same facts to a VictoriaLogs, and ask it the same`)
 	flag.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of the questions to this file")
+	flag.StringVar(&o.heap, "heapprofile", "", "write a profile of the memory after the questions to this file")
+	flag.StringVar(&o.only, "only", "", "ask only the questions whose names match this regular expression")
 	flag.BoolVar(&o.keep, "keep", false, "leave the stores where they are")
+	flag.BoolVar(&o.again, "again", false, "ask the store that a run with -keep left in -dir, and fill none")
 	flag.Parse()
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "benchtracking:", err)
@@ -60,6 +67,12 @@ func main() {
 func run(o options) error {
 	if o.events < 1000 || o.compare != "" && o.compare != "victorialogs" {
 		return fmt.Errorf("at least 1000 events, and nothing to compare with but victorialogs")
+	}
+	if o.again && o.dir == "" {
+		return errors.New("-again needs -dir")
+	}
+	if o.again {
+		o.keep = true
 	}
 	if o.dir == "" {
 		d, err := os.MkdirTemp("", "waybill-benchtracking-")
@@ -74,16 +87,19 @@ func run(o options) error {
 	mem := watchMemory()
 	start := time.Now().Add(-o.span).UTC().Truncate(time.Minute)
 	b := &bench{opts: o, start: start, dir: filepath.Join(o.dir, "track")}
-	if err := b.fill(); err != nil {
-		return err
-	}
-	if err := b.reopen(); err != nil {
+	if err := b.prepare(); err != nil {
 		return err
 	}
 	defer func() { _ = b.store.Close() }() // measured
 	b.report("rss after load, total/anonymous", fmt.Sprintf("%d / %d MiB", mem.now("VmRSS")>>10, mem.now("RssAnon")>>10))
-	qs := b.questions()
+	qs, err := b.chosen()
+	if err != nil {
+		return err
+	}
 	if err := b.answers("store at rest", qs, o.profile); err != nil {
+		return err
+	}
+	if err := heapTo(o.heap); err != nil {
 		return err
 	}
 	b.line = append(b.line, fmt.Sprintf("recipient_p99_ms=%.1f substring_ms=%.1f bounced_by_domain_ms=%.1f latency_by_domain_ms=%.1f",
@@ -193,14 +209,31 @@ func (b *bench) fill() error {
 	rate, each := float64(done)/took.Seconds(), float64(used.Microseconds())/float64(done)
 	b.report("write and seal", fmt.Sprintf("%s, %.0f facts/s, %.2f CPU-µs a fact (and %.2f to make it up)", took.Round(time.Millisecond), rate, each, float64(mine.Microseconds())/float64(done)))
 	b.line = append(b.line, fmt.Sprintf("events/s=%.0f cpu_us=%.1f", rate, each))
+	if b.opts.keep {
+		return b.remember()
+	}
 	return nil
+}
+
+// prepare fills a store, or opens the one that was kept.
+func (b *bench) prepare() error {
+	if b.opts.again {
+		if err := b.restore(); err != nil {
+			return err
+		}
+	} else if err := b.fill(); err != nil {
+		return err
+	}
+	return b.reopen()
 }
 
 // reopen closes the store, looks at its size, and opens it again, so that
 // questions begin with nothing in memory.
 func (b *bench) reopen() error {
-	if err := b.store.Close(); err != nil {
-		return err
+	if b.store != nil {
+		if err := b.store.Close(); err != nil {
+			return err
+		}
 	}
 	size, err := diskUse(b.dir)
 	if err != nil {

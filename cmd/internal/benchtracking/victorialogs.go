@@ -198,6 +198,7 @@ func (b *bench) fillRival(v *rival) error {
 	if count != b.opts.events {
 		return fmt.Errorf("VictoriaLogs has %d facts of %d", count, b.opts.events)
 	}
+	b.flow = f // identifiers are other ones in each flow
 	used := v.cpu() - cpu
 	size, err := diskUse(v.dir)
 	if err != nil {

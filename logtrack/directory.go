@@ -1,0 +1,145 @@
+package logtrack
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+)
+
+// directory says where the columns of a block are. It is small and quick to
+// read, because a search reads those of thousands of blocks: names are those of
+// the table of columns, and columns that this version does not know are left out.
+type directory struct {
+	list []dirEntry
+	at   []int16 // by columnIDs: place in list and one, or 0
+}
+
+// dirEntry is where a column of a block is, and which rows it has values for.
+type dirEntry struct {
+	name   string
+	form   byte
+	cover  []byte
+	n      int
+	rawLen int
+	off    int
+	packed int
+}
+
+// columnIDs numbers the columns that facts may have, by colKey; columnNames
+// are their names.
+var columnIDs, columnNames = func() (map[string]int, map[string]string) {
+	ids, names := map[string]int{}, map[string]string{}
+	add := func(name string, text bool) {
+		names[name] = name
+		if key := colKey(name, text); ids[key] == 0 {
+			ids[key] = len(ids) + 1
+		}
+	}
+	for _, name := range heads[1:] {
+		add(name, true)
+	}
+	add("ts", false)
+	add("ts/ns", false)
+	for _, name := range sharedNames {
+		add(name, true)
+	}
+	for _, p := range plans {
+		for i := range p.leaves {
+			for _, l := range append([]leaf{p.leaves[i]}, p.leaves[i].sub...) {
+				add(l.name, l.isText())
+				if l.kind == kindTime {
+					add(l.name+"/ns", false)
+				}
+			}
+		}
+	}
+	return ids, names
+}()
+
+// get is the entry of a column by its colKey, or nil.
+func (d *directory) get(key string) *dirEntry {
+	if d == nil {
+		return nil
+	}
+	if i := d.at[columnIDs[key]]; i > 0 {
+		return &d.list[i-1]
+	}
+	return nil
+}
+
+// readDir reads the directory at the start of a block's body.
+func readDir(body []byte, types int) (*directory, error) {
+	switch {
+	case len(body) < bodyStart || body[0] < 1 || body[0] > bodyVersion:
+		return nil, damaged("body version")
+	case crc32.Checksum(body[bodyStart:], castagnoli) != binary.BigEndian.Uint32(body[1:]):
+		return nil, damaged("body checksum")
+	}
+	n, src, err := readUvarint(body[bodyStart:], 4096)
+	if err != nil {
+		return nil, err
+	}
+	dir := &directory{list: make([]dirEntry, 0, n), at: make([]int16, len(columnIDs)+1)}
+	covers := make([]byte, 0, 512)
+	off := 0
+	for range n {
+		var d dirEntry
+		var name, cover []byte
+		if name, src, err = readOctets(src); err != nil {
+			return nil, err
+		}
+		if len(src) == 0 {
+			return nil, damaged("directory")
+		}
+		d.form, src = src[0], src[1:]
+		if cover, src, err = readOctets(src); err != nil {
+			return nil, err
+		}
+		for k, t := range cover {
+			if int(t) >= types || k > 0 && t <= cover[k-1] {
+				return nil, damaged("directory")
+			}
+		}
+		covers = append(covers, cover...)
+		d.cover = covers[len(covers)-len(cover) : len(covers) : len(covers)]
+		if d.n, src, err = readUvarint(src, maxListValues); err != nil {
+			return nil, err
+		}
+		if d.rawLen, src, err = readUvarint(src, maxColumn); err != nil {
+			return nil, err
+		}
+		if d.packed, src, err = readUvarint(src, maxColumn); err != nil {
+			return nil, err
+		}
+		kind := d.form & formKind
+		if kind > formDict || kind > formEventIDs && d.form != kind || body[0] == 1 && (kind > formEventIDs || d.form&^(formKind|formByMessage) != 0) {
+			return nil, damaged("form")
+		}
+		d.off = off
+		off += d.packed
+		known, ok := columnNames[string(name)]
+		id := columnIDs[colKey(known, kind != formNums && kind != formTimes)]
+		if !ok || id == 0 {
+			continue
+		}
+		d.name = known
+		dir.list = append(dir.list, d)
+		dir.at[id] = int16(len(dir.list)) //nolint:gosec // at most 4096
+	}
+	start := len(body) - len(src)
+	if start+off > len(body) {
+		return nil, damaged("directory")
+	}
+	for i := range dir.list {
+		dir.list[i].off += start
+	}
+	return dir, nil
+}
+
+// readOctets is readString without a copy.
+func readOctets(src []byte) (octets, rest []byte, err error) {
+	n, src, err := readUvarint(src, maxColumn)
+	if err != nil || len(src) < n {
+		return nil, nil, damaged("string")
+	}
+	return src[:n], src[n:], nil
+}
