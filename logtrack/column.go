@@ -85,8 +85,13 @@ func width(span uint64) int {
 
 // readNums reads n numbers that appendNums wrote.
 func readNums(src []byte, n int) (nums []int64, rest []byte, err error) {
+	return readNumsInto(nil, src, n)
+}
+
+// readNumsInto is readNums with room for what is read.
+func readNumsInto(room []int64, src []byte, n int) (nums []int64, rest []byte, err error) {
 	if n == 0 {
-		return nil, src, nil
+		return room[:0], src, nil
 	}
 	if len(src) == 0 {
 		return nil, nil, damaged("numbers")
@@ -108,18 +113,24 @@ func readNums(src []byte, n int) (nums []int64, rest []byte, err error) {
 	if w > 8 || len(src) < w*count {
 		return nil, nil, damaged("numbers")
 	}
-	nums = make([]int64, n)
+	nums = resized(room, n)
 	vals := nums[n-count:]
-	for p := range w {
+	if w == 0 {
+		for i := range vals {
+			vals[i] = base
+		}
+	} else {
+		for i, b := range src[:count] {
+			vals[i] = base + int64(b)
+		}
+	}
+	for p := 1; p < w; p++ { // a sum is as good as an or: no two planes share a bit
 		plane := src[p*count : (p+1)*count]
 		for i, b := range plane {
-			vals[i] |= int64(uint64(b) << (8 * p)) //nolint:gosec // modular
+			vals[i] += int64(uint64(b) << (8 * p)) //nolint:gosec // modular
 		}
 	}
 	src = src[w*count:]
-	for i := range vals {
-		vals[i] += base
-	}
 	if delta {
 		nums[0] = first
 		for i := 1; i < n; i++ {

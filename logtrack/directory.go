@@ -3,6 +3,7 @@ package logtrack
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"slices"
 )
 
 // directory says where the columns of a block are. It is small and quick to
@@ -11,6 +12,8 @@ import (
 type directory struct {
 	list []dirEntry
 	at   []int16 // by columnIDs: place in list and one, or 0
+
+	covers []byte // that list shares
 }
 
 // dirEntry is where a column of a block is, and which rows it has values for.
@@ -22,6 +25,7 @@ type dirEntry struct {
 	rawLen int
 	off    int
 	packed int
+	place  int // in the directory
 }
 
 // columnIDs numbers the columns that facts may have, by colKey; columnNames
@@ -68,51 +72,64 @@ func (d *directory) get(key string) *dirEntry {
 
 // readDir reads the directory at the start of a block's body.
 func readDir(body []byte, types int) (*directory, error) {
+	dir := &directory{}
+	if err := dir.read(body, types); err != nil {
+		return nil, err
+	}
+	return dir, nil
+}
+
+// read reads the directory into d, whose room it uses again.
+func (dir *directory) read(body []byte, types int) error {
 	switch {
 	case len(body) < bodyStart || body[0] < 1 || body[0] > bodyVersion:
-		return nil, damaged("body version")
+		return damaged("body version")
 	case crc32.Checksum(body[bodyStart:], castagnoli) != binary.BigEndian.Uint32(body[1:]):
-		return nil, damaged("body checksum")
+		return damaged("body checksum")
 	}
 	n, src, err := readUvarint(body[bodyStart:], 4096)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	dir := &directory{list: make([]dirEntry, 0, n), at: make([]int16, len(columnIDs)+1)}
-	covers := make([]byte, 0, 512)
+	dir.list, dir.at = slices.Grow(dir.list[:0], n), resized(dir.at, len(columnIDs)+1)
+	clear(dir.at)
+	covers := dir.covers[:0]
+	if covers == nil {
+		covers = make([]byte, 0, 512)
+	}
 	off := 0
 	for range n {
 		var d dirEntry
 		var name, cover []byte
 		if name, src, err = readOctets(src); err != nil {
-			return nil, err
+			return err
 		}
 		if len(src) == 0 {
-			return nil, damaged("directory")
+			return damaged("directory")
 		}
 		d.form, src = src[0], src[1:]
 		if cover, src, err = readOctets(src); err != nil {
-			return nil, err
+			return err
 		}
 		for k, t := range cover {
 			if int(t) >= types || k > 0 && t <= cover[k-1] {
-				return nil, damaged("directory")
+				return damaged("directory")
 			}
 		}
 		covers = append(covers, cover...)
 		d.cover = covers[len(covers)-len(cover) : len(covers) : len(covers)]
 		if d.n, src, err = readUvarint(src, maxListValues); err != nil {
-			return nil, err
+			return err
 		}
 		if d.rawLen, src, err = readUvarint(src, maxColumn); err != nil {
-			return nil, err
+			return err
 		}
 		if d.packed, src, err = readUvarint(src, maxColumn); err != nil {
-			return nil, err
+			return err
 		}
 		kind := d.form & formKind
 		if kind > formDict || kind > formEventIDs && d.form != kind || body[0] == 1 && (kind > formEventIDs || d.form&^(formKind|formByMessage) != 0) {
-			return nil, damaged("form")
+			return damaged("form")
 		}
 		d.off = off
 		off += d.packed
@@ -121,18 +138,19 @@ func readDir(body []byte, types int) (*directory, error) {
 		if !ok || id == 0 {
 			continue
 		}
-		d.name = known
+		d.name, d.place = known, len(dir.list)
 		dir.list = append(dir.list, d)
 		dir.at[id] = int16(len(dir.list)) //nolint:gosec // at most 4096
 	}
 	start := len(body) - len(src)
 	if start+off > len(body) {
-		return nil, damaged("directory")
+		return damaged("directory")
 	}
 	for i := range dir.list {
 		dir.list[i].off += start
 	}
-	return dir, nil
+	dir.covers = covers
+	return nil
 }
 
 // readOctets is readString without a copy.

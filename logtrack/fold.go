@@ -38,12 +38,20 @@ type recipientState struct {
 }
 
 // fold gathers all facts of the messages and folds them.
-func (sn *snapshot) fold(ctx context.Context, ids []position, set readSet) (map[string]*fold, error) {
+func (sn *snapshot) fold(ctx context.Context, ids []position, set readSet) (folds map[string]*fold, err error) {
+	folds = make(map[string]*fold, len(ids))
+	if set == readRow {
+		if folds, ids, err = sn.glances(ctx, ids); err != nil {
+			return nil, err
+		}
+	}
+	if len(ids) == 0 {
+		return folds, nil
+	}
 	facts, err := sn.messageFacts(ctx, ids, set)
 	if err != nil {
 		return nil, err
 	}
-	folds := make(map[string]*fold, len(facts))
 	for id, recs := range facts {
 		folds[id] = foldFacts(id, recs)
 	}
@@ -54,10 +62,8 @@ func (sn *snapshot) fold(ctx context.Context, ids []position, set readSet) (map[
 func (sn *snapshot) messageFacts(ctx context.Context, ids []position, set readSet) (map[string][]event.Record, error) {
 	facts := make(map[string][]event.Record, len(ids))
 	want := make(map[string]bool, len(ids))
-	keys := make([]posting, len(ids))
-	for i, pos := range ids {
+	for _, pos := range ids {
 		want[pos.id] = true
-		keys[i] = postingOf(postQueueID, pos.id)
 	}
 	for _, m := range sn.mem {
 		for i := range m.recs {
@@ -66,29 +72,15 @@ func (sn *snapshot) messageFacts(ctx context.Context, ids []position, set readSe
 			}
 		}
 	}
-	var blocks []*source
-	for _, p := range sn.parts {
-		found, err := p.lookup(keys)
-		if err != nil {
-			return nil, err
-		}
-		wanted := map[uint32][]int64{} // acceptance of messages that a block may hold
-		for i, seqs := range found {
-			for _, seq := range seqs {
-				wanted[seq] = append(wanted[seq], acceptMS(ids[i].id))
-			}
-		}
-		for _, h := range sn.heads[p] {
-			if slices.ContainsFunc(wanted[h.seq], h.mayHold) {
-				blocks = append(blocks, &source{head: h, part: p})
-			}
-		}
+	blocks, err := sn.blocksOf(ids)
+	if err != nil {
+		return nil, err
 	}
 	var mu sync.Mutex
-	err := parallel(ctx, blocks, func(src *source) error {
-		recs, err := sn.recordsOf(src, want, set)
+	err = parallel(ctx, blocks, func(b wantedBlock) error {
+		recs, err := sn.recordsOf(b.src, want, set)
 		if err != nil {
-			sn.failed(src, err)
+			sn.failed(b.src, err)
 			return nil
 		}
 		mu.Lock()
@@ -100,6 +92,48 @@ func (sn *snapshot) messageFacts(ctx context.Context, ids []position, set readSe
 		return nil
 	})
 	return facts, err
+}
+
+// wantedBlock is a block, and the messages that it may have facts about.
+type wantedBlock struct {
+	src *source
+	ids []string
+}
+
+// blocksOf lists the stored blocks that may have facts about messages.
+func (sn *snapshot) blocksOf(ids []position) (blocks []wantedBlock, err error) {
+	keys := make([]posting, len(ids))
+	for i, pos := range ids {
+		keys[i] = postingOf(postQueueID, pos.id)
+	}
+	for _, p := range sn.parts {
+		found, err := p.lookup(keys)
+		if err != nil {
+			return nil, err
+		}
+		wanted := map[uint32][]int{} // messages that a block may hold
+		for i, seqs := range found {
+			for _, seq := range seqs {
+				wanted[seq] = append(wanted[seq], i)
+			}
+		}
+		for _, h := range sn.heads[p] {
+			list := wanted[h.seq]
+			if list == nil {
+				continue
+			}
+			b := wantedBlock{src: &source{head: h, part: p}}
+			for _, i := range list {
+				if h.mayHold(acceptMS(ids[i].id)) && !slices.Contains(b.ids, ids[i].id) {
+					b.ids = append(b.ids, ids[i].id)
+				}
+			}
+			if b.ids != nil {
+				blocks = append(blocks, b)
+			}
+		}
+	}
+	return blocks, nil
 }
 
 // mayHold reports whether a block can have facts about a message that was

@@ -48,8 +48,8 @@ type plan struct {
 	leaves []leaf
 	byName map[string]getter // every column of its facts
 
-	recipients *leaf       // the list, or nil
-	keys       [3][]string // by readSet: the columns to read
+	recipients *leaf              // the list, or nil
+	keys       [readSets][]string // by readSet: the columns to read
 }
 
 // heads are the fields of the record itself.

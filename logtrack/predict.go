@@ -16,6 +16,11 @@ import (
 // values follow each other as covered. 0 stands for neither.
 func keysOf(types []typeRun, rows, messages int, queue, session placed) (keys []uint32, n int) {
 	keys = make([]uint32, rows)
+	return keys, setKeys(keys, types, messages, queue, session)
+}
+
+// setKeys sets the keys, which are 0, and returns how many there may be.
+func setKeys(keys []uint32, types []typeRun, messages int, queue, session placed) (n int) {
 	n = messages
 	session.each(types, func(row int, code uint32) {
 		if code > 0 {
@@ -29,7 +34,7 @@ func keysOf(types []typeRun, rows, messages int, queue, session placed) (keys []
 			n = max(n, int(code))
 		}
 	})
-	return keys, n + 1
+	return n + 1
 }
 
 // placed is codes with the types that have some.
@@ -53,9 +58,14 @@ func (p placed) each(types []typeRun, visit func(row int, code uint32)) {
 // same, or -1. sums, of a list's element column, are the elements before each
 // value of the list's column, which begins for each type at first.
 func predictors(types []typeRun, cover []byte, keys []uint32, n int, first []int, sums []int32) []int32 {
-	type span struct{ at, n int32 }
-	last := make([]span, n)
-	prev := make([]int32, 0, len(keys))
+	return predictorsInto(make([]int32, 0, len(keys)), make([]stretch, n), types, cover, keys, first, sums)
+}
+
+// stretch is some values that follow each other.
+type stretch struct{ at, n int32 }
+
+// predictorsInto is predictors with room for the answer, and for a stretch of each key.
+func predictorsInto(prev []int32, last []stretch, types []typeRun, cover []byte, keys []uint32, first []int, sums []int32) []int32 {
 	for _, t := range cover {
 		run := &types[t]
 		for row := range run.n {
@@ -67,7 +77,7 @@ func predictors(types []typeRun, cover []byte, keys []uint32, n int, first []int
 			key := keys[run.start+row]
 			old := last[key]
 			if key > 0 && size > 0 {
-				last[key] = span{int32(len(prev)), size} //nolint:gosec // bounded by the elements of a block
+				last[key] = stretch{int32(len(prev)), size} //nolint:gosec // bounded by the elements of a block
 			}
 			for i := range size {
 				if i < old.n {
@@ -108,26 +118,31 @@ func readPredictedCodes(src []byte, prev []int32, entries int) (codes []uint32, 
 		return nil, nil, err
 	}
 	codes = make([]uint32, len(prev))
+	return codes, rest, predictedCodes(codes, nums, prev, entries)
+}
+
+// predictedCodes makes codes of what is stored for them.
+func predictedCodes(codes []uint32, nums []int64, prev []int32, entries int) error {
 	next := uint32(1)
 	for i, n := range nums {
 		var c uint32
 		switch {
 		case n != 0:
 			if n < 0 || n > int64(entries) {
-				return nil, nil, damaged("code")
+				return damaged("code")
 			}
 			c = uint32(n - 1) //nolint:gosec // bounded by entries
 		case prev[i] >= 0:
 			c = codes[prev[i]]
 		default:
 			if c = next; int(c) >= entries {
-				return nil, nil, damaged("code")
+				return damaged("code")
 			}
 		}
 		codes[i] = c
 		next = max(next, c+1)
 	}
-	return codes, rest, nil
+	return nil
 }
 
 func zigzag(n int64) int64   { return n<<1 ^ n>>63 }
@@ -234,36 +249,53 @@ func distances(out, ts []int64, keys []uint32, ref []int64, before int64) (cost 
 
 // readTimes reads what appendTimes wrote.
 func readTimes(src []byte, types []typeRun, cover []byte, total int, keys []uint32, n int) ([]int64, error) {
-	ts := make([]int64, 0, total)
+	var room timesScratch
+	return room.read(nil, src, types, cover, total, keys, n)
+}
+
+// timesScratch is room that reading times needs.
+type timesScratch struct {
+	diff, by []int64
+	start    [256]int32 // of each type in what is read, and one
+}
+
+func (s *timesScratch) read(room []int64, src []byte, types []typeRun, cover []byte, total int, keys []uint32, n int) ([]int64, error) {
+	ts := room[:0]
 	base0, src, err := readVarint(src)
 	if err != nil {
 		return nil, err
 	}
-	start := map[byte]int{} // in ts, of each type
+	ts = slices.Grow(ts, total)
+	clear(s.start[:])
 	for _, t := range cover {
 		if len(src) == 0 {
 			return nil, damaged("times")
 		}
 		ref := src[0]
 		run := &types[t]
-		diff, rest, err := readNums(src[1:], run.n)
-		if err != nil {
+		if s.diff, src, err = readNumsInto(s.diff, src[1:], run.n); err != nil {
 			return nil, err
 		}
-		src = rest
 		rowKeys := keys[run.start : run.start+run.n]
 		var by []int64
 		if ref != neighbours {
-			at, ok := start[ref]
-			if !ok {
+			at := int(s.start[ref]) - 1
+			if at < 0 {
 				return nil, damaged("times")
 			}
 			r := &types[ref]
-			by = timesByKey(ts[at:at+r.n], keys[r.start:r.start+r.n], n)
+			s.by = resized(s.by, n)
+			clear(s.by)
+			by = s.by
+			for i, k := range keys[r.start : r.start+r.n] {
+				if k > 0 {
+					by[k] = ts[at+i]
+				}
+			}
 		}
-		start[t] = len(ts)
+		s.start[t] = int32(len(ts) + 1) //nolint:gosec // bounded by the rows of a block
 		before := base0
-		for i, d := range diff {
+		for i, d := range s.diff {
 			base := before
 			if by != nil && by[rowKeys[i]] != 0 {
 				base = by[rowKeys[i]]
@@ -271,6 +303,9 @@ func readTimes(src []byte, types []typeRun, cover []byte, total int, keys []uint
 			before = base + unzigzag(d)
 			ts = append(ts, before)
 		}
+	}
+	if len(ts) != total {
+		return nil, damaged("column length")
 	}
 	return ts, nil
 }

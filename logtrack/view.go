@@ -17,7 +17,7 @@ type view struct {
 	load func(read func(body []byte) error) error // calls read with the stored body
 
 	mu   sync.Mutex
-	v1   bool                 // the body is of version 1
+	v1   bool // the body is of version 1
 	dir  *directory
 	keys []uint32 // of the rows, once they were needed
 	nkey int
@@ -606,6 +606,8 @@ const (
 	readAll      readSet = iota
 	readFiltered         // what filters may ask for: all but transcripts
 	readRow              // what a message row tells
+	readFinal            // what a final fact adds to it, when message_queued is read too
+	readSets
 )
 
 // leaves reports whether a field is left out.
@@ -615,8 +617,16 @@ func (s readSet) leaves(name string) bool {
 		return name == "transcript"
 	case readRow:
 		return notInRow[name]
+	case readFinal:
+		return notInRow[name] || inQueued[name]
 	}
 	return false
+}
+
+// inQueued are fields that a message row takes from message_queued.
+var inQueued = map[string]bool{
+	"mail_from": true, "header_from": true, "header_message_id": true, "size": true, "connector_in": true, "client_ip": true, "auth_user": true,
+	"external_id": true, "session_id": true, "message_uid": true, "remote_ip": true,
 }
 
 // notInRow are fields that a message row does not tell. Ids only order facts of
