@@ -152,7 +152,8 @@ type group struct {
 
 // aggregation is an aggregate being computed.
 type aggregation struct {
-	metric   string
+	metric   string   // the first
+	metrics  []string // several only of latency
 	dims     []dimension
 	step     int64 // microseconds; 0: one value
 	from, to int64
@@ -313,8 +314,9 @@ func (f *filter) holds(when int64) bool {
 
 func newAggregation(q trackapi.AggregateQuery, f *filter) (*aggregation, error) {
 	a := &aggregation{
-		metric: or(q.Metric, "count"), step: q.Step.Microseconds(), from: f.from, to: f.to, groups: map[groupKey]*group{},
+		metrics: q.Metrics(), step: q.Step.Microseconds(), from: f.from, to: f.to, groups: map[groupKey]*group{},
 	}
+	a.metric = a.metrics[0]
 	if q.To.IsZero() {
 		a.to = time.Now().UnixMicro()
 		f.to = a.to
@@ -340,7 +342,7 @@ func newAggregation(q trackapi.AggregateQuery, f *filter) (*aggregation, error) 
 			})
 		}
 	case strings.HasPrefix(a.metric, "latency_"):
-		a.column, a.hist = "t_total", a.metric != "latency_max"
+		a.column, a.hist = "t_total", slices.ContainsFunc(a.metrics, func(m string) bool { return m != "latency_max" })
 		a.outcomes = !named
 	default:
 		a.outcomes = !named
@@ -468,16 +470,21 @@ func (a *aggregation) merge(k *sink) {
 		if a.step == 0 {
 			continue
 		}
-		if g.last == nil || g.lastAt != x.at {
-			g.last, g.lastAt = g.cells[x.at], x.at
-			if g.last == nil {
-				g.last = &cell{}
-				g.cells[x.at] = g.last
-				a.cells++
-			}
-		}
-		a.addTo(g.last, x)
+		a.addTo(a.cellOf(g, x.at), x)
 	}
+}
+
+// cellOf is the cell of a step. a.mu is held.
+func (a *aggregation) cellOf(g *group, at int64) *cell {
+	if g.last == nil || g.lastAt != at {
+		g.last, g.lastAt = g.cells[at], at
+		if g.last == nil {
+			g.last = &cell{}
+			g.cells[at] = g.last
+			a.cells++
+		}
+	}
+	return g.last
 }
 
 func (a *aggregation) addTo(c *cell, x *sample) {
@@ -841,7 +848,7 @@ func (a *aggregation) ranked(span float64) []groupKey {
 	}
 	list := make([]ranked, 0, len(a.groups))
 	for key, g := range a.groups {
-		list = append(list, ranked{key, a.value(&g.total, span), g.total.n})
+		list = append(list, ranked{key, a.value(a.metric, &g.total, span), g.total.n})
 	}
 	slices.SortFunc(list, func(x, y ranked) int {
 		return cmp.Or(cmp.Compare(y.value, x.value), cmp.Compare(y.n, x.n), slices.Compare(x.key[:], y.key[:]))
@@ -855,12 +862,12 @@ func (a *aggregation) ranked(span float64) []groupKey {
 
 // exact reports whether nothing comes from the middle of a bucket.
 func (a *aggregation) exact() bool {
-	return a.keep || !a.hist && (!a.rolled || a.metric != "latency_max")
+	return a.keep || !a.hist && (!a.rolled || !slices.Contains(a.metrics, "latency_max"))
 }
 
 // answer makes the series: the greatest groups, and the rest as other.
 func (a *aggregation) answer(q trackapi.AggregateQuery) *trackapi.Aggregate {
-	out := &trackapi.Aggregate{Metric: a.metric, Step: q.Step.Seconds(), Exact: a.exact(), Unit: unitOf(a.metric), Series: []trackapi.Series{}, Cut: a.cut}
+	out := &trackapi.Aggregate{Metric: strings.Join(a.metrics, ","), Step: q.Step.Seconds(), Exact: a.exact(), Unit: unitOf(a.metric), Series: []trackapi.Series{}, Cut: a.cut}
 	if !out.Exact {
 		out.Error = bucketError
 	}
@@ -898,19 +905,24 @@ func (a *aggregation) answer(q trackapi.AggregateQuery) *trackapi.Aggregate {
 		a.groups[groupKey{}] = &group{cells: map[int64]*cell{}}
 	}
 	for _, key := range keys {
-		series := trackapi.Series{Labels: map[string]string{}}
-		for i, d := range a.dims {
-			series.Labels[d.name] = key[i]
+		for _, metric := range a.metrics {
+			series := trackapi.Series{Labels: map[string]string{}}
+			if len(a.metrics) > 1 {
+				series.Metric = metric
+			}
+			for i, d := range a.dims {
+				series.Labels[d.name] = key[i]
+			}
+			series.Points = a.points(metric, a.groups[key], span)
+			out.Series = append(out.Series, series)
 		}
-		series.Points = a.points(a.groups[key], span)
-		out.Series = append(out.Series, series)
 	}
 	return out
 }
 
-func (a *aggregation) points(g *group, span float64) []trackapi.Point {
+func (a *aggregation) points(metric string, g *group, span float64) []trackapi.Point {
 	if a.step == 0 {
-		return []trackapi.Point{{Time: time.UnixMicro(max(a.from, 0)).UTC(), Value: a.pointValue(&g.total, span)}}
+		return []trackapi.Point{{Time: time.UnixMicro(max(a.from, 0)).UTC(), Value: a.pointValue(metric, &g.total, span)}}
 	}
 	var list []trackapi.Point
 	for at := a.from; at < a.to; at += a.step {
@@ -918,22 +930,22 @@ func (a *aggregation) points(g *group, span float64) []trackapi.Point {
 		if c == nil {
 			c = &cell{}
 		}
-		list = append(list, trackapi.Point{Time: time.UnixMicro(at).UTC(), Value: a.pointValue(c, float64(a.step)/1e6)})
+		list = append(list, trackapi.Point{Time: time.UnixMicro(at).UTC(), Value: a.pointValue(metric, c, float64(a.step)/1e6)})
 	}
 	return list
 }
 
 // pointValue is a cell's value, or nil when there is nothing to compute it from.
-func (a *aggregation) pointValue(c *cell, seconds float64) *float64 {
-	if c.n == 0 && strings.HasPrefix(a.metric, "latency_") {
+func (a *aggregation) pointValue(metric string, c *cell, seconds float64) *float64 {
+	if c.n == 0 && strings.HasPrefix(metric, "latency_") {
 		return nil
 	}
-	v := a.value(c, seconds)
+	v := a.value(metric, c, seconds)
 	return &v
 }
 
-func (a *aggregation) value(c *cell, seconds float64) float64 {
-	switch a.metric {
+func (a *aggregation) value(metric string, c *cell, seconds float64) float64 {
+	switch metric {
 	case "rate":
 		return float64(c.n) / max(seconds, 1)
 	case "bytes":

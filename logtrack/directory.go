@@ -60,12 +60,12 @@ var columnIDs, columnNames = func() (map[string]int, map[string]string) {
 }()
 
 // get is the entry of a column by its colKey, or nil.
-func (d *directory) get(key string) *dirEntry {
-	if d == nil {
+func (dir *directory) get(key string) *dirEntry {
+	if dir == nil {
 		return nil
 	}
-	if i := d.at[columnIDs[key]]; i > 0 {
-		return &d.list[i-1]
+	if i := dir.at[columnIDs[key]]; i > 0 {
+		return &dir.list[i-1]
 	}
 	return nil
 }

@@ -108,8 +108,7 @@ func (fo *fold) settled(g *glimpse) bool {
 	}
 	queued := 0
 	for i := range fo.recs {
-		switch fo.recs[i].Event.(type) { //nolint:exhaustive // the others are those of blocks in memory, which are whole
-		case event.MessageQueued:
+		if _, ok := fo.recs[i].Event.(event.MessageQueued); ok {
 			queued++
 		}
 	}

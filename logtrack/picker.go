@@ -20,7 +20,6 @@ type picker struct {
 
 	raw     []byte   // decompressed columns, one after the other
 	raws    [][]byte // those that are, by their place in dir
-	covers  []byte
 	nums    []int64
 	lens    []int64
 	codes   []uint32
@@ -452,7 +451,7 @@ func (k *picker) messages(ids []string) ([]uint32, error) {
 					if s, err := k.entry(k.queue.dict, c+1); err != nil {
 						return nil, err
 					} else if s == id {
-						codes[i] = uint32(c + 1) //nolint:gosec // bounded by the rows of a block
+						codes[i] = uint32(c + 1)
 						break
 					}
 				}
@@ -577,7 +576,7 @@ func (k *picker) fill(v *view, d *dirEntry, c *colView, places []int) error {
 	}
 	c.dict, c.codes = dict, make([]uint32, len(places))
 	for i := range c.codes {
-		c.codes[i] = uint32(i + 1) //nolint:gosec // a few
+		c.codes[i] = uint32(i + 1)
 	}
 	return nil
 }

@@ -503,7 +503,7 @@ type rolling struct {
 }
 
 func (a *aggregation) rolling(f *filter) *rolling {
-	q := &rolling{a: a, want: map[string]bool{"kind": true}, longest: a.metric == "latency_max"}
+	q := &rolling{a: a, want: map[string]bool{"kind": true}, longest: slices.Contains(a.metrics, "latency_max")}
 	q.lo = -floorTo(-max(f.from, -1<<52), rollMinute) / rollMinute // rounded up
 	q.hi = max(q.lo, floorTo(min(f.to, 1<<52), rollMinute)/rollMinute)
 	for _, d := range a.dims {
@@ -568,7 +568,12 @@ func (q *rolling) add(r *rollup) {
 		}
 		masks[i] = m
 	}
-	k := newSink(q.a)
+	step := q.a.step / rollMinute
+	first, steps := int64(0), 1 // the first step that the rollup has, and how many
+	if step > 0 {
+		first = floorTo(max(r.lo, q.lo), step)
+		steps = int((min(r.hi, q.hi-1)-first)/step) + 1
+	}
 	width := 1
 	if len(q.by) == 2 {
 		width = len(r.dims[q.by[1]].dict)
@@ -577,13 +582,13 @@ func (q *rolling) add(r *rollup) {
 	if len(q.by) > 0 {
 		groups = len(r.dims[q.by[0]].dict) * width
 	}
+	// The values of one rollup are gathered apart, so that several can be at once.
+	var cells []rollCell
 	place := make(map[int]int)
-	var dense []int
-	if groups <= 1<<16 {
-		dense = make([]int, groups)
+	var dense []int32
+	if groups*steps <= 1<<17 {
+		dense = make([]int32, groups*steps)
 	}
-	step := q.a.step / rollMinute
-	lastMinute, lastAt := int64(-1<<62), int64(0)
 rows:
 	for row := range r.rows {
 		minute := r.minute[row]
@@ -607,34 +612,62 @@ rows:
 		case 2:
 			at = int(r.dims[q.by[0]].codes[row])*width + int(r.dims[q.by[1]].codes[row])
 		}
+		in := int64(0)
+		if step > 0 {
+			in = (minute - first) / step
+			at = at*steps + int(in)
+		}
 		var g int
 		if dense != nil {
-			g = dense[at]
+			g = int(dense[at])
 		} else {
 			g = place[at]
 		}
 		if g == 0 {
-			var key groupKey
+			x := rollCell{at: (first + in*step) * rollMinute}
 			for i, d := range q.by {
-				key[i] = r.dims[d].dict[r.dims[d].codes[row]]
+				x.key[i] = r.dims[d].dict[r.dims[d].codes[row]]
 			}
-			g = k.group(key) + 1
+			cells = append(cells, x)
+			g = len(cells)
 			if dense != nil {
-				dense[at] = g
+				dense[at] = int32(g) //nolint:gosec // at most 1<<17
 			} else {
 				place[at] = g
 			}
 		}
-		if step > 0 && minute != lastMinute {
-			lastMinute, lastAt = minute, floorTo(minute, step)*rollMinute
-		}
-		x := sample{group: g - 1, at: lastAt, n: r.n[row], value: r.sum[row], bucket: uint16(r.bucket[row])} //nolint:gosec // as bucketOf gave it
+		c, bucket := &cells[g-1].cell, uint16(r.bucket[row]) //nolint:gosec // as bucketOf gave it
+		c.n += r.n[row]
+		c.sum += r.sum[row]
 		if q.longest {
-			x.value = int64(bucketMid(x.bucket) * 1e6)
+			c.max = max(c.max, int64(bucketMid(bucket)*1e6))
 		}
-		k.samples = append(k.samples, x)
+		if q.a.hist {
+			c.count(bucket, r.n[row])
+		}
 	}
-	q.a.merge(k)
+	q.a.mergeCells(cells)
+}
+
+// rollCell is what one rollup has of a group in a step.
+type rollCell struct {
+	key  groupKey
+	at   int64
+	cell cell
+}
+
+// mergeCells adds what a rollup has.
+func (a *aggregation) mergeCells(cells []rollCell) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range cells {
+		x := &cells[i]
+		g := a.group(x.key)
+		g.total.merge(&x.cell)
+		if a.step > 0 {
+			a.cellOf(g, x.at).merge(&x.cell)
+		}
+	}
 }
 
 // roll answers from the rollups of a partition what it can, and lists the

@@ -350,10 +350,33 @@ func ParseAggregateQuery(v url.Values) (AggregateQuery, *Problem) {
 	return q, p
 }
 
+// Metrics are the words of q.Metric.
+func (q *AggregateQuery) Metrics() []string {
+	if q.Metric == "" {
+		return []string{"count"}
+	}
+	return strings.Split(q.Metric, ",")
+}
+
+func (q *AggregateQuery) checkMetrics() *Problem {
+	list := q.Metrics()
+	for i, m := range list {
+		switch {
+		case !slices.Contains(Metrics(), m):
+			return BadParameter("metric", fmt.Sprintf("unknown metric %q", clip(m)), "one of "+strings.Join(Metrics(), ", ")+"; or several of latency, with commas")
+		case len(list) > 1 && !strings.HasPrefix(m, "latency_"):
+			return BadParameter("metric", fmt.Sprintf("%q stands alone", m), "several only of latency, such as latency_p50,latency_p99")
+		case slices.Contains(list[:i], m):
+			return BadParameter("metric", fmt.Sprintf("%q is there twice", m), "each once")
+		}
+	}
+	return nil
+}
+
 // Check reports what is wrong with the words and numbers of q.
 func (q *AggregateQuery) Check() *Problem {
-	if q.Metric != "" && !slices.Contains(Metrics(), q.Metric) {
-		return BadParameter("metric", fmt.Sprintf("unknown metric %q", clip(q.Metric)), "one of "+strings.Join(Metrics(), ", "))
+	if p := q.checkMetrics(); p != nil {
+		return p
 	}
 	for _, by := range q.By {
 		if !slices.Contains(Dimensions(), by) {

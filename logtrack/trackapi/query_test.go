@@ -21,7 +21,7 @@ func TestQueryRoundTrip(t *testing.T) {
 	if got, p := ParseQuery(q.Values()); p != nil || got != q {
 		t.Errorf("query comes back as %+v, %v", got, p)
 	}
-	a := AggregateQuery{Query: q, Metric: "latency_p95", By: []string{"provider", "class"}, Step: 90 * time.Second, Top: 5}
+	a := AggregateQuery{Query: q, Metric: "latency_p95,latency_max", By: []string{"provider", "class"}, Step: 90 * time.Second, Top: 5}
 	a.Sort, a.Limit, a.Cursor, a.Explain = "", 0, "", false
 	if got, p := ParseAggregateQuery(a.Values()); p != nil || !reflect.DeepEqual(got, a) {
 		t.Errorf("aggregate comes back as %+v, %v", got, p)
@@ -80,6 +80,9 @@ func TestParseQueryProblems(t *testing.T) {
 func TestParseAggregateQueryProblems(t *testing.T) {
 	for _, test := range []struct{ query, field string }{
 		{"metric=sum", "metric"},
+		{"metric=latency_p50,count", "metric"},
+		{"metric=latency_p50,latency_p50", "metric"},
+		{"metric=latency_p50,", "metric"},
 		{"by=subject", "by"},
 		{"by=class,code,event", "by"},
 		{"by=class,class", "by"},

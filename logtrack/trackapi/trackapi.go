@@ -203,14 +203,16 @@ type Transcript struct {
 // counts once for each.
 type AggregateQuery struct {
 	Query
-	Metric string        // count, rate, bytes, latency_p50, latency_p90, latency_p95, latency_p99, latency_max
+	Metric string        // count, rate, bytes, latency_p50, latency_p90, latency_p95, latency_p99, latency_max; several of latency with commas, which cost as much as one
 	By     []string      // [Dimensions]; at most two
 	Step   time.Duration // 0: one value for the whole range
 	Top    int           // groups; the rest is "other"; default 10, at most 100
 }
 
-// Series is one group of an aggregate.
+// Series is one group of an aggregate, or of one of its metrics; those of a
+// group follow each other, and the first says which groups are the greatest.
 type Series struct {
+	Metric string            `json:"metric,omitempty"` // only when several were asked for
 	Labels map[string]string `json:"labels"`
 	Points []Point           `json:"points"`
 }

@@ -140,7 +140,7 @@ func (b *bench) open() (*logtrack.Store, error) {
 }
 
 // chunkSize is how many facts the flow is ahead at a time.
-const chunkSize = 20_000
+const chunkSize = 2_000
 
 // stream makes facts ahead of whoever takes them, on a thread of its own whose
 // processor time is told at the end.
