@@ -36,6 +36,7 @@ func sameContent(t testing.TB, got []byte, length int, sum [sha256.Size]byte) {
 // TestLargeMessage sends 30 MiB through a daemon that must not hold them in
 // memory: neither what comes in, nor what goes out.
 func TestLargeMessage(t *testing.T) {
+	t.Parallel()
 	const size, may = 30 << 20, 40 << 20
 	in := port(t)
 	host := relaytest.NewSmartHost(t)

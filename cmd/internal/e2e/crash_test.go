@@ -27,6 +27,10 @@ const (
 	crashSeed  = "WAYBILL_CRASH_SEED"  // of the moments, the messages and the sink's moods
 )
 
+// crashDaemons are killed side by side, and share the kills: a kill is mostly
+// waiting.
+const crashDaemons = 2
+
 // crashAtOnce is limits.connections_per_destination: how many attempts can be in
 // flight at a kill.
 const crashAtOnce = 10
@@ -92,8 +96,8 @@ func moods(c *chances) relaytest.Behaviour {
 	}
 }
 
-// TestCrash kills the daemon with the signal that cannot be caught, at 100
-// random moments under load: while it starts and reads its queue, accepts,
+// TestCrash kills daemons with the signal that cannot be caught, at 100 random
+// moments under load: while it starts and reads its queue, accepts,
 // delivers, retires, gives segments back and merges its tables. Then it compares
 // what the sender was told with what the sink got, what is queued, what tracking
 // knows, and what is counted. Nothing is lost, no more is sent twice than was in
@@ -110,6 +114,19 @@ func TestCrash(t *testing.T) {
 		seed = n
 	}
 	t.Logf("%s=%d %s=%d", crashSeed, seed, crashKills, kills)
+	for i := range crashDaemons {
+		if share := (kills + i) / crashDaemons; share > 0 {
+			t.Run(fmt.Sprintf("daemon %d", i+1), func(t *testing.T) {
+				t.Parallel()
+				crash(t, seed+uint64(i), share)
+			})
+		}
+	}
+}
+
+// crash is TestCrash for one daemon.
+func crash(t *testing.T, seed uint64, kills int) {
+	t.Helper()
 	c := &chances{r: rand.New(rand.NewPCG(seed, 1))}
 	sink, err := relaytest.StartSmartHost("127.0.0.1:0", relaytest.WithBehaviour(moods(c)), relaytest.WithKeep(1<<20))
 	if err != nil {

@@ -165,6 +165,7 @@ func record311(t testing.TB, c tls.Certificate) string {
 // TestDANE delivers to hosts in zones that a real server signs and a real
 // resolver validates.
 func TestDANE(t *testing.T) {
+	t.Parallel()
 	cert, _ := relaytest.Certificate(t, "mx.signed.example")
 	stranger, _ := relaytest.Certificate(t, "mx.signed.example")
 	withTLS := relaytest.WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{cert}})

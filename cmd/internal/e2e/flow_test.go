@@ -37,6 +37,7 @@ log: {file: DIR/waybill.log}
 // TestSMTPSource sends 2,000 messages of 10 KiB over 20 connections by Postfix'
 // own load generator to Postfix' own sink: all arrive, once.
 func TestSMTPSource(t *testing.T) {
+	t.Parallel()
 	const n = 2000
 	in, out := port(t), port(t)
 	dump := filepath.Join(shared(t), "sink")
@@ -162,6 +163,7 @@ func (x exposition) sum(name, label string) float64 {
 // TestClients submits with swaks and curl over STARTTLS with AUTH, as people do,
 // and as people should not.
 func TestClients(t *testing.T) {
+	t.Parallel()
 	const password = "s3cret-pass"
 	in := port(t)
 	host := relaytest.NewSmartHost(t)
@@ -297,6 +299,7 @@ func (d *daemon) found(recipient, disposition string, n int) []trackapi.Message 
 
 // TestPostfixNextHop relays to a real Postfix that accepts, defers and refuses.
 func TestPostfixNextHop(t *testing.T) {
+	t.Parallel()
 	in := port(t)
 	dir := shared(t)
 	began := time.Now()

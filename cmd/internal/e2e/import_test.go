@@ -21,6 +21,7 @@ import (
 // mail, imports the log that it wrote, and finds all of it: with short and with
 // long queue IDs.
 func TestImportPostfix(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name string
 		long string

@@ -136,6 +136,7 @@ func (r *realm) gsasl(port int, user, authz string) (string, error) {
 // TestKerberos logs in with tickets of MIT's KDC: each encryption type, a keytab
 // that changes meanwhile, curl and gsasl, and what must be refused.
 func TestKerberos(t *testing.T) {
+	t.Parallel()
 	r := startRealm(t)
 	in := port(t)
 	keytab := filepath.Join(r.dir, "smtp.keytab")

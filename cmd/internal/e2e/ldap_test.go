@@ -115,6 +115,7 @@ func startSlapd(t *testing.T, dir string) (plain, secure int, stop func()) {
 // TestOpenLDAP holds that the users and the recipients of an OpenLDAP server are
 // those of the relay: over ldaps:// and STARTTLS, by search and by name.
 func TestOpenLDAP(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	plain, secure, stop := startSlapd(t, dir)
 	write(t, filepath.Join(dir, "pw"), "service\n")

@@ -194,6 +194,7 @@ func TestReload(t *testing.T) {
 // TestReloadUnderLoad swaps two smart hosts again and again while mail flows:
 // every message arrives once, at one of them, and none has to wait for it.
 func TestReloadUnderLoad(t *testing.T) {
+	t.Parallel()
 	const n, reloads = 1000, 10
 	in := port(t)
 	hosts := []*relaytest.SmartHost{relaytest.NewSmartHost(t), relaytest.NewSmartHost(t)}

@@ -173,6 +173,7 @@ func (l *logins) next(t *testing.T, n int) (login string) {
 // TestLogins has real clients log in with every mechanism, as they should and as
 // they should not.
 func TestLogins(t *testing.T) {
+	t.Parallel()
 	l := startLogins(t)
 	message := l.file("mail.eml")
 	write(t, message, "From: <a@source.test>\r\nTo: <b@dest.test>\r\nSubject: login\r\n\r\nhello\r\n")

@@ -52,6 +52,7 @@ func curlNTLM(t testing.TB, dir string, port int, login, from string) error {
 // TestNTLM logs our own users in with curl (NTLMv2), and refuses swaks' Perl
 // module, which speaks NTLMv1.
 func TestNTLM(t *testing.T) {
+	t.Parallel()
 	dir, in := shared(t), port(t)
 	write(t, dir+"/password", "old-password\n")
 	for user, form := range map[string]string{"old": "--ntlm", "modern": "--any-sender"} {
@@ -93,6 +94,7 @@ func TestNTLM(t *testing.T) {
 // TestNTLMHelper passes logins on to Samba's ntlm_auth, which asks a winbindd
 // without a domain: users of this machine.
 func TestNTLMHelper(t *testing.T) {
+	t.Parallel()
 	dir, in := shared(t), port(t)
 	for _, sub := range []string{"private", "lock", "state", "cache", "pid", "log"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {

@@ -83,6 +83,7 @@ func (noPolicies) Policy(ctx context.Context, _ string) (mtasts.Policy, error) {
 // TestDANERecords sends by MX, over a zone that a real server signs and a real
 // resolver validates, to hosts with every kind of TLSA records.
 func TestDANERecords(t *testing.T) {
+	t.Parallel()
 	ca, cert := authority(t, "mx.ta.signed.example", "full.signed.example")
 	_, next := authority(t, "mx.signed.example") // after the rollover
 	h := relaytest.NewSmartHost(t, relaytest.WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}))
@@ -191,6 +192,7 @@ func TestDANERecords(t *testing.T) {
 // another certificate than its TLSA records say, and looks at the reports that the
 // domain gets for it the next day.
 func TestTLSReports(t *testing.T) {
+	t.Parallel()
 	cert, _ := relaytest.Certificate(t, "mx.signed.example")
 	stranger, _ := relaytest.Certificate(t, "mx.signed.example")
 	good := relaytest.NewSmartHost(t, relaytest.WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{cert}}))

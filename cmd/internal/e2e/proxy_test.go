@@ -61,6 +61,7 @@ func listening(t *testing.T, port int) {
 // and swaks by XCLIENT. A client that comes from 127.0.0.5, or is said to, may
 // relay; others may not.
 func TestProxies(t *testing.T) {
+	t.Parallel()
 	host := relaytest.NewSmartHost(t)
 	in, open := port(t), port(t)
 	dir := shared(t)

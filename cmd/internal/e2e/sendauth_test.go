@@ -14,6 +14,7 @@ import (
 // TestKerberosToNextHop relays through a relay of our own that wants tickets of
 // MIT's KDC: got with a keytab, and out of a credential cache of kinit.
 func TestKerberosToNextHop(t *testing.T) {
+	t.Parallel()
 	r := startRealm(t)
 	r.run("", "/usr/sbin/kadmin.local", "-q", "addprinc -randkey relay")
 	ours := filepath.Join(r.dir, "relay.keytab")

@@ -21,6 +21,7 @@ import (
 // TestTLSPeers has other TLS libraries than Go's look at what our listeners
 // speak, and what not.
 func TestTLSPeers(t *testing.T) {
+	t.Parallel()
 	modern, device, implicit := port(t), port(t), port(t)
 	certs := shared(t)
 	rsa, elliptic := filepath.Join(certs, "rsa"), filepath.Join(certs, "ec")
