@@ -15,7 +15,9 @@ LDFLAGS       := -s -w -X waybill/cmd/internal/app.Version=$(VERSION)
 TAGS          := arrow_json_stdlib
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS) -trimpath -tags=$(TAGS))
 export CGO_ENABLED ?= 0
-TEST          := $(GO) test -vet=off -shuffle=on -timeout 20m -ldflags '-s -w'
+# Tests mostly wait: at least four packages at once.
+AT_ONCE       := $(shell n=$$(nproc 2>/dev/null || echo 4); echo $$((n > 4 ? n : 4)))
+TEST          := $(GO) test -p $(AT_ONCE) -vet=off -shuffle=on -timeout 20m -ldflags '-s -w'
 # Packages that start no goroutine and share nothing, which a test of
 # cmd/internal/arch holds: the race detector would find nothing there.
 NO_RACE       := cmd/internal/arch cmd/internal/config dashboards logtrack/trackexport logtrack/trackimport relay/dane relay/dsn relay/policy relay/route
