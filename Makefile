@@ -60,6 +60,9 @@ $(PLUGIN_DEPS): grafana-plugin/package-lock.json
 	@echo "installing the plugin's npm packages (about a minute, 700 MB)"
 	$(NPM) install --no-save --no-audit --no-fund
 
+.PHONY: plugin-deps
+plugin-deps: $(PLUGIN_DEPS) ## Install the plugin's npm packages
+
 .PHONY: plugin
 plugin: $(PLUGIN_DEPS) ## Build the Grafana plugin: frontend and backend, in grafana-plugin/dist
 	$(NPM) run build
@@ -73,6 +76,9 @@ race: ## Go tests with the race detector, in random order
 lint: $(GOLANGCI) ## Lint and check formatting
 	$(GOLANGCI) run ./...
 	$(GOLANGCI) fmt --diff ./...
+
+.PHONY: lint-tool
+lint-tool: $(GOLANGCI) ## Build the linter
 
 .PHONY: fmt
 fmt: $(GOLANGCI) ## Format the Go code
