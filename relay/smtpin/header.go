@@ -28,6 +28,9 @@ const (
 	from
 	subject
 	date
+	importance // of these, see priority.go
+	urgency
+	xPriority
 	receivedField
 )
 
@@ -193,10 +196,16 @@ func (h *headerScanner) begin() {
 		h.field = subject
 	case bytes.EqualFold(name, []byte("Date")):
 		h.field = date
+	case bytes.EqualFold(name, []byte("Importance")):
+		h.field = importance
+	case bytes.EqualFold(name, []byte("Priority")):
+		h.field = urgency
+	case bytes.EqualFold(name, []byte("X-Priority")):
+		h.field = xPriority
 	}
 	// The first of each counts: it is the one that others show.
 	h.keep = h.field != otherField && !h.have[h.field]
-	h.wrong = h.wrong || h.field != otherField && h.have[h.field] // RFC 5322 section 3.6
+	h.wrong = h.wrong || h.field != otherField && h.field <= date && h.have[h.field] // RFC 5322 section 3.6
 	h.have[h.field] = true
 }
 

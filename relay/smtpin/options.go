@@ -92,6 +92,7 @@ type Connector struct {
 	Recipients  Recipients // nil, or asked about the recipients that Policy accepts
 
 	Headers       Headers
+	Priority      Priority // of messages that do not say one by MT-PRIORITY
 	With, Without []string // SMTP extensions to announce beside the usual ones, and of those not to announce; see wire.ExtensionNames
 	Lenient       bool     // take what old devices write: paths without angle brackets
 	NoVerify      bool     // VRFY is refused, and not only left unanswered

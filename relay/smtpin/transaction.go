@@ -67,7 +67,7 @@ func (tx *transaction) receive(body *wire.Body) (mail.QueueID, *mail.ReplyError)
 	id := mail.QueueID(mail.NewID(ended))
 	o := tx.origin(ended)
 	draft := mail.Draft{
-		ID: id, UID: mail.NewUID(ended), Envelope: tx.env, Origin: o, Header: tx.head.header(), Priority: tx.env.Queueing(),
+		ID: id, UID: mail.NewUID(ended), Envelope: tx.env, Origin: o, Header: tx.head.header(), Priority: tx.priority(),
 		Trace: trace(s.c.hostname(s.srv.opts), o, id, tx.env, ended),
 	}
 	if s.c.Headers.Complete {
@@ -180,7 +180,7 @@ func (tx *transaction) abort() {
 // trust lowers what an envelope asks for to what its sender may have: strangers
 // do not overtake others (RFC 6710 section 5.2).
 func (s *session) trust(env *mail.Envelope) {
-	if env.Priority <= 0 || s.user != "" || s.may().Relay {
+	if env.Priority <= 0 || s.urgent() {
 		return
 	}
 	env.Priority = 0

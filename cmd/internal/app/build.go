@@ -232,8 +232,9 @@ func receiveConnectors(c *config.Config, certs *tlsconf.Certificates, logins *au
 			Binding:     auth.Binding(r.Auth.ChannelBinding),
 			ClientNames: r.TLS.ClientNames,
 			Policy:      relayControl, Permissions: rights, BareNewline: r.BareNewline, Transcript: talk,
-			Headers: smtpin.Headers{Complete: r.Headers.Complete, NoEightBit: r.Headers.EightBit == "reject", NoMalformed: r.Headers.Malformed == "reject"},
-			With:    r.Protocol.Enable, Without: r.Protocol.Disable, Lenient: r.Protocol.LenientPaths, NoVerify: r.Protocol.VRFY == "refuse",
+			Headers:  smtpin.Headers{Complete: r.Headers.Complete, NoEightBit: r.Headers.EightBit == "reject", NoMalformed: r.Headers.Malformed == "reject"},
+			Priority: receivePriority(r.Priority),
+			With:     r.Protocol.Enable, Without: r.Protocol.Disable, Lenient: r.Protocol.LenientPaths, NoVerify: r.Protocol.VRFY == "refuse",
 			Limits: smtpin.Limits{
 				Connections: orNone(l.Connections), ConnectionsPerSource: orNone(l.ConnectionsPerSource), MessagesPerMinute: orNone(l.MessagesPerMinute),
 				RateBy: l.RateBy, Recipients: l.Recipients, MessageSize: orNone(int64(l.MessageSize)), HeaderSize: orNone(int(l.HeaderSize)), HeaderFields: l.HeaderFields, Hops: l.Hops,

@@ -7,6 +7,7 @@ import (
 	"waybill/relay/deliver"
 	"waybill/relay/mail"
 	"waybill/relay/queue"
+	"waybill/relay/smtpin"
 )
 
 // Retry is when a send connector tries again.
@@ -30,6 +31,13 @@ func Retry(c config.Retry) deliver.Retry {
 		}
 	}
 	return r
+}
+
+// receivePriority is how urgent messages of a receive connector are.
+func receivePriority(c config.ReceivePriority) smtpin.Priority {
+	p := smtpin.Priority{Headers: c.Headers}
+	_ = p.Default.UnmarshalText([]byte(c.Default)) // never fails
+	return p
 }
 
 // priorities are the queue's classes.

@@ -64,23 +64,24 @@ type Certificate struct {
 
 // ReceiveConnector is a listener for one kind of client.
 type ReceiveConnector struct {
-	Name              string     `yaml:"name" required:"true" doc:"name in logs and metrics; it is part of what dashboards and alerts refer to"`
-	Usage             string     `yaml:"usage" enum:"internet,client,internal,partner,device,custom" doc:"preset of the other keys, see Presets"`
-	Listen            []string   `yaml:"listen" doc:"addresses and ports. Connectors may share one: the most specific of their remote ranges wins"`
-	RemoteRanges      []string   `yaml:"remote_ranges" doc:"networks and addresses of the clients that this connector is for"`
-	RelayPublicRanges bool       `yaml:"relay_public_ranges" doc:"confirms that every public address in remote_ranges is yours, so that it may relay without a login. Networks larger than an IPv4 /16 or an IPv6 /32 are refused all the same"`
-	ProxyProtocol     Proxy      `yaml:"proxy_protocol" doc:"load balancers in front of us"`
-	XClient           XClient    `yaml:"xclient" doc:"proxies and filters in front of us that speak SMTP"`
-	Hostname          string     `yaml:"hostname" doc:"our name to these clients: in the greeting, EHLO and Received fields" default:"hostname of the file"`
-	Banner            string     `yaml:"banner" doc:"text of the greeting, after our name" default:"\"ESMTP Waybill\""`
-	TLS               ReceiveTLS `yaml:"tls" doc:"encryption"`
-	Auth              Auth       `yaml:"auth" doc:"logging in (RFC 4954)"`
-	Permissions       []string   `yaml:"permissions" enum:"submit,relay,any_sender,bypass_filters,bypass_size,keep_headers" doc:"what clients may do: hand in mail for accepted domains; for any domain; as any sender; past the filters, of which there are none yet; past the size limit; with the header fields of servers of one Exchange organisation (X-MS-Exchange-Organization-*, X-MS-Exchange-Forest-*), which are removed otherwise"`
-	BareNewline       string     `yaml:"bare_newline" enum:"reject,normalise" doc:"what becomes of a message with a CR or LF that is not part of a CRLF: refused, or repaired for devices that know no better"`
-	Protocol          Protocol   `yaml:"protocol" doc:"what is announced and taken of SMTP"`
-	Headers           Headers    `yaml:"headers" doc:"what becomes of header sections"`
-	Limits            Limits     `yaml:"limits" doc:"what one client, or all, may use"`
-	Transcript        Transcript `yaml:"transcript" doc:"what both sides said"`
+	Name              string          `yaml:"name" required:"true" doc:"name in logs and metrics; it is part of what dashboards and alerts refer to"`
+	Usage             string          `yaml:"usage" enum:"internet,client,internal,partner,device,custom" doc:"preset of the other keys, see Presets"`
+	Listen            []string        `yaml:"listen" doc:"addresses and ports. Connectors may share one: the most specific of their remote ranges wins"`
+	RemoteRanges      []string        `yaml:"remote_ranges" doc:"networks and addresses of the clients that this connector is for"`
+	RelayPublicRanges bool            `yaml:"relay_public_ranges" doc:"confirms that every public address in remote_ranges is yours, so that it may relay without a login. Networks larger than an IPv4 /16 or an IPv6 /32 are refused all the same"`
+	ProxyProtocol     Proxy           `yaml:"proxy_protocol" doc:"load balancers in front of us"`
+	XClient           XClient         `yaml:"xclient" doc:"proxies and filters in front of us that speak SMTP"`
+	Hostname          string          `yaml:"hostname" doc:"our name to these clients: in the greeting, EHLO and Received fields" default:"hostname of the file"`
+	Banner            string          `yaml:"banner" doc:"text of the greeting, after our name" default:"\"ESMTP Waybill\""`
+	TLS               ReceiveTLS      `yaml:"tls" doc:"encryption"`
+	Auth              Auth            `yaml:"auth" doc:"logging in (RFC 4954)"`
+	Permissions       []string        `yaml:"permissions" enum:"submit,relay,any_sender,bypass_filters,bypass_size,keep_headers" doc:"what clients may do: hand in mail for accepted domains; for any domain; as any sender; past the filters, of which there are none yet; past the size limit; with the header fields of servers of one Exchange organisation (X-MS-Exchange-Organization-*, X-MS-Exchange-Forest-*), which are removed otherwise"`
+	BareNewline       string          `yaml:"bare_newline" enum:"reject,normalise" doc:"what becomes of a message with a CR or LF that is not part of a CRLF: refused, or repaired for devices that know no better"`
+	Protocol          Protocol        `yaml:"protocol" doc:"what is announced and taken of SMTP"`
+	Headers           Headers         `yaml:"headers" doc:"what becomes of header sections"`
+	Priority          ReceivePriority `yaml:"priority" doc:"how urgent messages are whose sender gives no MT-PRIORITY, or 0 (RFC 6710); what that means is in queue.priorities"`
+	Limits            Limits          `yaml:"limits" doc:"what one client, or all, may use"`
+	Transcript        Transcript      `yaml:"transcript" doc:"what both sides said"`
 }
 
 // Proxy is who may name the client by the PROXY protocol.

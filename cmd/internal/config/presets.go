@@ -32,6 +32,7 @@ func NewReceiveConnector(usage string) ReceiveConnector {
 		BareNewline:   "reject",
 		Protocol:      Protocol{VRFY: "noncommittal"},
 		Headers:       Headers{EightBit: "accept", Malformed: "accept"},
+		Priority:      ReceivePriority{Default: "normal"},
 		Limits: Limits{
 			Connections: 5000, ConnectionsPerSource: 20, RateBy: "source", Recipients: 200, MessageSize: 36 * MiB, HeaderSize: 256 * KiB, HeaderFields: 1000,
 			Hops: 30, ProtocolErrors: 5, AuthFailures: 3, Tarpit: 5 * second, CommandTimeout: 5 * minute, SessionTimeout: 10 * minute,
@@ -69,6 +70,7 @@ func NewReceiveConnector(usage string) ReceiveConnector {
 	default:
 		return c
 	}
+	c.Priority.Headers = usage == "client" || usage == "internal" || usage == "device"
 	c.Usage = usage
 	return c
 }
