@@ -259,7 +259,7 @@ func (fo *fold) apply(r *event.Record) {
 		fo.info(&ev.Info)
 	case event.SessionOpened, event.SessionClosed, event.SessionRefused, event.ClientAnnounced, event.CommandAnswered, event.TLSNegotiated, event.TLSPolicyFailed, event.TLSDowngraded, event.TLSReportSent, event.TLSReportFailed, event.AuthSucceeded,
 		event.AuthFailed, event.SenderRefused, event.RecipientRefused, event.MessageRefused, event.ThrottleEngaged, event.PressureChanged,
-		event.AdminActed, event.QueueLoaded, event.ConfigReloaded, event.CertificateReloaded, event.DNSAnswered, event.LookupAnswered, event.TokenRefreshed, event.BackoffChanged, event.Panicked, event.Remarked, event.TranscriptKept:
+		event.AdminActed, event.QueueLoaded, event.ConfigReloaded, event.CertificateReloaded, event.DNSAnswered, event.LookupAnswered, event.TokenRefreshed, event.BackoffChanged, event.ListingChanged, event.Panicked, event.Remarked, event.TranscriptKept:
 	}
 }
 

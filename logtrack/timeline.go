@@ -315,6 +315,14 @@ func describe(r *event.Record) (summary, level string) {
 			return fmt.Sprintf("Next hop %s is served as usual again", ev.Queue), level
 		}
 		return fmt.Sprintf("Next hop %s asked for less: %s until %s (rule %s)", ev.Queue, ev.Mode, ev.Until.Format(time.TimeOnly), ev.Rule), levelWarning
+	case event.ListingChanged:
+		switch ev.Result {
+		case event.ListingClean:
+			return fmt.Sprintf("Our address %s is not on the blocklist %s", ev.LocalIP, ev.List), level
+		case event.ListingUnknown:
+			return fmt.Sprintf("Blocklist %s does not answer about %s%s", ev.List, ev.LocalIP, because(ev.Error)), levelWarning
+		}
+		return fmt.Sprintf("Our address %s is on the blocklist %s (%s)%s", ev.LocalIP, ev.List, ev.Codes, because(ev.Detail)), levelWarning
 	case event.Panicked:
 		return fmt.Sprintf("A programming error in %s: %s", ev.Where, ev.Value), levelError
 	case event.Remarked:

@@ -31,6 +31,16 @@ type Levels struct {
 	Backoffs     map[string]int // next hops that have asked for less mail, by mode; with Queue
 	Tokens       []Token
 	Quotas       []Quota
+	Listings     []Listing
+}
+
+// Listing is what a DNS blocklist says of an address of ours.
+type Listing struct {
+	List     string // as configured
+	Address  string
+	Known    bool
+	Listed   bool
+	Answered time.Time // zero: not yet
 }
 
 // Token is an OAuth token that a send connector logs in with.
@@ -151,7 +161,9 @@ type levels struct {
 	trackUp, trackDegraded, indexLag, oldestEvent, storeBytes, eventsDropped, writeErrors, lines, logBuffer level
 	otlpSent, otlpDropped, otlpPending                                                                      level
 	certificate, lsmBytes, valueBytes, reloadOK, reloadAt, buildInfo                                        level
-	tokenExpiry, quotaUsed, quotaLimit, quotaRatio, quotaForecast                                           level
+	listed, listAnswered                                                                                    level
+
+	tokenExpiry, quotaUsed, quotaLimit, quotaRatio, quotaForecast level
 }
 
 func (c *levels) define(d *definer, opts Options) {
@@ -207,6 +219,9 @@ func (c *levels) define(d *definer, opts Options) {
 	def(&c.lsmBytes, g, "badger_lsm_bytes", "Size of the tables of a Badger database.", store)
 	def(&c.valueBytes, g, "badger_vlog_bytes", "Size of the value log of a Badger database.", store)
 	def(&c.certificate, g, "tls_certificate_not_after_timestamp_seconds", "When a certificate expires.", Label{Name: "certificate", Note: "its name in the configuration"})
+	blocklist := Label{Name: "list", Note: "DNS blocklist, as configured: 10 at most"}
+	def(&c.listed, g, "dnsbl_listed", "Whether a DNS blocklist has an address of ours, as it answered last.", blocklist, Label{Name: "address", Note: "an address of ours: 8 at most"})
+	def(&c.listAnswered, g, "dnsbl_last_answer_timestamp_seconds", "When a DNS blocklist last answered as a list does; 0 when it has not yet.", blocklist)
 	send := Label{Name: "connector", Note: "send connector"}
 	quota := words("quota", quotas)
 	def(&c.tokenExpiry, g, "oauth_token_expiry_timestamp_seconds", "When the OAuth token of a send connector expires; 0 when there is none.", send)
@@ -291,10 +306,32 @@ func (c *levels) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	c.collectSend(ch, &l, first)
+	c.collectListings(ch, l.Listings, first)
 	for _, x := range l.Certificates {
 		if name := label(x.Name); first("certificate", name) && !x.NotAfter.IsZero() {
 			c.certificate.send(ch, float64(x.NotAfter.Unix()), name)
 		}
+	}
+}
+
+// collectListings sends what blocklists say of our addresses.
+func (c *levels) collectListings(ch chan<- prometheus.Metric, list []Listing, first func(family, value string) bool) {
+	newest := map[string]time.Time{}
+	for _, x := range list {
+		name, address := label(x.List), label(x.Address)
+		if x.Answered.After(newest[name]) || newest[name].IsZero() {
+			newest[name] = x.Answered
+		}
+		if x.Known && first("listing "+name, address) {
+			c.listed.send(ch, bit(x.Listed), name, address)
+		}
+	}
+	for name, at := range newest {
+		seconds := 0.0
+		if !at.IsZero() {
+			seconds = float64(at.Unix())
+		}
+		c.listAnswered.send(ch, seconds, name)
 	}
 }
 

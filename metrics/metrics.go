@@ -21,8 +21,7 @@
 // something does:
 // waybill_remote_quota_used_ratio, waybill_oauth_token_refreshes_total and
 // waybill_oauth_token_expiry_timestamp_seconds (no such connectors),
-// the waybill_canary family, waybill_dnsbl_listed and waybill_domain_check_ok
-// (no such checks), waybill_protocol_log_sessions_total (lines are counted, not
+// the waybill_canary family and waybill_domain_check_ok (no such checks), waybill_protocol_log_sessions_total (lines are counted, not
 // sessions: waybill_protocol_log_lines_total), and compactions and stalls of
 // Badger.
 package metrics
@@ -307,7 +306,7 @@ func (r *Reader) Write(rec *event.Record) {
 		if ev.Mode != event.BackoffNone {
 			t.backoffs.inc(ev.Mode, providerOf(ev.Provider))
 		}
-	case event.ClientAnnounced, event.TranscriptKept, event.MessageRouted, event.PressureChanged, event.QueueLoaded, event.MessagePoisoned, event.MessageRetired, event.Panicked, event.Remarked:
+	case event.ClientAnnounced, event.TranscriptKept, event.MessageRouted, event.PressureChanged, event.ListingChanged, event.QueueLoaded, event.MessagePoisoned, event.MessageRetired, event.Panicked, event.Remarked:
 		// Counted by name above; what they say beyond that is a level or is in the record.
 	}
 }

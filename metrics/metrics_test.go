@@ -148,6 +148,9 @@ func sample(now time.Time) Levels {
 		Quotas: []Quota{
 			{"partner", "connections", 2, 3, -1}, {"partner", "recipients_per_day", 7500, 10000, 4 * time.Hour},
 		},
+		Listings: []Listing{
+			{"zen.spamhaus.org", "192.0.2.1", true, true, now}, {"zen.spamhaus.org", "192.0.2.2", true, false, now.Add(-time.Minute)}, {List: "dead.example", Address: "192.0.2.1"},
+		},
 	}
 }
 

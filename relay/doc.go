@@ -47,6 +47,7 @@
 //	queue       durable truth about undelivered mail; DESIGN.md
 //	route       recipient → send connector and next hop
 //	dns         MX and addresses, cached
+//	blocklist   whether our own addresses are on DNS blocklists
 //	dane        certificates by TLSA records
 //	mtasts      policies of domains about TLS
 //	tlsrpt      reader: facts → daily reports to domains about TLS

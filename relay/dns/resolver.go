@@ -310,6 +310,16 @@ func (r *Resolver) TXT(ctx context.Context, name string) ([]string, error) {
 	return texts, nil
 }
 
+// A returns the IPv4 addresses of name as the DNS has them, whatever the hosts
+// file says: for names that stand for something else than a host.
+func (r *Resolver) A(ctx context.Context, name string) ([]netip.Addr, error) {
+	a, err := r.records(ctx, name, mdns.TypeA)
+	if err != nil {
+		return nil, err
+	}
+	return a.addrs(), nil
+}
+
 // PTR returns the names of ip. They are claims: ask whether they have that
 // address.
 func (r *Resolver) PTR(ctx context.Context, ip netip.Addr) ([]string, error) {

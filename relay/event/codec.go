@@ -62,6 +62,7 @@ var table = []struct {
 	{Panicked{}, Session},
 	{Remarked{}, Session},
 	{BackoffChanged{}, Session},
+	{ListingChanged{}, Session},
 }
 
 // kind is what the codec knows of one type of fact.

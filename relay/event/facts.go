@@ -526,6 +526,16 @@ type BackoffChanged struct {
 	Until       time.Time `json:"until,omitzero"`
 }
 
+// ListingChanged says that an address of ours has come onto a DNS blocklist, or off it; or that the list no longer answers.
+type ListingChanged struct {
+	List    string     `json:"blocklist"`
+	LocalIP netip.Addr `json:"local_ip,omitzero"`
+	Result  string     `json:"result"`                 // listed, clean, unknown
+	Codes   string     `json:"listing_codes,omitzero"` // the list's answers, such as "127.0.0.2"; the list's own pages say what they mean
+	Detail  string     `json:"detail,omitzero"`        // the list's reason; at most 200 octets
+	Error   string     `json:"error,omitzero"`         // why it is unknown
+}
+
 // Panicked says that a programming error ended one session, attempt or request, and no more.
 type Panicked struct {
 	Where string `json:"where"`
@@ -578,5 +588,6 @@ func (DNSAnswered) fact()         {}
 func (LookupAnswered) fact()      {}
 func (TokenRefreshed) fact()      {}
 func (BackoffChanged) fact()      {}
+func (ListingChanged) fact()      {}
 func (Panicked) fact()            {}
 func (Remarked) fact()            {}

@@ -37,6 +37,8 @@ func levelOf(ev event.Event) zapcore.Level {
 		return zapcore.DebugLevel
 	case event.BackoffChanged:
 		return warnIf(ev.Mode != event.BackoffNone)
+	case event.ListingChanged:
+		return warnIf(ev.Result != event.ListingClean)
 	case event.LookupAnswered:
 		if ev.Error != "" {
 			return zapcore.WarnLevel

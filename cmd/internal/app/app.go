@@ -30,6 +30,7 @@ import (
 	"waybill/logtrack/trackapi"
 	"waybill/logtrack/trackhttp"
 	"waybill/metrics"
+	"waybill/relay/blocklist"
 	"waybill/relay/deliver"
 	"waybill/relay/event"
 	"waybill/relay/mail"
@@ -77,6 +78,7 @@ type App struct {
 	tap         transcript.Tap // where conversations can be watched
 	routes      *routes
 	reports     *tlsrpt.Reporter // nil without TLS reports
+	listings    *blocklist.Watcher
 	deliver     *deliver.Scheduler
 	smtpin      *smtpin.Server
 	pickup      *pickup.Pickup // nil without a pickup directory
@@ -138,6 +140,7 @@ func New(opts Options) (_ *App, err error) {
 	if err := a.openLookups(cfg); err != nil {
 		return nil, err
 	}
+	a.openBlocklists(cfg)
 	if err := a.openQuotas(cfg); err != nil {
 		return nil, err
 	}

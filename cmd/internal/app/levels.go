@@ -44,7 +44,7 @@ func (a *App) levels() metrics.Levels {
 	l.Log = &metrics.Log{Written: s.Written, Sampled: s.Sampled, Dropped: s.Dropped, Failed: s.Failed, Pending: s.Pending}
 	l.OTLP = a.telemetryLevels()
 	l.Disks = a.volumes.disks()
-	l.Tokens, l.Quotas = a.routes.tokenLevels(), a.routes.quotaLevels()
+	l.Tokens, l.Quotas, l.Listings = a.routes.tokenLevels(), a.routes.quotaLevels(), a.listingLevels()
 	for _, c := range a.reception.Load().certs.Expiries() {
 		l.Certificates = append(l.Certificates, metrics.Certificate{Name: c.Name, NotAfter: c.NotAfter})
 	}

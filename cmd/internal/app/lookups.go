@@ -55,5 +55,6 @@ func (a *App) runLookups(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return a.runReports(ctx) })
+	group.Go(func() error { return a.runBlocklists(ctx) })
 	return group.Wait()
 }

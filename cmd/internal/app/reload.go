@@ -109,6 +109,8 @@ func unchanged(was, now *config.Config) error {
 		{"pickup", was.Pickup, now.Pickup},
 		{"dns", was.DNS, now.DNS},
 		{"tls_reports", was.TLSReports, now.TLSReports},
+		{"blocklists", was.Blocklists, now.Blocklists},
+		{"source_addresses, which blocklists watch,", watched(was), watched(now)},
 		{"queue", was.Queue, now.Queue},
 		{"tracking", was.Tracking, now.Tracking},
 		{"http.listen", was.HTTP.Listen, now.HTTP.Listen},

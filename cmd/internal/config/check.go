@@ -52,6 +52,7 @@ func check(c *Config, p *collector) {
 	checkUsersCommand(c, p)
 	checkTelemetry(c, p)
 	checkTLSReports(c, p)
+	checkBlocklists(c, p)
 	checkKeep(&c.Queue, p)
 	if n := len(c.Receive) + len(c.Send); n > maxConnectors {
 		p.errorf("", "", "%d connectors are more than %d, the most that metrics can tell apart", n, maxConnectors)

@@ -46,6 +46,7 @@ type Config struct {
 	Backoff         Backoff                `yaml:"backoff" doc:"what is done about next hops that ask for less mail"`
 	Replies         Replies                `yaml:"replies" doc:"how replies of next hops are understood"`
 	DNS             DNS                    `yaml:"dns" doc:"how other domains are looked up"`
+	Blocklists      Blocklists             `yaml:"blocklists" doc:"DNS blocklists that are watched for our own addresses"`
 	Queue           Queue                  `yaml:"queue" doc:"the queue of undelivered mail"`
 	Tracking        Tracking               `yaml:"tracking" doc:"the message-tracking store"`
 	HTTP            HTTP                   `yaml:"http" doc:"metrics, health, queue control and the tracking API"`
@@ -387,6 +388,7 @@ func Default() *Config {
 		Log:          Log{Level: "info", Format: "json", MaxSize: 256 * MiB, Backups: 10, Compress: true},
 		Telemetry:    defaultTelemetry(),
 		TLSReports:   defaultTLSReports(),
+		Blocklists:   defaultBlocklists(),
 	}
 }
 
