@@ -89,6 +89,7 @@ func facts() []event.Event {
 		event.RecipientLate{Info: info, Provider: "google"},
 		event.BackoffChanged{Hop: event.Hop{Provider: "google"}, Mode: event.BackoffSlow, Was: event.BackoffNone},
 		event.BackoffChanged{Hop: event.Hop{Provider: "google"}, Mode: event.BackoffNone, Was: event.BackoffSlow},
+		event.ListingChanged{List: "zen.spamhaus.org", Result: event.ListingListed},
 		event.ThrottleEngaged{Connector: "submission", Scope: "source", Limit: "messages_per_minute", Action: "defer"},
 		event.PressureChanged{Resource: "disk_space", Level: 1},
 		event.DSNQueued{Info: info, Kind: "failed"},

@@ -53,8 +53,8 @@ func TestLook(t *testing.T) {
 		{"clean", "192.0.2.9", []string{test4 + ".bl.example. 60 A 127.0.0.2"}, nil, "clean", ""},
 		{
 			"listed", "192.0.2.9",
-			[]string{test4 + ".bl.example. 60 A 127.0.0.2", ours + ".bl.example. 60 A 127.0.0.4", ours + ".bl.example. 60 A 127.0.0.2", ours + `.bl.example. 60 TXT "see\010 https://bl.example"`},
-			nil, "listed", "listed 127.0.0.2 127.0.0.4: see  https://bl.example",
+			[]string{test4 + ".bl.example. 60 A 127.0.0.2", ours + ".bl.example. 60 A 127.0.0.4", ours + ".bl.example. 60 A 127.0.0.2", ours + `.bl.example. 60 TXT "see https://bl.example"`},
+			nil, "listed", "listed 127.0.0.2 127.0.0.4: see https://bl.example",
 		},
 		{"listed without a reason", "192.0.2.9", []string{test4 + ".bl.example. 60 A 127.0.0.2", ours + ".bl.example. 60 A 127.0.0.4"}, nil, "listed", "listed 127.0.0.4: "},
 		{"IPv6, clean", "2001:db8::1", []string{test6 + ".bl.example. 60 A 127.0.0.2"}, nil, "clean", ""},
