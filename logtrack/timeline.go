@@ -77,6 +77,7 @@ func (s *Store) message(ctx context.Context, queueID string) (*trackapi.Timeline
 			previous = r.Time
 		}
 		out.Timeline = append(out.Timeline, e)
+		addSections(out, r, e.Stages)
 	}
 	out.Related, err = sn.related(ctx, fo)
 	if err != nil {
@@ -130,8 +131,11 @@ func (sn *snapshot) related(ctx context.Context, fo *fold) ([]trackapi.Related, 
 	}
 	err := look("parent", postParent, fo.msg.QueueID, func(r *event.Record) {
 		kind := "split"
-		if ev, ok := r.Event.(event.MessageQueued); ok && ev.MailFrom == event.NullSender {
+		switch ev, ok := r.Event.(event.MessageQueued); {
+		case ok && ev.MailFrom == event.NullSender && fo.msg.Sender != event.NullSender:
 			kind = "dsn"
+		case r.Session == "" && r.Source != event.SourceImport: // nobody handed it in
+			kind = "resend"
 		}
 		children = append(children, trackapi.Related{QueueID: string(r.Message), Kind: kind})
 	})

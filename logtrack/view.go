@@ -638,7 +638,7 @@ var notInRow = func() map[string]bool {
 		"tls_version", "tls_cipher", "tls_verify", "tls_policy", "envid", "t_receive", "t_accept", "expires", "address_space", "why",
 		"provider", "remote_port", "reply_verb", "class_rule", "permanence", "explanation", "local_ip", "conn_reused", "uncertain", "t_sched", "t_dns", "t_connect",
 		"t_banner", "t_tls", "t_auth", "t_envelope", "t_data", "t_reply", "t_backoff", "t_queue", "late", "orig_address",
-		"recipients.orig_address", "priority", "out_session_id", "target",
+		"recipients.orig_address", "priority", "out_session_id", "target", "changed", "converted",
 	} {
 		m[name] = true
 	}

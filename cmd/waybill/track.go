@@ -304,6 +304,7 @@ func (e *env) drawTimeline(tl *trackapi.Timeline) error {
 			fmt.Fprintf(&b, "%10s %s   %s\n", "", e.paint("dim", rail), bar)
 		}
 	}
+	e.drawSections(&b, tl)
 	for i, r := range tl.Related {
 		if i == 0 {
 			b.WriteByte('\n')
@@ -312,6 +313,33 @@ func (e *env) drawTimeline(tl *trackapi.Timeline) error {
 	}
 	_, err := io.WriteString(e.out, b.String())
 	return err
+}
+
+// drawSections draws what was checked and what was changed.
+func (e *env) drawSections(b *strings.Builder, tl *trackapi.Timeline) {
+	at := func(attempt int) string {
+		if attempt == 0 {
+			return ""
+		}
+		return e.paint("dim", fmt.Sprintf("  attempt %d", attempt))
+	}
+	for i, c := range tl.Checks {
+		if i == 0 {
+			b.WriteString("\nchecks\n")
+		}
+		style := map[string]string{"pass": "green", "fail": "red"}[c.Result]
+		fmt.Fprintf(b, "  %s  %-14s %s%s\n", e.paint(style, fmt.Sprintf("%-4s", clean(c.Result))), clean(c.Name), clean(c.Detail), at(c.Attempt))
+	}
+	for i, c := range tl.Changes {
+		if i == 0 {
+			b.WriteString("\nchanges\n")
+		}
+		by := ""
+		if c.Actor != "" {
+			by = e.paint("dim", "  by "+clean(c.Actor))
+		}
+		fmt.Fprintf(b, "  %-12s %s%s%s\n", clean(c.Name), clean(c.Detail), at(c.Attempt), by)
+	}
 }
 
 // relation says what a related message is.

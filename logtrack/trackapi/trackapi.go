@@ -142,11 +142,55 @@ type Related struct {
 	Kind    string `json:"kind"` // dsn, parent, split, resend, same_message_id
 }
 
-// Timeline answers GET /api/v1/messages/{queue_id}.
+// Timeline answers GET /api/v1/messages/{queue_id}. Attempts, checks and changes
+// tell what is in the timeline's facts by subject.
 type Timeline struct {
-	Message  Message   `json:"message"`
-	Timeline []Entry   `json:"timeline"`
-	Related  []Related `json:"related,omitempty"`
+	Message  Message           `json:"message"`
+	Timeline []Entry           `json:"timeline"`
+	Attempts []DeliveryAttempt `json:"attempts,omitempty"`
+	Checks   []Check           `json:"checks,omitempty"`
+	Changes  []Change          `json:"changes,omitempty"`
+	Related  []Related         `json:"related,omitempty"`
+}
+
+// DeliveryAttempt is one try to hand a message on.
+type DeliveryAttempt struct {
+	Attempt     int       `json:"attempt"` // counts from 1
+	Start       time.Time `json:"start"`   // when a worker took it up
+	End         time.Time `json:"end"`
+	Disposition string    `json:"disposition"` // of the recipient that is worst off
+	Recipients  []string  `json:"recipients"`
+	Connector   string    `json:"connector_out,omitempty"`
+	RemoteHost  string    `json:"remote_host,omitempty"` // name, or address when there is none
+	RemoteIP    string    `json:"remote_ip,omitempty"`
+	LocalIP     string    `json:"local_ip,omitempty"`
+	SessionID   string    `json:"session_id,omitempty"`
+	Reused      bool      `json:"conn_reused,omitempty"` // the session had carried other messages
+	TLS         string    `json:"tls,omitempty"`         // version and cipher; empty: in clear
+	Code        int       `json:"code,omitempty"`
+	Enhanced    string    `json:"enhanced,omitempty"`
+	Reply       string    `json:"reply,omitempty"`
+	Class       string    `json:"class,omitempty"`
+	Next        time.Time `json:"next_attempt,omitzero"`
+	Stages      []Stage   `json:"stages,omitempty"`
+}
+
+// Check is something about a message that was looked at, and what came of it.
+type Check struct {
+	Time    time.Time `json:"time"`
+	Name    string    `json:"check"`             // authentication, transport, next_hop_tls
+	Result  string    `json:"result"`            // pass, fail, none
+	Detail  string    `json:"detail"`            // one line
+	Attempt int       `json:"attempt,omitempty"` // of a next hop's
+}
+
+// Change is something about a message that the relay, or an operator, changed.
+type Change struct {
+	Time    time.Time `json:"time"`
+	Name    string    `json:"change"`            // received, date, message_id, from, separator, fields, newlines, postmaster, converted, redirected, dropped
+	Detail  string    `json:"detail"`            // one line
+	Attempt int       `json:"attempt,omitempty"` // it is in what this attempt sent
+	Actor   string    `json:"actor,omitempty"`
 }
 
 // TranscriptLine is one line of an SMTP conversation.

@@ -275,6 +275,7 @@ type MessageQueued struct {
 	TLSVersion    string       `json:"tls_version,omitzero"`
 	TLSCipher     string       `json:"tls_cipher,omitzero"`
 	Subject       string       `json:"subject,omitzero"`
+	Changed       string       `json:"changed,omitzero"` // what was changed before the message was queued: [Changes] words, by space
 	EnvID         string       `json:"envid,omitzero"`
 	TReceive      Seconds      `json:"t_receive"` // first byte of MAIL to end of content
 	TAccept       Seconds      `json:"t_accept"`  // end of content to durable

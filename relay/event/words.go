@@ -75,6 +75,18 @@ func Refusals() []string {
 	}
 }
 
+// Changes are the words of [MessageQueued.Changed]. A Received field is added to
+// every message that comes in by a connector, so no word says it.
+func Changes() []string {
+	return []string{
+		"date", "message_id", "from", // header fields that were missing, and were added
+		"separator",  // the empty line before a content that has no header section was added
+		"fields",     // with a number, fields:2: header fields were removed that the client may not set
+		"newlines",   // bare CR and LF were made line ends, and NUL a space
+		"postmaster", // a recipient was replaced by the configured postmaster
+	}
+}
+
 // TLSFailures are the words of [TLSNegotiated.Reason], [TLSPolicyFailed.Reason]
 // and [AttemptFinished.TLSFailure]. The first ones are of handshakes; those from
 // "not_offered" on are of what a next hop, or a domain's policy, lacks.

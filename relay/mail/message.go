@@ -79,5 +79,6 @@ type Draft struct {
 	Origin   Origin
 	Header   Header
 	Priority Priority
+	Changed  string // what was changed of envelope and content before they were handed over; words of event.Changes, by space
 	Trace    []byte // header fields to prepend, each ending in CRLF: Received, and Return-Path never
 }

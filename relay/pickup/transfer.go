@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,7 +24,8 @@ type transfer struct {
 	name    string
 	parsed  parsed
 	size    int64
-	stated  bool // the refusal was stated already
+	stated  bool     // the refusal was stated already
+	changed []string // words of event.Changes
 }
 
 // run is the story of one file: its header section, who may send it to whom,
@@ -69,21 +71,25 @@ func (t *transfer) run(ctx context.Context, f *os.File, written time.Time) error
 		env.Body = mail.Body8BitMIME
 	}
 	o := mail.Origin{Connector: p.opts.Name, Helo: printable(t.name), Protocol: "PICKUP", Session: t.session, MailAt: began, DataEndedAt: ended}
+	changed := t.changed
 	trace := fmt.Appendf(nil, "Received: by %s (Waybill) with PICKUP id %s;\r\n\t%s\r\n", p.opts.Hostname, id, ended.Format(dateForm))
 	if !t.parsed.has("Date") { // RFC 6409 section 8: mail begins here
 		trace = fmt.Appendf(trace, "Date: %s\r\n", written.Format(dateForm))
+		changed = append(changed, "date")
 	}
 	if h.MessageID == "" {
 		h.MessageID = "<" + string(id) + "@" + p.opts.Hostname + ">"
 		trace = append(trace, "Message-ID: "+h.MessageID+"\r\n"...)
+		changed = append(changed, "message_id")
 	}
 	if !t.parsed.has("From") && !env.Sender.IsNull() {
 		h.From = env.Sender.String()
 		trace = append(trace, "From: "+env.Sender.Path()+"\r\n"...)
+		changed = append(changed, "from")
 	}
 	done = true // Commit ends it, whatever comes of it
 	return content.Commit(ctx, mail.Draft{
-		ID: id, UID: mail.NewUID(ended), Envelope: env, Origin: o, Header: h, Priority: env.Queueing(), Trace: trace,
+		ID: id, UID: mail.NewUID(ended), Envelope: env, Origin: o, Header: h, Priority: env.Queueing(), Changed: strings.Join(changed, " "), Trace: trace,
 	})
 }
 
@@ -112,7 +118,12 @@ func (t *transfer) control() error {
 			t.stated = true
 			return e
 		}
-		env.Recipients[i].Address = c.Target(r.Address)
+		if to := c.Target(r.Address); to != r.Address {
+			env.Recipients[i].Address = to
+			if !slices.Contains(t.changed, "postmaster") {
+				t.changed = append(t.changed, "postmaster")
+			}
+		}
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func messageQueued(m *Message, now time.Time) event.MessageQueued {
 	ev := event.MessageQueued{
 		Info: infoOf(m), Parent: m.Parent, ClientPort: o.Client.Port(), ClientName: o.ClientName, Helo: o.Helo,
 		AuthMechanism: o.Mechanism, Protocol: o.Protocol, TLSVersion: o.TLSVersion, TLSCipher: o.TLSCipher,
-		Subject: m.Header.Subject, EnvID: m.Envelope.EnvID,
+		Subject: m.Header.Subject, Changed: m.Changed, EnvID: m.Envelope.EnvID,
 		TReceive: event.Since(o.MailAt, o.DataEndedAt), TAccept: event.Since(o.DataEndedAt, now), Expires: m.ExpiresAt, DeliverBy: m.Envelope.DeliverBy.Deadline,
 		Recipients: make([]event.Recipient, len(m.Envelope.Recipients)),
 	}

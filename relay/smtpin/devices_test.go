@@ -23,6 +23,7 @@ func TestOldDevices(t *testing.T) {
 		hangsUp bool     // ends without QUIT
 		content string
 		trace   string // a part of it
+		changed string
 	}{
 		{
 			name: "copier: HELO, a space after the colon, no QUIT", hangsUp: true,
@@ -30,7 +31,7 @@ func TestOldDevices(t *testing.T) {
 				"=>220", "HELO copier\r\n=>250", "MAIL FROM: <scan@example.net>\r\n=>250", "RCPT TO: <b@example.org>\r\n=>250", "DATA\r\n=>354",
 				"From: scan@example.net\r\nSubject: Scan\r\n\r\npage\r\n.\r\n=>250",
 			},
-			content: "From: scan@example.net\r\nSubject: Scan\r\n\r\npage\r\n", trace: "Received: from copier (",
+			content: "From: scan@example.net\r\nSubject: Scan\r\n\r\npage\r\n", trace: "Received: from copier (", changed: "date message_id",
 		},
 		{
 			name: "controller: commands end in LF, content too, but for its end",
@@ -38,7 +39,7 @@ func TestOldDevices(t *testing.T) {
 				"=>220", "HELO plc\n=>250", "MAIL FROM:<plc@example.net>\n=>250", "RCPT TO:<b@example.org>\n=>250", "DATA\n=>354",
 				"Subject: alarm\n\ntank 3\n..5 full\n", "\r\n.\r\n=>250", "QUIT\n=>221",
 			},
-			content: "Subject: alarm\r\n\r\ntank 3\r\n.5 full\r\n\r\n", trace: "From: <plc@example.net>\r\n",
+			content: "Subject: alarm\r\n\r\ntank 3\r\n.5 full\r\n\r\n", trace: "From: <plc@example.net>\r\n", changed: "date message_id from newlines",
 		},
 		{
 			name: "fax server: no angle brackets, lower case, spaces at the end",
@@ -46,7 +47,7 @@ func TestOldDevices(t *testing.T) {
 				"=>220", "helo fax \r\n=>250", "mail from: fax@example.net\r\n=>250", "rcpt to: b@example.org \r\n=>250", "data \r\n=>354",
 				"Subject: fax\r\n\r\nx\r\n.\r\n=>250", "quit \r\n=>221",
 			},
-			content: "Subject: fax\r\n\r\nx\r\n",
+			content: "Subject: fax\r\n\r\nx\r\n", changed: "date message_id from",
 		},
 		{
 			name: "power supply: text without a header section",
@@ -54,7 +55,7 @@ func TestOldDevices(t *testing.T) {
 				"=>220", "HELO [192.0.2.7]\r\n=>250", "MAIL FROM:<ups@example.net>\r\n=>250", "RCPT TO:<b@example.org>\r\n=>250", "DATA\r\n=>354",
 				"UPS on battery\r\n.\r\n=>250", "QUIT\r\n=>221",
 			},
-			content: "UPS on battery\r\n", trace: "From: <ups@example.net>\r\n\r\n",
+			content: "UPS on battery\r\n", trace: "From: <ups@example.net>\r\n\r\n", changed: "date message_id from separator",
 		},
 		{
 			name: "printer: all at once, whatever is answered", hangsUp: true,
@@ -63,7 +64,7 @@ func TestOldDevices(t *testing.T) {
 				"HELO printer\r\nMAIL FROM:<p@example.net>\r\nRCPT TO:<b@example.org>\r\nDATA\r\nSubject: toner\r\n\r\nlow\r\n.\r\nQUIT\r\n=>250",
 				"=>250", "=>250", "=>354", "=>250", "=>221",
 			},
-			content: "Subject: toner\r\n\r\nlow\r\n",
+			content: "Subject: toner\r\n\r\nlow\r\n", changed: "date message_id from",
 		},
 		{
 			name: "terminal: types octet by octet, and says too much", slowly: true,
@@ -71,7 +72,7 @@ func TestOldDevices(t *testing.T) {
 				"=>220", "HELO me\r\n=>250", "NOOP\r\n=>250", "RSET\r\n=>250", "HELO me\r\n=>250", "MAIL FROM:<a@example.net>\r\n=>250",
 				"RCPT TO:<b@example.org>\r\n=>250", "DATA\r\n=>354", "Subject: x\r\n\r\nhello\r\n.\r\n=>250", "QUIT\r\n=>221",
 			},
-			content: "Subject: x\r\n\r\nhello\r\n",
+			content: "Subject: x\r\n\r\nhello\r\n", changed: "date message_id from",
 		},
 		{
 			name: "scanner: raw Latin-1, a line without end",
@@ -79,7 +80,7 @@ func TestOldDevices(t *testing.T) {
 				"=>220", "EHLO scanner_1\r\n=>250", "MAIL FROM:<s@example.net> SIZE=5000\r\n=>250", "RCPT TO:<b@example.org>\r\n=>250", "DATA\r\n=>354",
 				"Subject: \xdcbersicht\r\n\r\n" + strings.Repeat("A", 5000) + "\r\n.\r\n=>250", "QUIT\r\n=>221",
 			},
-			content: "Subject: \xdcbersicht\r\n\r\n" + strings.Repeat("A", 5000) + "\r\n",
+			content: "Subject: \xdcbersicht\r\n\r\n" + strings.Repeat("A", 5000) + "\r\n", changed: "date message_id from",
 		},
 		{
 			name: "two messages in one session, a reset between", hangsUp: true,
@@ -87,7 +88,7 @@ func TestOldDevices(t *testing.T) {
 				"=>220", "HELO x\r\n=>250", "MAIL FROM:<no@example.net>\r\n=>250", "RSET\r\n=>250", "MAIL FROM:<>\r\n=>250", "RCPT TO:<b@example.org>\r\n=>250",
 				"DATA\r\n=>354", "Subject: y\r\n\r\n.\r\n=>250",
 			},
-			content: "Subject: y\r\n\r\n",
+			content: "Subject: y\r\n\r\n", changed: "date message_id",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -114,8 +115,8 @@ func TestOldDevices(t *testing.T) {
 				t.Errorf("fact %+v", f)
 			}
 			m := r.messages()
-			if len(m) != 1 || m[0].content != test.content || !strings.Contains(string(m[0].Trace), test.trace) {
-				t.Fatalf("got %+v, want content %q, trace with %q", m, test.content, test.trace)
+			if len(m) != 1 || m[0].content != test.content || !strings.Contains(string(m[0].Trace), test.trace) || m[0].Changed != test.changed {
+				t.Fatalf("got %+v, want content %q, trace with %q, changed %q", m, test.content, test.trace, test.changed)
 			}
 		})
 	}

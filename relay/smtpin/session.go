@@ -205,7 +205,11 @@ func (s *session) Rcpt(string, *smtp.RcptOptions) (err error) {
 		return answer(e)
 	}
 	if s.c.Policy != nil {
-		rcpt.Address = s.c.Policy.Target(rcpt.Address)
+		to := s.c.Policy.Target(rcpt.Address)
+		if to != rcpt.Address {
+			s.tx.change("postmaster")
+		}
+		rcpt.Address = to
 	}
 	s.tx.add(rcpt)
 	return nil

@@ -1,10 +1,13 @@
 package smtpin
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
-	"fmt"
 	"io"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"waybill/relay/event"
@@ -23,6 +26,15 @@ type transaction struct {
 	head headerScanner
 	wall firewall
 	size int64
+
+	changed []string // words of event.Changes
+}
+
+// change notes what was changed of the message.
+func (tx *transaction) change(word string) {
+	if !slices.Contains(tx.changed, word) {
+		tx.changed = append(tx.changed, word)
+	}
 }
 
 // add adds a recipient, unless it is there already: a message is for somebody
@@ -73,23 +85,42 @@ func (tx *transaction) receive(body *wire.Body) (mail.QueueID, *mail.ReplyError)
 	if s.c.Headers.Complete {
 		fields, messageIDs := tx.head.missing(tx.env.Sender, id, s.c.hostname(s.srv.opts), ended)
 		draft.Trace = append(draft.Trace, fields...)
+		tx.completed(fields)
 		draft.Header.MessageID = cmp.Or(draft.Header.MessageID, messageIDs)
 		if draft.Header.From == "" && !tx.env.Sender.IsNull() {
 			draft.Header.From = tx.env.Sender.String()
 		}
 	}
 	draft.Header.Bytes = max(0, draft.Header.Bytes-tx.wall.removed)
+	if n := tx.wall.fields; n > 0 {
+		tx.change("fields:" + strconv.Itoa(n))
+	}
+	if body.Repaired() {
+		tx.change("newlines")
+	}
+	draft.Changed = strings.Join(tx.changed, " ")
 	in := tx.in
 	tx.in = nil // Commit ends it, whatever comes of it
 	if err := in.Commit(s.srv.life, draft); err != nil {
 		return "", replyError(err, mail.Refuse(451, "4.3.0", "storage", "cannot take the message now"))
 	}
-	if n := tx.wall.fields; n > 0 {
-		s.emit.Message(id, draft.UID).Emit(event.Remarked{
-			Remark: "header fields were removed that clients of this connector may not set", Detail: fmt.Sprintf("%s %s, %d fields", s.c.Name, s.remote.Addr(), n),
-		})
-	}
 	return id, nil
+}
+
+// completed notes which header fields were added.
+func (tx *transaction) completed(fields []byte) {
+	for line := range bytes.Lines(fields) {
+		switch name, _, _ := bytes.Cut(line, []byte(":")); string(name) {
+		case "Date":
+			tx.change("date")
+		case "Message-ID":
+			tx.change("message_id")
+		case "From":
+			tx.change("from")
+		case "\r\n":
+			tx.change("separator")
+		}
+	}
 }
 
 // take checks and passes on a part of the content.

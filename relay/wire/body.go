@@ -42,6 +42,8 @@ type Body struct {
 	cr      bool  // a CR was read and not yet given out
 	afterCR bool  // a CR was given out, and a LF follows
 
+	repaired bool // bare newlines or NUL were
+
 	octets  int64 // given out
 	began   time.Time
 	network int64     // octets received since began
@@ -57,6 +59,10 @@ func (c *Conn) Body() *Body {
 	c.body.answer()
 	return &c.body
 }
+
+// Repaired reports whether what was given out differs from what the client sent:
+// bare newlines, or NUL, were made what they should have been.
+func (b *Body) Repaired() bool { return b.repaired }
 
 func (b *Body) start(mode bodyMode) {
 	c := b.c
@@ -164,6 +170,7 @@ func (b *Body) decode() ([]byte, error) {
 		return nil, b.impure(b.dots.nul)
 	}
 	b.dots.bare, b.dots.nul = false, false
+	b.repaired = true
 	b.scratch = normalise(b.scratch[:0], p, false)
 	return b.scratch, nil
 }
@@ -246,6 +253,7 @@ func (b *Body) nextChunk() ([]byte, error) {
 		if b.policy == Reject {
 			return nil, b.impure(bytes.IndexByte(p, 0) >= 0)
 		}
+		b.repaired = true
 		b.scratch = normalise(b.scratch[:0], p, afterCR)
 		return b.scratch, nil
 	}

@@ -118,6 +118,9 @@ var stateColours = [][2]string{
 	{"held", "dark-yellow"},
 }
 
+// resultColours are those of checks; one that was not made has none.
+var resultColours = [][2]string{{"pass", "green"}, {"fail", "red"}}
+
 var levelColours = [][2]string{
 	{"info", "text"},
 	{"warning", "orange"},

@@ -703,3 +703,34 @@ func FuzzQuery(f *testing.F) {
 		}
 	})
 }
+
+// TestSections holds the views of what a message's facts tell by subject.
+func TestSections(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	tl := &trackapi.Timeline{
+		Attempts: []trackapi.DeliveryAttempt{{Attempt: 2, Start: at, End: at.Add(time.Second), Disposition: "deferred", RemoteHost: "mx.example.net", Code: 451, Enhanced: "4.7.1", Reply: "later", Recipients: []string{"a@example.net", "b@example.net"}}},
+		Checks:   []trackapi.Check{{Time: at, Name: "transport", Result: "pass", Detail: "TLS 1.3"}},
+		Changes:  []trackapi.Change{{Time: at, Name: "date", Detail: "a Date field was added", Actor: "ops"}},
+	}
+	text := func(f *data.Frame, name string) any {
+		field, _ := f.FieldByName(name)
+		if field == nil || field.Len() != 1 {
+			t.Fatalf("%s has no value of %s", f.Name, name)
+		}
+		return field.At(0)
+	}
+	if f := attemptTable(tl); text(f, "reply") != "451 4.7.1 later" || text(f, "recipients") != "a@example.net, b@example.net" || text(f, "took") != 1.0 {
+		t.Errorf("attempts: %v", f.Fields)
+	}
+	if f := checkTable(tl); text(f, "result") != "pass" || text(f, "detail") != "TLS 1.3" {
+		t.Errorf("checks: %v", f.Fields)
+	}
+	if f := changeTable(tl); text(f, "change") != "date" || text(f, "actor") != "ops" {
+		t.Errorf("changes: %v", f.Fields)
+	}
+	for _, view := range []string{"attempts", "checks"} {
+		if views[view] == nil {
+			t.Errorf("no view %s", view)
+		}
+	}
+}

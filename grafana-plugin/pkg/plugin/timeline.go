@@ -50,13 +50,19 @@ var views = map[string]view{
 	"recipients": func(_ context.Context, d *Datasource, t *trackapi.Timeline) (data.Frames, error) {
 		return data.Frames{d.messageTable(rowsOf([]trackapi.Message{t.Message}, true), true)}, nil
 	},
+	"attempts": func(_ context.Context, _ *Datasource, t *trackapi.Timeline) (data.Frames, error) {
+		return data.Frames{attemptTable(t)}, nil
+	},
+	"checks": func(_ context.Context, _ *Datasource, t *trackapi.Timeline) (data.Frames, error) {
+		return data.Frames{checkTable(t), changeTable(t)}, nil
+	},
 	"transcript": transcript,
 }
 
 func timeline(ctx context.Context, d *Datasource, q timelineQuery, in backend.DataQuery) (data.Frames, error) {
 	show, ok := views[q.View]
 	if !ok {
-		return nil, badQuery("a timeline has no view %q; it has facts, logs, trace, stages, recipients and transcript", q.View)
+		return nil, badQuery("a timeline has no view %q; it has facts, logs, trace, stages, recipients, attempts, checks and transcript", q.View)
 	}
 	if strings.TrimSpace(q.ID) == "" { // a dashboard before a message is chosen: no data, and no error
 		frame := newTable("timeline")
@@ -209,6 +215,68 @@ func stageTable(t *trackapi.Timeline) *data.Frame {
 		column(rows, "start", "Start", func(s *stage) time.Time { return s.Start.UTC() }, width(195)),
 		column(rows, "attempt", "Attempt", func(s *stage) *int64 { return ifSet(int64(s.Attempt)) }, width(80)),
 		column(rows, "name", "Name", func(s *stage) string { return s.Name }, hidden),
+	)
+}
+
+// attemptTable shows each try to hand the message on.
+func attemptTable(t *trackapi.Timeline) *data.Frame {
+	rows := t.Attempts
+	type attempt = trackapi.DeliveryAttempt
+	return newTable(
+		"attempts",
+		column(rows, "start", "Start", func(a *attempt) time.Time { return a.Start.UTC() }, width(195)),
+		column(rows, "attempt", "Attempt", func(a *attempt) int64 { return int64(a.Attempt) }, width(80)),
+		column(rows, "disposition", "Disposition", func(a *attempt) string { return a.Disposition }, width(110), coloured(dispositionColours)),
+		column(rows, "remote_host", "Next hop", func(a *attempt) string { return a.RemoteHost }, width(220)),
+		column(rows, "reply", "Reply", func(a *attempt) string { return replyInWords(a.Code, a.Enhanced, a.Reply) }, width(420)),
+		column(rows, "class", "Class", func(a *attempt) string { return a.Class }, width(140)),
+		column(rows, "took", "Took", func(a *attempt) float64 { return max(0, a.End.Sub(a.Start).Seconds()) }, unit("s"), width(95)),
+		column(rows, "stages", "Stages", func(a *attempt) string { return stagesInWords(a.Stages) }, width(420)),
+		column(rows, "recipients", "Recipients", func(a *attempt) string { return strings.Join(a.Recipients, ", ") }, width(260)),
+		column(rows, "tls", "TLS", func(a *attempt) string { return a.TLS }, width(200)),
+		column(rows, "connector_out", "Connector", func(a *attempt) string { return a.Connector }, width(130)),
+	)
+}
+
+// replyInWords is a reply as the next hop wrote it.
+func replyInWords(code int, enhanced, text string) string {
+	var words []string
+	if code > 0 {
+		words = append(words, strconv.Itoa(code))
+	}
+	for _, w := range []string{enhanced, text} {
+		if w != "" {
+			words = append(words, w)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// checkTable shows what was looked at, and what came of it.
+func checkTable(t *trackapi.Timeline) *data.Frame {
+	rows := t.Checks
+	type check = trackapi.Check
+	return newTable(
+		"checks",
+		column(rows, "time", "Time", func(c *check) time.Time { return c.Time.UTC() }, width(195)),
+		column(rows, "check", "Check", func(c *check) string { return c.Name }, width(150)),
+		column(rows, "result", "Result", func(c *check) string { return c.Result }, width(90), coloured(resultColours)),
+		column(rows, "detail", "What was found", func(c *check) string { return c.Detail }, width(560)),
+		column(rows, "attempt", "Attempt", func(c *check) *int64 { return ifSet(int64(c.Attempt)) }, width(80)),
+	)
+}
+
+// changeTable shows what the relay, or an operator, changed.
+func changeTable(t *trackapi.Timeline) *data.Frame {
+	rows := t.Changes
+	type change = trackapi.Change
+	return newTable(
+		"changes",
+		column(rows, "time", "Time", func(c *change) time.Time { return c.Time.UTC() }, width(195)),
+		column(rows, "change", "Change", func(c *change) string { return c.Name }, width(150)),
+		column(rows, "detail", "What was changed", func(c *change) string { return c.Detail }, width(560)),
+		column(rows, "attempt", "Attempt", func(c *change) *int64 { return ifSet(int64(c.Attempt)) }, width(80)),
+		column(rows, "actor", "By", func(c *change) string { return c.Actor }, width(120)),
 	)
 }
 

@@ -10,6 +10,8 @@ const VIEWS: Array<{ label: string; value: TimelineView; description: string }> 
   { label: 'Trace', value: 'trace', description: 'For the traces panel: the message is the trace, attempts are spans' },
   { label: 'Stages', value: 'stages', description: 'Where the time went: for a bar gauge or a table' },
   { label: 'Recipients', value: 'recipients', description: 'The latest state of each recipient' },
+  { label: 'Attempts', value: 'attempts', description: 'Each try to hand it on, with the next hop’s words' },
+  { label: 'Checks', value: 'checks', description: 'What was checked, and what was changed' },
   { label: 'Log', value: 'logs', description: 'The facts as log lines' },
   { label: 'Transcript', value: 'transcript', description: 'The SMTP conversations, without secrets' },
 ];
