@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"reflect"
+	"slices"
 	"sync"
 
 	"waybill/relay/event"
@@ -208,6 +209,10 @@ func (v *view) decode(body []byte, key string) error {
 		err = v.decodeIDs(body, d, raw, c)
 	case form == formTimes:
 		err = v.decodeTimes(body, d, raw, c)
+	case form == formDict && !slices.Contains(sharedNames, d.name):
+		err = damaged("form") // a column of values has codes
+	case form&formByMessage != 0 && (!v.v1 || form&formKind != formText && form&formKind != formNums):
+		err = damaged("form")
 	case form == formDict:
 		c.dict, _, err = readDict(raw)
 	case form&formByMessage != 0:
