@@ -354,6 +354,7 @@ func (m *memBlock) add(r *event.Record, key [16]byte, ms int64) {
 	first := len(m.recs) == 0
 	m.head.widen(r, ms, first)
 	m.recs = append(m.recs, *r)
+	m.recs[len(m.recs)-1].Form = nil // it would keep the octets in memory
 	if r.ID == "" {
 		return
 	}

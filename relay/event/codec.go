@@ -148,7 +148,7 @@ func (p *fieldPlan) isZero(v Value) bool {
 	case formString:
 		return v.Text() == ""
 	case formTime:
-		return v.Time() == time.Time{}
+		return v.Time().IsZero()
 	case formAddr:
 		return v.Addr() == netip.Addr{}
 	case formSlice:
@@ -359,11 +359,31 @@ type header struct {
 // MarshalJSON writes the record as one flat object, without a line end.
 func (r *Record) MarshalJSON() ([]byte, error) { return r.AppendJSON(make([]byte, 0, 1024)) }
 
+// Form is the JSON form of a record, made once for several writers.
+type Form struct {
+	json []byte
+	of   Value // the event that it was made of; a record that was given another one has no form yet
+}
+
+// Encode is AppendJSON for a record that will be written again as it is: r.Form
+// refers to what is appended.
+func (r *Record) Encode(dst []byte) ([]byte, error) {
+	at := len(dst)
+	dst, err := r.AppendJSON(dst)
+	if err == nil {
+		r.Form = &Form{dst[at:len(dst):len(dst)], ValueOf(r.Event)}
+	}
+	return dst, err
+}
+
 // AppendJSON appends the JSON form of r to dst. It is on the way of every
 // message, so it follows the plan of the type instead of asking package json.
 func (r *Record) AppendJSON(dst []byte) ([]byte, error) {
 	if r.Event == nil {
 		return dst, errors.New("record without an event")
+	}
+	if f := r.Form; f != nil && f.of == ValueOf(r.Event) {
+		return append(dst, f.json...), nil
 	}
 	k := kinds[reflect.TypeOf(r.Event)]
 	var err error

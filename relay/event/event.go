@@ -68,6 +68,8 @@ type Record struct {
 	// Kept says that the queue holds the record in its outbox until the tracking
 	// store has it in a stored block, so that nobody else need write it first.
 	Kept bool `json:"-"`
+
+	Form *Form `json:"-"` // what Encode made; nil when it has not
 }
 
 // A Sink reads the stream. Write does no I/O of its own beyond a buffer; it may

@@ -308,3 +308,24 @@ func TestPlainText(t *testing.T) {
 		}
 	}
 }
+
+func TestEncode(t *testing.T) {
+	r := Record{ID: "1", Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Event: SenderRefused{Refusal{Reason: "first"}}}
+	first, err := r.Encode([]byte("before "))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := r.AppendJSON(nil)
+	if err != nil || "before "+string(again) != string(first) {
+		t.Errorf("written again: %s, %v; want %s", again, err, first)
+	}
+	other := r
+	other.Event = SenderRefused{Refusal{Reason: "second"}}
+	if b, err := other.AppendJSON(nil); err != nil || !strings.Contains(string(b), "second") || strings.Contains(string(b), "first") {
+		t.Errorf("another event: %s, %v", b, err)
+	}
+	r.Form = nil
+	if b, err := r.AppendJSON(nil); err != nil || string(b) != string(again) {
+		t.Errorf("without its form: %s, %v; want %s", b, err, again)
+	}
+}

@@ -83,7 +83,7 @@ func (v Value) Len() int {
 
 // Item is element i of a slice whose elements have the size.
 func (v Value) Item(i int, size uintptr) Value {
-	return Value{unsafe.Add((*slice)(v.at).data, uintptr(i)*size)} //nolint:gosec // an index is not negative
+	return Value{unsafe.Add((*slice)(v.at).data, uintptr(i)*size)}
 }
 
 // Reflect is the value as one of type typ, which it must be.

@@ -2,7 +2,9 @@ package protolog
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"time"
@@ -13,7 +15,6 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"waybill/relay/event"
-	"waybill/relay/mail"
 )
 
 // encoders make lines.
@@ -26,6 +27,7 @@ func newEncoders(format string) (encoders, error) {
 	cfg := zapcore.EncoderConfig{
 		MessageKey: "msg", LevelKey: "level", NameKey: "logger", StacktraceKey: "stack", LineEnding: "\n",
 		EncodeLevel: zapcore.LowercaseLevelEncoder, EncodeTime: encodeTime, EncodeDuration: zapcore.SecondsDurationEncoder,
+		NewReflectedEncoder: newReflected,
 	}
 	build := zapcore.NewJSONEncoder
 	switch format {
@@ -63,127 +65,53 @@ func (c consoleEncoder) EncodeEntry(e zapcore.Entry, fields []zapcore.Field) (*b
 	return c.Encoder.EncodeEntry(e, fields)
 }
 
-// fields is a record on its way through zap; pooled, so that a line costs no
-// allocation of its own.
-type fields struct {
-	list []event.Field
+// written is a record on its way through zap: one field, whose value is the rest
+// of the record as its JSON form has it. Zap would write field by field what
+// package event can write at once, and has written already when the queue keeps
+// the fact. Pooled, so that a line costs no allocation of its own.
+type written struct {
+	json []byte
 	zap  [1]zapcore.Field
 }
 
-var fieldPool = sync.Pool{New: func() any { return &fields{list: make([]event.Field, 0, 64)} }}
+var writtenPool = sync.Pool{New: func() any { return &written{json: make([]byte, 0, 2048)} }}
+
+// firstKey begins the JSON form of every record.
+const firstKey = "ts"
+
+var jsonStart = []byte(`{"` + firstKey + `":`)
 
 // fact makes the line of r. The caller frees it.
-func (e *encoders) fact(level zapcore.Level, r *event.Record) *buffer.Buffer {
-	f := fieldPool.Get().(*fields)
-	f.list = r.AppendFields(f.list[:0])
-	f.zap[0] = zapcore.Field{Type: zapcore.InlineMarshalerType, Interface: f}
-	name := f.list[3].Str // ts, event_id, schema, event
-	line, err := e.facts.EncodeEntry(zapcore.Entry{Level: level, Message: name, Time: r.Time}, f.zap[:])
-	clear(f.list) // hold no text of a message
-	fieldPool.Put(f)
-	if err != nil { // zap's encoders have no way to fail here
-		panic(err)
+func (e *encoders) fact(level zapcore.Level, r *event.Record) (*buffer.Buffer, error) {
+	w := writtenPool.Get().(*written)
+	defer writtenPool.Put(w)
+	var err error
+	if w.json, err = r.AppendJSON(w.json[:0]); err != nil {
+		return nil, err
 	}
-	return line
+	w.zap[0] = zapcore.Field{Type: zapcore.InlineMarshalerType, Interface: w}
+	return e.facts.EncodeEntry(zapcore.Entry{Level: level, Message: event.Name(r.Event), Time: r.Time}, w.zap[:])
 }
 
 // MarshalLogObject writes the fields of the record.
-func (f *fields) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	for i := range f.list {
-		if err := addField(enc, &f.list[i]); err != nil {
-			return err
-		}
-	}
-	return nil
+func (w *written) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	return enc.AddReflected(firstKey, w)
 }
 
-func addField(enc zapcore.ObjectEncoder, f *event.Field) error {
-	switch f.Kind {
-	case event.String:
-		enc.AddString(f.Key, f.Str)
-	case event.Int:
-		enc.AddInt64(f.Key, f.Int)
-	case event.Float:
-		enc.AddFloat64(f.Key, f.Float)
-	case event.Time:
-		enc.AddTime(f.Key, f.Time)
-	case event.Bool:
-		enc.AddBool(f.Key, f.Int != 0)
-	case event.Object:
-		switch list := f.Any.(type) {
-		case []event.Recipient:
-			return enc.AddArray(f.Key, recipients(list))
-		case []event.Line:
-			return enc.AddArray(f.Key, transcript(list))
-		}
-		return enc.AddReflected(f.Key, f.Any)
-	}
-	return nil
-}
+// reflected writes what zap has no method for.
+type reflected struct{ out io.Writer }
 
-// recipients and transcript are written by hand, because reflection took most
-// of the time of a line. The replay test fails when a field is forgotten.
-type (
-	recipients []event.Recipient
-	recipient  event.Recipient
-	transcript []event.Line
-	line       event.Line
-)
+func newReflected(out io.Writer) zapcore.ReflectedEncoder { return reflected{out} }
 
-// MarshalLogArray writes each recipient.
-func (rs recipients) MarshalLogArray(enc zapcore.ArrayEncoder) error {
-	for i := range rs {
-		if err := enc.AppendObject((*recipient)(&rs[i])); err != nil {
-			return err
-		}
+// Encode writes v as JSON.
+func (r reflected) Encode(v any) error {
+	if w, ok := v.(*written); ok {
+		_, err := r.out.Write(w.json[len(jsonStart) : len(w.json)-1])
+		return err
 	}
-	return nil
-}
-
-// MarshalLogObject writes the recipient as its JSON form has it.
-func (r *recipient) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	enc.AddString("address", r.Address)
-	addText(enc, "orig_address", r.Original)
-	if r.Disposition != mail.Disposition(0) {
-		enc.AddString("disposition", r.Disposition.String())
-	}
-	if r.Code != 0 {
-		enc.AddInt("code", r.Code)
-	}
-	addText(enc, "enhanced", r.Enhanced)
-	addText(enc, "reply", r.Reply)
-	addText(enc, "class", string(r.Class))
-	return nil
-}
-
-// MarshalLogArray writes each line.
-func (ls transcript) MarshalLogArray(enc zapcore.ArrayEncoder) error {
-	for i := range ls {
-		if err := enc.AppendObject((*line)(&ls[i])); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// MarshalLogObject writes the line as its JSON form has it.
-func (l *line) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	if l.Seq != 0 {
-		enc.AddInt("seq", l.Seq)
-	}
-	enc.AddFloat64("at", float64(time.Duration(l.At).Microseconds())/1e6)
-	enc.AddString("from", l.From)
-	enc.AddString("text", l.Text)
-	if l.Bytes != 0 {
-		enc.AddInt64("bytes", l.Bytes)
-	}
-	return nil
-}
-
-func addText(enc zapcore.ObjectEncoder, key, value string) {
-	if value != "" {
-		enc.AddString(key, value)
-	}
+	enc := json.NewEncoder(r.out)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
 }
 
 // escape returns line with every character that a terminal or a reader of lines

@@ -152,7 +152,12 @@ func (l *Log) Write(r *event.Record) {
 	if !wait && !l.admit() {
 		return
 	}
-	line := l.enc.fact(level, r)
+	line, err := l.enc.fact(level, r)
+	if err != nil { // a time that JSON has no form for; durable facts do not come here with one
+		l.failed.Add(1)
+		l.failure.Store(&err)
+		return
+	}
 	l.add(escape(line.Bytes()), level, wait)
 	line.Free()
 }

@@ -40,6 +40,9 @@ func outboxKey(seq uint64) []byte {
 
 type pair struct{ key, value []byte }
 
+// linesRoom is about what the durable facts of one attempt take.
+const linesRoom = 3 << 10
+
 // change is something that becomes durable as a whole, with its facts.
 type change struct {
 	set     []pair
@@ -81,9 +84,9 @@ func (q *Queue) state(c *change, emit event.Emitter, ev event.Event) error {
 		return nil
 	}
 	if c.lines == nil {
-		c.lines = make([]byte, 0, 2048)
+		c.lines = make([]byte, 0, linesRoom)
 	}
-	lines, err := c.facts[len(c.facts)-1].AppendJSON(c.lines)
+	lines, err := c.facts[len(c.facts)-1].Encode(c.lines) // the log writes the same
 	if err != nil {
 		return fmt.Errorf("encode fact: %w", err)
 	}
