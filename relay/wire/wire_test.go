@@ -101,9 +101,8 @@ func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
 func (s *session) Data(r io.Reader) error {
 	s.b.bodies.Add(1)
 	defer s.b.bodies.Done()
-	patience := 10 * time.Second
 	if s.b.wire {
-		r, patience = s.c.Conn().(*Conn).Body(), 100*time.Millisecond
+		r = s.c.Conn().(*Conn).Body()
 	}
 	var buf bytes.Buffer
 	if s.b.stop > 0 {
@@ -114,6 +113,10 @@ func (s *session) Data(r io.Reader) error {
 	s.mu.Unlock()
 	_, err := io.Copy(&buf, r)
 	if err != nil { // does go-smtp wait for us?
+		patience := 100 * time.Millisecond
+		if !s.b.wire && errors.Is(err, smtp.ErrDataReset) {
+			patience = 10 * time.Second
+		}
 		select {
 		case <-s.overlap:
 			s.b.mu.Lock()
