@@ -14,7 +14,7 @@ LDFLAGS       := -s -w -X waybill/cmd/internal/app.Version=$(VERSION)
 # tested; the race detector, which needs cgo, compiles everything again.
 TAGS          := arrow_json_stdlib
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS) -trimpath -tags=$(TAGS))
-export CGO_ENABLED ?= 0
+export CGO_ENABLED := 0
 # Tests mostly wait: at least four packages at once.
 AT_ONCE       := $(shell n=$$(nproc 2>/dev/null || echo 4); echo $$((n > 4 ? n : 4)))
 TEST          := $(GO) test -p $(AT_ONCE) -vet=off -shuffle=on -timeout 20m -ldflags '-s -w'
