@@ -161,9 +161,10 @@ func (q *Queue) setHolds(c *change, begin, end []*hold) error {
 	c.apply = func() {
 		standing := slices.Clone(*q.standing.Load())
 		for _, h := range slices.Concat(end, begin) { // one that begins takes the place of its like
-			delete(q.holds, h.Hop)
 			if h.standing() {
 				standing = slices.DeleteFunc(standing, func(s *hold) bool { return string(s.key()) == string(h.key()) })
+			} else {
+				delete(q.holds, h.Hop)
 			}
 		}
 		for _, h := range begin {

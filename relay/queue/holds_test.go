@@ -60,6 +60,24 @@ func TestStandingHolds(t *testing.T) {
 	}
 }
 
+// The hold on a hop and a standing hold that names the hop, too, are two.
+func TestHoldsOfOneHop(t *testing.T) {
+	h := open(t, nil)
+	hop := Filter{Hop: "example.com"}
+	both := Filter{Hop: "example.com", Sender: "@example.net"}
+	h.act(t, 0, Action{Action: "hold", Filter: hop})
+	h.act(t, 0, Action{Action: "hold", Filter: both})
+	h.put(t, "x", "a@example.com")
+	h.idle(t)
+	h.act(t, 0, Action{Action: "release", Filter: both})
+	h.idle(t)
+	if list := h.Holds(); len(list) != 1 || list[0].Filter != hop {
+		t.Errorf("Holds() = %+v, want the hop's", list)
+	}
+	h.act(t, 1, Action{Action: "release", Filter: hop})
+	h.settle(t, h.claim(t), mail.Relayed, time.Time{})
+}
+
 func TestStandingHoldOfWhatIsThere(t *testing.T) {
 	h := open(t, nil)
 	id := h.put(t, "x", "a@example.com")
