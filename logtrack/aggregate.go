@@ -445,8 +445,10 @@ func (k *sink) group(key groupKey) int {
 	return g
 }
 
-func (k *sink) add(key groupKey, ts, value int64) {
-	x := sample{group: k.group(key), n: 1, value: value}
+func (k *sink) add(key groupKey, ts, value int64) { k.addTo(k.group(key), ts, value) }
+
+func (k *sink) addTo(group int, ts, value int64) {
+	x := sample{group: group, n: 1, value: value}
 	if k.step > 0 {
 		x.at = floorTo(ts, k.step)
 	}
@@ -575,46 +577,83 @@ func (a *aggregation) columns() []string {
 // each entry of a dictionary.
 type dimReader struct {
 	dimension
-	top    []*colView
-	child  *colView
-	values map[*colView][]string
+	top   []*dimColumn
+	child *dimColumn
+}
+
+// dimColumn is a column with the dimension's value of each code.
+type dimColumn struct {
+	*colView
+	values []string
+	groups []int32 // of a sink, and one; 0: not known yet
 }
 
 func newDimReader(d dimension, v *view) *dimReader {
-	r := &dimReader{dimension: d, values: map[*colView][]string{}}
-	add := func(name string) *colView {
+	r := &dimReader{dimension: d}
+	add := func(name string) *dimColumn {
 		c := v.col(colKey(name, !d.num))
-		if c != nil && !d.num {
-			vals := c.dict
+		if name == "" || c == nil {
+			return nil
+		}
+		x := &dimColumn{colView: c}
+		if !d.num {
+			x.values = c.dict
 			if d.of != nil {
-				vals = make([]string, len(c.dict))
+				x.values = make([]string, len(c.dict))
 				for i, s := range c.dict {
-					vals[i] = d.of(s)
+					x.values[i] = d.of(s)
 				}
 			}
-			r.values[c] = vals
 		}
-		return c
+		return x
 	}
 	for _, name := range append([]string{d.text}, d.elsewhere...) {
-		if c := add(name); name != "" && c != nil {
+		if c := add(name); c != nil {
 			r.top = append(r.top, c)
 		}
 	}
-	if d.child != "" {
-		r.child = add(d.child)
-	}
+	r.child = add(d.child)
 	return r
 }
 
-func (r *dimReader) at(c *colView, t, row int) string {
+func (r *dimReader) at(c *dimColumn, t, row int) string {
 	if c == nil || c.start[t] < 0 {
 		return ""
 	}
 	if r.num {
 		return r.word(c.numAt(t, row))
 	}
-	return r.values[c][c.codeAt(t, row)]
+	return c.values[c.codeAt(t, row)]
+}
+
+// group is the group in k of a row, when the dimension is the only one and a
+// text; -1 says that it is to be found by its value.
+func (r *dimReader) group(k *sink, t, row, elem int) int {
+	if r.num || r.name == "event" || r.name == "disposition" {
+		return -1
+	}
+	c := r.child
+	at := elem
+	if elem < 0 || r.at(c, t, elem) == "" {
+		at, c = row, nil
+		for _, x := range r.top {
+			if r.at(x, t, row) != "" {
+				c = x
+				break
+			}
+		}
+	}
+	if c == nil {
+		return -1
+	}
+	if c.groups == nil {
+		c.groups = make([]int32, len(c.values))
+	}
+	code := c.codeAt(t, at)
+	if c.groups[code] == 0 {
+		c.groups[code] = int32(k.group(groupKey{c.values[code]})) + 1 //nolint:gosec // bounded by the values of a block
+	}
+	return int(c.groups[code]) - 1
 }
 
 func (d *dimension) word(n int64) string {
@@ -666,6 +705,12 @@ func (x *outcome) value(d int) string { return x.readers[d].value(x.fact, x.t, x
 
 func (a *aggregation) scan(k *sink, v *view, rows []int, f *filter) {
 	a.eachIn(v, rows, f, func(x *outcome) {
+		if len(a.dims) == 1 {
+			if g := x.readers[0].group(k, x.t, x.at, x.elem); g >= 0 {
+				k.addTo(g, x.when, x.n)
+				return
+			}
+		}
 		var key groupKey
 		for i := range a.dims {
 			key[i] = x.value(i)
@@ -689,14 +734,18 @@ func (a *aggregation) eachIn(v *view, rows []int, f *filter, visit func(*outcome
 	}
 	lists, disp, worstDisp := v.col("recipients#"), v.col("recipients.disposition#"), v.col("disposition#")
 	each := a.perRecipient()
+	wanted := make([]bool, len(v.head.types))
+	for t := range wanted {
+		wanted[t] = a.wants(v.head.types[t].name)
+	}
 	for _, row := range rows { // in order, so that the types are too
 		for row >= v.head.types[x.t].start+v.head.types[x.t].n {
 			x.t++
 		}
-		x.fact, x.at = v.head.types[x.t].name, row-v.head.types[x.t].start
-		if !a.wants(x.fact) {
+		if !wanted[x.t] {
 			continue
 		}
+		x.fact, x.at = v.head.types[x.t].name, row-v.head.types[x.t].start
 		x.when = unpackTime(ts.numAt(x.t, x.at), 0).UnixMicro()
 		if !f.holds(x.when) {
 			continue

@@ -5,7 +5,9 @@ import (
 	"sync"
 )
 
-// viewCache keeps the views of blocks that were read last, up to a size.
+// viewCache keeps the views of blocks that were read last, up to a size. A
+// view tells it how much it grows by, so that a query over thousands of blocks
+// holds no more than that.
 type viewCache struct {
 	mu    sync.Mutex
 	max   int64
@@ -26,7 +28,7 @@ type cached struct {
 }
 
 // viewCost is what a view takes beside its columns.
-const viewCost = 4 << 10
+const viewCost = 12 << 10
 
 func newViewCache(limit int64) *viewCache {
 	return &viewCache{max: limit, byKey: map[viewKey]*list.Element{}, order: list.New()}
@@ -39,24 +41,34 @@ func (c *viewCache) get(p *partition, h *header) *view {
 	defer c.mu.Unlock()
 	if e, ok := c.byKey[key]; ok {
 		c.order.MoveToFront(e)
-		c.weigh(e.Value.(*cached))
 		return e.Value.(*cached).view
 	}
 	v := newView(h, func(read func([]byte) error) error { return p.body(h.seq, read) })
+	v.grew = func(size int64) { c.grew(key, v, size) }
 	c.byKey[key] = c.order.PushFront(&cached{key: key, view: v, size: viewCost})
 	c.total += viewCost
-	for c.total > c.max && c.order.Len() > 1 {
-		c.remove(c.order.Back())
-	}
+	c.shrink()
 	return v
 }
 
-// weigh counts what a view has grown to; done when it is used again, or when
-// it is about to go.
-func (c *viewCache) weigh(e *cached) {
-	size := viewCost + e.view.bytes()
-	c.total += size - e.size
-	e.size = size
+// grew counts what a view has decoded.
+func (c *viewCache) grew(key viewKey, v *view, size int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.byKey[key]
+	if !ok || e.Value.(*cached).view != v { // it has gone already
+		return
+	}
+	e.Value.(*cached).size += size
+	c.total += size
+	c.shrink()
+}
+
+// shrink drops the views that were used longest ago. c.mu is held.
+func (c *viewCache) shrink() {
+	for c.total > c.max && c.order.Len() > 1 {
+		c.remove(c.order.Back())
+	}
 }
 
 func (c *viewCache) remove(e *list.Element) {
@@ -64,20 +76,6 @@ func (c *viewCache) remove(e *list.Element) {
 	c.total -= v.size
 	delete(c.byKey, v.key)
 	c.order.Remove(e)
-}
-
-// settle weighs the latest views, after a query.
-func (c *viewCache) settle() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n := 0
-	for e := c.order.Front(); e != nil && n < 256; e = e.Next() {
-		c.weigh(e.Value.(*cached))
-		n++
-	}
-	for c.total > c.max && c.order.Len() > 0 {
-		c.remove(c.order.Back())
-	}
 }
 
 // forget drops the views of a partition.
@@ -95,10 +93,4 @@ func (c *viewCache) size() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.total
-}
-
-func (v *view) bytes() int64 {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.size
 }

@@ -104,7 +104,6 @@ func (sn *snapshot) release() {
 	for _, p := range sn.parts {
 		p.release()
 	}
-	sn.s.cache.settle()
 }
 
 func (sn *snapshot) note(format string, args ...any) {

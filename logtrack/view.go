@@ -27,6 +27,18 @@ type view struct {
 	dict map[string][]string // of columns whose codes were not needed yet
 	ids  map[string]struct{} // event ids, once they were asked for
 	size int64
+	told int64            // what of size grew was told
+	grew func(size int64) // is told how much more the view takes; nil for one that is not kept
+}
+
+// unlock is v.mu.Unlock, and tells what was decoded meanwhile.
+func (v *view) unlock() {
+	more := v.size - v.told
+	v.told = v.size
+	v.mu.Unlock()
+	if more > 0 && v.grew != nil {
+		v.grew(more)
+	}
 }
 
 // hasID reports whether the block has a fact with that event id.
@@ -35,7 +47,7 @@ func (v *view) hasID(id string) (bool, error) {
 		return false, err
 	}
 	v.mu.Lock()
-	defer v.mu.Unlock()
+	defer v.unlock()
 	if v.ids == nil {
 		v.ids = map[string]struct{}{}
 		if c := v.cols["event_id"]; c != nil {
@@ -71,7 +83,7 @@ func newView(head *header, load func(func([]byte) error) error) *view {
 // Columns that the block does not have are passed over.
 func (v *view) need(keys ...string) error {
 	v.mu.Lock()
-	defer v.mu.Unlock()
+	defer v.unlock()
 	missing := v.dir == nil
 	for _, k := range keys {
 		if _, ok := v.cols[k]; !ok && (v.dir == nil || v.dir.get(k) != nil) {
@@ -114,7 +126,7 @@ func (v *view) open(body []byte) error {
 // passed over.
 func (v *view) values(name string) ([]string, error) {
 	v.mu.Lock()
-	defer v.mu.Unlock()
+	defer v.unlock()
 	at := name
 	if shared := sharedDicts[name]; shared != "" && v.dir != nil && !v.v1 && v.dir.get(name) != nil {
 		at = shared
@@ -244,6 +256,9 @@ func (v *view) decode(body []byte, key string) error {
 	}
 	v.cols[key] = c
 	v.size += c.size()
+	if d.form&formShared != 0 { // the dictionary counts once
+		v.size -= (&column{dict: c.dict}).size()
+	}
 	return nil
 }
 
