@@ -102,12 +102,12 @@ type wantedBlock struct {
 
 // blocksOf lists the stored blocks that may have facts about messages.
 func (sn *snapshot) blocksOf(ids []position) (blocks []wantedBlock, err error) {
-	keys := make([]posting, len(ids))
+	keys, accepted := make([]posting, len(ids)), make([]int64, len(ids))
 	for i, pos := range ids {
-		keys[i] = postingOf(postQueueID, pos.id)
+		keys[i], accepted[i] = postingOf(postQueueID, pos.id), acceptMS(pos.id)
 	}
 	for _, p := range sn.parts {
-		found, err := p.lookup(keys)
+		found, err := p.lookup(keys, accepted)
 		if err != nil {
 			return nil, err
 		}
@@ -124,7 +124,7 @@ func (sn *snapshot) blocksOf(ids []position) (blocks []wantedBlock, err error) {
 			}
 			b := wantedBlock{src: &source{head: h, part: p}}
 			for _, i := range list {
-				if h.mayHold(acceptMS(ids[i].id)) && !slices.Contains(b.ids, ids[i].id) {
+				if h.mayHold(accepted[i]) && !slices.Contains(b.ids, ids[i].id) {
 					b.ids = append(b.ids, ids[i].id)
 				}
 			}

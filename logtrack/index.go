@@ -68,6 +68,29 @@ type run struct {
 	blocks   []uint32
 	sections map[byte]*section
 	roll     *rollHead // nil when there is no rollup
+	accepted header    // only the range of its messages' acceptance
+}
+
+// bound sets the ranges of runs from the headers of their blocks.
+func bound(heads []*header, runs ...*run) {
+	bySeq := make(map[uint32]*header, len(heads))
+	for _, h := range heads {
+		bySeq[h.seq] = h
+	}
+	for _, r := range runs {
+		r.accepted = header{}
+		a := &r.accepted
+		for _, seq := range r.blocks {
+			h := bySeq[seq]
+			if h == nil || !h.hasMsg {
+				continue
+			}
+			if !a.hasMsg {
+				a.hasMsg, a.minAcc, a.maxAcc = true, h.minAcc, h.maxAcc
+			}
+			a.minAcc, a.maxAcc = min(a.minAcc, h.minAcc), max(a.maxAcc, h.maxAcc)
+		}
+	}
 }
 
 // section is the postings of one kind in a run.
@@ -226,9 +249,10 @@ func (r *run) find(dst []uint32, p posting, value []byte) ([]uint32, error) {
 	return dst, nil
 }
 
-// lookup lists the blocks that may hold each of keys, in the order of runs. The
-// partition is acquired.
-func (p *partition) lookup(keys []posting) ([][]uint32, error) {
+// lookup lists the blocks that may hold each of keys, in the order of runs.
+// accepted, if any, is for each key when the message was accepted that is
+// looked for. The partition is acquired.
+func (p *partition) lookup(keys []posting, accepted []int64) ([][]uint32, error) {
 	p.mu.Lock()
 	runs, young := p.runs, p.fresh // replaced, never changed
 	p.mu.Unlock()
@@ -245,12 +269,19 @@ func (p *partition) lookup(keys []posting) ([][]uint32, error) {
 	}
 	err := p.db.View(func(txn *badger.Txn) error {
 		for _, r := range runs {
+			may := func(acc int64) bool { return r.accepted.mayHold(acc) }
+			if accepted != nil && !slices.ContainsFunc(accepted, may) {
+				continue
+			}
 			item, err := txn.Get(r.key)
 			if err != nil {
 				return err
 			}
 			err = item.Value(func(value []byte) (err error) {
 				for k, key := range keys {
+					if accepted != nil && !may(accepted[k]) {
+						continue
+					}
 					if found[k], err = r.find(found[k], key, value); err != nil {
 						return err
 					}
@@ -304,6 +335,7 @@ func (p *partition) settleIndex(all bool) error {
 			r.roll = &rollHead{roll.lo, roll.hi}
 		}
 		p.mu.Lock()
+		bound(p.heads, r)
 		p.runs = append(slices.Clip(p.runs), r)
 		p.fresh = slices.Clone(p.fresh[n:])
 		p.mu.Unlock()
@@ -340,6 +372,7 @@ func readIndex(db *badger.DB, heads []*header, log *zap.Logger) (runs []*run, yo
 	if err != nil {
 		return nil, nil, fmt.Errorf("read index: %w", err)
 	}
+	bound(heads, runs...)
 	for _, h := range heads {
 		if done[h.seq] {
 			continue

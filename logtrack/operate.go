@@ -355,7 +355,7 @@ func (s *Store) unindexed(p *partition, h *header) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	found, err := p.lookup(keys)
+	found, err := p.lookup(keys, nil)
 	if err != nil {
 		return 0, err
 	}

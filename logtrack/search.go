@@ -25,6 +25,8 @@ type scan struct {
 	after  position            // the cursor
 	hasAft bool
 	given  map[string]bool
+
+	indexed bool // the blocks are those that an index names
 }
 
 func newScan(oldest bool, blocks []*source, least, greatest func(h *header) int64) *scan {
@@ -106,13 +108,16 @@ const firstBlocks = 4
 func (sc *scan) next(ctx context.Context, n int, each func(*source) ([]position, error)) ([]position, error) {
 	var list []position
 	batch := firstBlocks
+	if sc.indexed { // most blocks have something
+		batch = min(max(n-len(sc.found), firstBlocks), 64)
+	}
 	for {
 		list = append(list, sc.ready()...)
 		if len(list) >= n || len(sc.blocks) == 0 {
 			return list, nil
 		}
 		k := min(batch, len(sc.blocks))
-		batch = min(batch*2, 16)
+		batch = min(batch*2, max(batch, 16))
 		now := sc.blocks[:k]
 		results := make([][]position, k)
 		index := make([]int, k)
@@ -193,6 +198,9 @@ func (s *Store) Messages(ctx context.Context, q trackapi.Query) (*trackapi.Messa
 	}
 	sc := newScan(q.Sort == "time", blocks, func(h *header) int64 { return h.minAcc }, func(h *header) int64 { return h.maxAcc })
 	sc.after, sc.hasAft = after, hasAfter
+	sc.indexed = slices.ContainsFunc(preds, func(p *pred) bool {
+		return p.post != postNone && p.post != postRecipientDomain && p.post != postSenderDomain
+	})
 	each := func(src *source) ([]position, error) { return sn.candidates(src, preds, f) }
 
 	out := &trackapi.Messages{Messages: []trackapi.Message{}}

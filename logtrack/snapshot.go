@@ -167,7 +167,7 @@ func (sn *snapshot) indexed(p *partition, preds []*pred) (allowed map[uint32]boo
 		for i, k := range pr.keys {
 			keys[i] = postingOf(pr.post, k)
 		}
-		found, err := p.lookup(keys)
+		found, err := p.lookup(keys, nil)
 		if err != nil {
 			return nil, "", err
 		}
