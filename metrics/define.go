@@ -2,8 +2,10 @@ package metrics
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -201,15 +203,38 @@ func (c *counters) add(n float64, words ...string) {
 // classic and in the native form.
 type histograms struct {
 	family
-	vec  *prometheus.HistogramVec
-	kids []prometheus.Observer
+	vec   *prometheus.HistogramVec
+	kids  []prometheus.Observer
+	marks []mark
+}
+
+// mark is the latest exemplar of a histogram.
+type mark struct {
+	at    atomic.Int64 // nanoseconds since 1970
+	value atomic.Uint64
+}
+
+// exemplarEvery is how often a histogram gets an exemplar of no note. A scrape
+// sees the latest of each bucket only, and each costs more than the counting.
+const exemplarEvery = 10 * time.Millisecond
+
+// due reports whether v is worth an exemplar: it is greater than the latest
+// one's, or that one is old.
+func (m *mark) due(v float64) bool {
+	now := time.Now().UnixNano()
+	if age := now - m.at.Load(); age >= 0 && age < int64(exemplarEvery) && v <= math.Float64frombits(m.value.Load()) {
+		return false
+	}
+	m.at.Store(now)
+	m.value.Store(math.Float64bits(v))
+	return true
 }
 
 func (d *definer) histograms(name, help string, buckets []float64, dims ...dim) *histograms {
 	name = namespace + "_" + name
 	d.note(name, "histogram", help, buckets, dims)
 	f, total := d.family(name, dims)
-	h := &histograms{family: f, kids: make([]prometheus.Observer, total)}
+	h := &histograms{family: f, kids: make([]prometheus.Observer, total), marks: make([]mark, total)}
 	if vec, ok := d.known[name].(*prometheus.HistogramVec); ok {
 		h.vec = vec
 	} else {
@@ -228,8 +253,8 @@ func (d *definer) histograms(name, help string, buckets []float64, dims ...dim) 
 	return h
 }
 
-// observe counts v. A message's uid, when not empty, becomes the exemplar that
-// leads from a graph to the message.
+// observe counts v. A message's uid, when not empty, may become the exemplar
+// that leads from a graph to the message.
 func (h *histograms) observe(v float64, uid string, words ...string) {
 	i := h.child(words)
 	kid := h.kids[i]
@@ -237,7 +262,7 @@ func (h *histograms) observe(v float64, uid string, words ...string) {
 		labels, _ := h.values(i)
 		kid = h.vec.WithLabelValues(labels...)
 	}
-	if uid != "" && validUID(uid) {
+	if uid != "" && h.marks[i].due(v) && validUID(uid) {
 		if ex, ok := kid.(prometheus.ExemplarObserver); ok {
 			ex.ObserveWithExemplar(v, prometheus.Labels{"message_uid": uid})
 			return

@@ -725,3 +725,27 @@ func BenchmarkScrape(b *testing.B) {
 		}
 	}
 }
+
+func TestExemplarsAreSampled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var m mark
+		for _, step := range []struct {
+			after time.Duration
+			value float64
+			want  bool
+		}{
+			{0, 1, true},
+			{0, 1, false},
+			{time.Millisecond, 0.5, false},
+			{0, 2, true}, // the slow ones are what people look for
+			{0, 1.5, false},
+			{exemplarEvery, 0.1, true},
+			{0, 0.2, true},
+		} {
+			time.Sleep(step.after)
+			if got := m.due(step.value); got != step.want {
+				t.Errorf("due(%g) = %t, want %t", step.value, got, step.want)
+			}
+		}
+	})
+}
