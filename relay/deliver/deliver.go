@@ -190,8 +190,10 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	return err
 }
 
-// claim starts a goroutine for each lease, until ctx is done.
+// claim gives each lease to a goroutine, until ctx is done.
 func (s *Scheduler) claim(ctx, attempts context.Context, wg *sync.WaitGroup) error {
+	crew := newCrew(wg)
+	defer crew.close()
 	for {
 		if s.slots.take(ctx) != nil {
 			return nil
@@ -204,7 +206,7 @@ func (s *Scheduler) claim(ctx, attempts context.Context, wg *sync.WaitGroup) err
 			}
 			return fmt.Errorf("claim from the queue: %w", err)
 		}
-		wg.Go(func() {
+		crew.do(func() {
 			defer s.slots.use()()
 			s.handle(ctx, attempts, l)
 		})
