@@ -29,9 +29,11 @@ func TestCrew(t *testing.T) {
 				c.do(work)
 			}
 			synctest.Wait()
+			mu.Lock()
 			if now != 10 {
 				t.Errorf("%d run, want 10", now)
 			}
+			mu.Unlock()
 			time.Sleep(2 * time.Second)
 		}
 		time.Sleep(idle) // they go
