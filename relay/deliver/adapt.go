@@ -167,6 +167,7 @@ func (s *Scheduler) sweep(ctx context.Context) {
 		select {
 		case now := <-tick.C:
 			s.windows.sweep(now)
+			s.share.sweep(now)
 			for _, c := range s.backoff.Sweep(now) {
 				s.stateBackoff(c, nil)
 			}
@@ -302,15 +303,16 @@ func (s *slots) take(ctx context.Context) error {
 
 // use is called by who has a place, when its work begins. Who calls it gives the
 // place back by calling what it returns.
-func (s *slots) use() (done func()) {
+func (s *slots) use(share *share) (done func()) {
 	const (
 		placed = iota
 		slow
 		over
 	)
 	var state atomic.Int32
-	timer := time.AfterFunc(s.patience, func() {
+	timer := time.AfterFunc(share.patience(s.patience), func() {
 		if s.slow.Add(1) <= s.most && state.CompareAndSwap(placed, slow) {
+			share.linger()
 			<-s.busy
 			return
 		}
@@ -318,7 +320,9 @@ func (s *slots) use() (done func()) {
 	})
 	return func() {
 		timer.Stop()
-		if state.Swap(over) == slow {
+		was := state.Swap(over)
+		share.leave(time.Now())
+		if was == slow {
 			s.slow.Add(-1)
 			return
 		}

@@ -106,6 +106,7 @@ type Options struct {
 type Scheduler struct {
 	opts  Options
 	slots *slots
+	share *shares
 	hops  hops
 	paces paces
 	emit  event.Emitter
@@ -126,7 +127,7 @@ func New(opts Options) *Scheduler {
 	if opts.Rand == nil {
 		opts.Rand = random
 	}
-	s := &Scheduler{opts: opts, slots: newSlots(opts.Workers), emit: opts.Emitter.Source(event.SourceSMTPOut), backoff: backoff.NewSet(opts.Backoff)}
+	s := &Scheduler{opts: opts, slots: newSlots(opts.Workers), share: newShares(opts.Workers), emit: opts.Emitter.Source(event.SourceSMTPOut), backoff: backoff.NewSet(opts.Backoff)}
 	if len(opts.Failures.List()) == 0 {
 		opts.Failures = failure.Default()
 	}
@@ -139,7 +140,7 @@ func New(opts Options) *Scheduler {
 // changes with what the scheduler learns of the hop: hand it to the queue.
 func (s *Scheduler) Concurrency(hop route.Hop) int {
 	c, _ := s.opts.Connectors(hop.Connector)
-	return s.tame(hop, s.hops.concurrency(hop, s.windows.size(hop, c.Limits.bounds())))
+	return s.share.limit(hop, s.tame(hop, s.hops.concurrency(hop, s.windows.size(hop, c.Limits.bounds()))))
 }
 
 // Active is how many attempts are under way, and how many may be.
@@ -206,8 +207,9 @@ func (s *Scheduler) claim(ctx, attempts context.Context, wg *sync.WaitGroup) err
 			}
 			return fmt.Errorf("claim from the queue: %w", err)
 		}
+		share := s.share.enter(l.View().Hop)
 		crew.do(func() {
-			defer s.slots.use()()
+			defer s.slots.use(share)()
 			s.handle(ctx, attempts, l)
 		})
 	}

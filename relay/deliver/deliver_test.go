@@ -507,6 +507,8 @@ func TestDrain(t *testing.T) {
 		_, stop := start(t, q, Connector{Attempter: attempter(func(ctx context.Context, _ route.Hop, m smtpout.Message) smtpout.Result {
 			begun.Add(1)
 			switch m.Envelope.Recipients[0].Address.Local {
+			case "first": // so that the hop is well known
+				return answer(m, relayed)
 			case "slow":
 				time.Sleep(10 * time.Second)
 				return answer(m, relayed)
@@ -517,6 +519,8 @@ func TestDrain(t *testing.T) {
 			<-ctx.Done()
 			return answer(m, noRoute)
 		})}, func(o *Options) { o.DrainTimeout = 20 * time.Second; o.Workers = 3 })
+		q.add(internet, nil, "first@example.com")
+		synctest.Wait()
 		slow := q.add(internet, nil, "slow@example.com")
 		uncertain := q.add(internet, nil, "uncertain@example.com")
 		hanging := q.add(internet, nil, "hanging@example.com")
@@ -529,8 +533,8 @@ func TestDrain(t *testing.T) {
 		if took := time.Since(began); took != 20*time.Second {
 			t.Errorf("drained in %v, want the drain timeout", took)
 		}
-		if begun.Load() != 3 {
-			t.Errorf("%d attempts began, want 3", begun.Load())
+		if begun.Load() != 1+3 {
+			t.Errorf("%d attempts began, want 4", begun.Load())
 		}
 		for _, test := range []struct {
 			m        *fakeMessage

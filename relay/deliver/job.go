@@ -84,6 +84,7 @@ func (j *job) attempt(ctx, attempts context.Context) {
 	}
 	verdict = judge(outcomes)
 	j.learn(&res, outcomes, began, epoch)
+	j.share.learn(hop, verdict, outcomes)
 	j.settle(ctx, &res, outcomes, verdict, leave())
 }
 
