@@ -164,6 +164,8 @@ type levels struct {
 	listed, listAnswered                                                                                    level
 
 	tokenExpiry, quotaUsed, quotaLimit, quotaRatio, quotaForecast level
+
+	keptMessages, keptBytes level
 }
 
 func (c *levels) define(d *definer, opts Options) {
@@ -188,6 +190,8 @@ func (c *levels) define(d *definer, opts Options) {
 	def(&c.destinations, g, "queue_destinations", "Next hops with a queue, by what they do.", words("status", hopStates))
 	def(&c.backoffs, g, "queue_destinations_backed_off", "Next hops that have asked for less mail, by how they are treated.", words("backoff", event.BackoffModes()))
 	def(&c.accepting, g, "queue_accepting", "1 when the queue takes messages, 0 when it does not: the disk is full or storage has failed.")
+	def(&c.keptMessages, g, "queue_kept_messages", "Messages that were relayed and are kept for a while, so that they can be sent again.")
+	def(&c.keptBytes, g, "queue_kept_bytes", "Octets of content of the messages that are kept after they were relayed.")
 	def(&c.outboxRecords, g, "queue_outbox_records", "Durable facts that the tracking store has not confirmed yet.")
 	def(&c.outboxAge, g, "queue_outbox_oldest_age_seconds", "For how long a fact of the outbox has been late: a reader does not take it, or the tracking store fails; 0 when none is.")
 	def(&c.segmentBytes, g, "queue_segment_bytes", "Octets of the files that hold contents.")
@@ -399,6 +403,8 @@ func (c *levels) collectQueue(ch chan<- prometheus.Metric, q *queue.Levels, hops
 	}
 	c.dueLag.send(ch, max(q.DueLag, 0).Seconds())
 	c.accepting.send(ch, bit(q.Closed == ""))
+	c.keptMessages.send(ch, float64(q.Kept))
+	c.keptBytes.send(ch, float64(q.KeptBytes))
 	c.outboxRecords.send(ch, float64(q.OutboxRows))
 	c.outboxAge.send(ch, max(q.OutboxAge, 0).Seconds())
 	c.segmentBytes.send(ch, float64(q.SegmentBytes))

@@ -121,7 +121,7 @@ func sample(now time.Time) Levels {
 		Queue: &queue.Levels{
 			Messages: 8, ByState: map[string]int{"poison": 1, "unroutable": 2},
 			OlderThan: map[string]map[string]int{"1m": {"active": 3, "deferred": 2}, "1h": {"deferred": 1}},
-			DueLag:    1500 * time.Millisecond, DiskFree: 3 << 30, DiskSize: 10 << 30, OutboxRows: 4, OutboxAge: 2 * time.Second,
+			DueLag:    1500 * time.Millisecond, DiskFree: 3 << 30, DiskSize: 10 << 30, OutboxRows: 4, Kept: 7, KeptBytes: 70_000, OutboxAge: 2 * time.Second,
 			SegmentBytes: 1 << 20, SegmentFiles: 2, Pressure: map[string]int{"disk_space": 1},
 		},
 		Hops: []queue.HopStatus{

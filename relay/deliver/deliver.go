@@ -68,6 +68,7 @@ type Limits struct {
 	StartPerDestination       int // of these, for a hop of which nothing is known yet; default 10
 	LeastPerDestination       int // of these, for a hop that has trouble; default 1
 	MessagesPerMinute         int // default: no limit
+	Connections               int // of the send connector to all hops; default 1000
 }
 
 func (l Limits) perDestination() int {
@@ -77,7 +78,15 @@ func (l Limits) perDestination() int {
 	return defaultPerDestination
 }
 
+func (l Limits) connections() int {
+	if l.Connections > 0 {
+		return l.Connections
+	}
+	return defaultConnections
+}
+
 const (
+	defaultConnections    = 1000 // of package smtpout
 	defaultPerDestination = 40
 	// DefaultWorkers is how many attempts are made at once. Chosen by taste.
 	DefaultWorkers = 500
@@ -140,7 +149,7 @@ func New(opts Options) *Scheduler {
 // changes with what the scheduler learns of the hop: hand it to the queue.
 func (s *Scheduler) Concurrency(hop route.Hop) int {
 	c, _ := s.opts.Connectors(hop.Connector)
-	return s.share.limit(hop, s.tame(hop, s.hops.concurrency(hop, s.windows.size(hop, c.Limits.bounds()))))
+	return s.share.limit(hop, c.Limits.connections(), s.tame(hop, s.hops.concurrency(hop, s.windows.size(hop, c.Limits.bounds()))))
 }
 
 // Active is how many attempts are under way, and how many may be.

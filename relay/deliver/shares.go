@@ -14,19 +14,21 @@ import (
 // failed or when most of what is under way to it takes long, and new otherwise.
 //
 // Hops in trouble get at most a quarter of the places, and half of all attempts
-// that may be under way; together with those that are new, three quarters of
-// either. So a message for a hop that is well known finds a place however many
+// that may be under way and of their send connector's connections; together with
+// those that are new, three quarters of either. So a message for a hop that is well known finds a place however many
 // hops hang. When half of the share of the new ones is taken, each gets one attempt
 // at a time, so that one that is fine is not behind ten attempts of each that hangs.
 //
-// While less than a quarter of the places is taken by hops that are not well
-// known, none of this counts.
+// While less than a quarter of all that is taken by hops that are not well known,
+// none of this counts.
 type shares struct {
 	places, all int // attempts with a place, and all that may be under way
 
 	placed, slow [standings]atomic.Int64
+	calm         atomic.Int64 // below so many attempts to hops that are not well known, nothing is looked at
 	mu           sync.RWMutex
 	of           map[route.Hop]*repute
+	connectors   map[string]*[standings]int // attempts under way
 }
 
 // standing is what is known of a next hop.
@@ -51,30 +53,42 @@ type repute struct {
 const maxReputes = 200_000
 
 func newShares(workers int) *shares {
-	return &shares{places: workers, all: (1 + perSlow) * workers, of: map[route.Hop]*repute{}}
+	s := &shares{places: workers, all: (1 + perSlow) * workers, of: map[route.Hop]*repute{}, connectors: map[string]*[standings]int{}}
+	s.calm.Store(part(workers, 1))
+	return s
 }
 
 // part is n parts of four of whole, one at least.
 func part(whole, n int) int64 { return int64(max(1, whole*n/4)) }
 
-// limit is how many attempts at once hop may have, at most n. It is fast.
-func (s *shares) limit(hop route.Hop, n int) int {
+// limit is how many attempts at once hop may have, at most n, when its send
+// connector has so many connections. It is fast.
+func (s *shares) limit(hop route.Hop, connections, n int) int {
+	if q := part(connections, 1); q < s.calm.Load() {
+		s.calm.Store(q)
+	}
 	bad, others := s.placed[standingBad].Load(), s.placed[standingNew].Load()
-	slowBad, slowOthers := s.slow[standingBad].Load(), s.slow[standingNew].Load()
-	if bad+others < part(s.places, 1) && slowBad+slowOthers < part(s.all, 1) {
+	allBad, allNew := bad+s.slow[standingBad].Load(), others+s.slow[standingNew].Load()
+	if allBad+allNew < s.calm.Load() {
 		return n
 	}
-	crowded := bad+others >= part(s.places, 3) || bad+others+slowBad+slowOthers >= part(s.all, 3)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	itsBad, itsNew := int64(0), int64(0)
+	if c := s.connectors[hop.Connector]; c != nil {
+		itsBad, itsNew = int64(c[standingBad]), int64(c[standingNew])
+	}
+	crowded := bad+others >= part(s.places, 3) || allBad+allNew >= part(s.all, 3) || itsBad+itsNew >= part(connections, 3)
 	switch s.standing(hop) {
 	case standingBad:
-		if crowded || bad >= part(s.places, 1) || bad+slowBad >= part(s.all, 2) {
+		if crowded || bad >= part(s.places, 1) || allBad >= part(s.all, 2) || itsBad >= part(connections, 2) {
 			return 0
 		}
 	case standingNew:
 		switch {
 		case crowded:
 			return 0
-		case bad+others >= part(s.places, 3)/2 || slowOthers >= part(s.all, 1):
+		case bad+others >= part(s.places, 3)/2 || allNew >= part(s.all, 1) || itsNew >= part(connections, 1):
 			return min(n, 1)
 		}
 	default:
@@ -82,9 +96,8 @@ func (s *shares) limit(hop route.Hop, n int) int {
 	return n
 }
 
+// standing is what is known of hop. s.mu is held.
 func (s *shares) standing(hop route.Hop) standing {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
 	r := s.of[hop]
 	switch {
 	case r == nil:
@@ -106,10 +119,16 @@ type share struct {
 
 // enter counts an attempt that has a place. Its owner calls leave at its end.
 func (s *shares) enter(hop route.Hop) *share {
-	x := &share{shares: s, hop: hop, as: s.standing(hop)}
-	s.placed[x.as].Add(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	x := &share{shares: s, hop: hop, as: s.standing(hop)}
+	s.placed[x.as].Add(1)
+	c := s.connectors[hop.Connector]
+	if c == nil {
+		c = new([standings]int)
+		s.connectors[hop.Connector] = c
+	}
+	c[x.as]++
 	r := s.of[hop]
 	if r == nil && len(s.of) < maxReputes {
 		r = &repute{}
@@ -141,6 +160,7 @@ func (x *share) leave(now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.over = true
+	x.connectors[x.hop.Connector][x.as]--
 	if x.slow {
 		x.shares.slow[x.as].Add(-1)
 	} else {
@@ -201,6 +221,12 @@ func (s *shares) learn(hop route.Hop, v verdict, outcomes []mail.Outcome) {
 func (s *shares) sweep(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for name, c := range s.connectors {
+		if *c == [standings]int{} {
+			delete(s.connectors, name)
+		}
+	}
+	s.calm.Store(part(s.places, 1)) // those that have fewer say so again
 	for hop, r := range s.of {
 		idle := windowIdle
 		if r.last == standingBad {

@@ -139,7 +139,10 @@ func TestStanding(t *testing.T) {
 			if test.linger > 0 {
 				a.linger()
 			}
-			if got := s.standing(internet); got != test.want {
+			s.mu.RLock()
+			got := s.standing(internet)
+			s.mu.RUnlock()
+			if got != test.want {
 				t.Errorf("standing = %d, want %d", got, test.want)
 			}
 			a.leave(now)

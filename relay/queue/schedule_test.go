@@ -217,3 +217,43 @@ func TestScheduleOracle(t *testing.T) {
 		})
 	})
 }
+
+// TestSnapshotLooksAtTopsOnly has all messages of a hop but the first of each heap
+// be nothing: who looks at another one panics. So due lag and oldest age of a hop
+// cost the same with one message as with a million.
+func TestSnapshotLooksAtTopsOnly(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0).UTC()
+	us := func(ago time.Duration) int64 { return now.Add(-ago).UnixMicro() }
+	s := newSchedule(func(route.Hop) int { return 20 })
+	hop := route.Hop{Connector: "out", Name: "example.com"}
+	const n = 10_000
+	for i := range n {
+		e := newTestEntry(us(time.Hour)+int64(i), mail.Priority(i%3-1))
+		e.held = i%7 == 0
+		s.add(e)
+		s.set(e, hop, us(time.Minute)+int64(i), i%2 == 0, us(0))
+	}
+	h := s.hop(hop)
+	heaps := 0
+	for _, list := range [][]groupHeap{h.due[:], h.parked[:], h.ages[:]} {
+		for i := range list {
+			if len(list[i].items) > 1 {
+				clear(list[i].items[1:])
+				heaps++
+			}
+		}
+	}
+	if heaps < 6 {
+		t.Fatalf("only %d heaps have anything", heaps)
+	}
+	got := h.snapshot(now)
+	if lag := got.DueLag; lag < time.Minute-time.Second || lag > time.Minute {
+		t.Errorf("due lag = %s, want a minute", lag)
+	}
+	if !got.Oldest.Equal(fromMicro(us(time.Hour))) {
+		t.Errorf("oldest = %s, want %s", got.Oldest, fromMicro(us(time.Hour)))
+	}
+	if sum := got.Queued + got.Deferred + got.Held; sum != n {
+		t.Errorf("%d messages, want %d", sum, n)
+	}
+}
