@@ -419,6 +419,9 @@ func TestExplain(t *testing.T) {
 func FuzzExplain(f *testing.F) {
 	f.Add([]byte(`{"status":"401","schemes":"bearer","scope":"x"}`))
 	f.Add([]byte(`{"status":400}`))
+	for _, c := range realChallenges(f) {
+		f.Add(c)
+	}
 	f.Fuzz(func(t *testing.T, challenge []byte) {
 		text := explain(challenge)
 		if len(text) > maxExplained || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' }) {
@@ -496,6 +499,9 @@ func FuzzNTLM(f *testing.F) {
 		string([]byte{byte(len(info)), 0, byte(len(info)), 0, 56, 0, 0, 0}) + "\x0a\x00\x00\x00\x00\x00\x00\x0f"
 	f.Add([]byte(head + info))
 	f.Add([]byte(head))
+	for _, c := range realChallenges(f) {
+		f.Add(c)
+	}
 	f.Fuzz(func(t *testing.T, challenge []byte) {
 		c := ntlmClient{user: `D\u`, password: "p", binding: [16]byte{1}}
 		first, err := c.Next(nil)

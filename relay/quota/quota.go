@@ -30,10 +30,25 @@ type Limits struct {
 	MessagesPerHour   int
 	MessagesPerDay    int
 	RecipientsPerDay  int
+
+	// Recipients of one transaction: a message with more goes in several, each of
+	// which is a message to the next hop. A recipient counts once all the same.
+	RecipientsPerMessage int
 }
 
-// Any reports whether there is a limit.
-func (l Limits) Any() bool { return l != Limits{} }
+// Any reports whether there is a limit over a time.
+func (l Limits) Any() bool {
+	l.RecipientsPerMessage = 0
+	return l != Limits{}
+}
+
+// messages is how many messages one with so many recipients is to the next hop.
+func (l Limits) messages(recipients int) int {
+	if l.RecipientsPerMessage <= 0 || recipients <= 0 {
+		return min(1, max(0, recipients))
+	}
+	return (recipients + l.RecipientsPerMessage - 1) / l.RecipientsPerMessage
+}
 
 // Usage is how much of one limit is used.
 type Usage struct {
@@ -153,13 +168,11 @@ type limit struct {
 	paced  bool // by somebody else
 }
 
-func one(int) int { return 1 }
-
 func (a *account) limits(l Limits) []limit {
 	return []limit{
-		{"messages_per_minute", &a.minute, l.MessagesPerMinute, one, true},
-		{"messages_per_hour", &a.hour, l.MessagesPerHour, one, false},
-		{"messages_per_day", &a.day, l.MessagesPerDay, one, false},
+		{"messages_per_minute", &a.minute, l.MessagesPerMinute, l.messages, true},
+		{"messages_per_hour", &a.hour, l.MessagesPerHour, l.messages, false},
+		{"messages_per_day", &a.day, l.MessagesPerDay, l.messages, false},
 		{"recipients_per_day", &a.recipients, l.RecipientsPerDay, func(n int) int { return n }, false},
 	}
 }
@@ -237,7 +250,7 @@ func (q *Account) Take(now time.Time, recipients int) (limit string, again time.
 		return limit, again
 	}
 	a.waiting = max(0, a.waiting-1)
-	a.add(now, 1, recipients)
+	a.add(now, q.limits.messages(recipients), recipients)
 	b.changed = true
 	return "", time.Time{}
 }
@@ -251,11 +264,7 @@ func (q *Account) Done(taken time.Time, recipients, used int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	a := b.account(q.key, time.Now())
-	messages := 0
-	if used == 0 {
-		messages = -1
-	}
-	a.add(taken, messages, used-recipients)
+	a.add(taken, q.limits.messages(used)-q.limits.messages(recipients), used-recipients)
 	b.changed = true
 }
 

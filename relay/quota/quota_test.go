@@ -203,7 +203,64 @@ func TestNeverMore(t *testing.T) {
 	})
 }
 
+// TestSplitMessages counts as the next hop does: each recipient once, and each
+// transaction as a message.
+func TestSplitMessages(t *testing.T) {
+	for _, test := range []struct {
+		name       string
+		perMessage int
+		recipients int
+		used       int
+		want       [2]int // messages and recipients that count in the end
+	}{
+		{"one transaction", 100, 100, 100, [2]int{1, 100}},
+		{"three transactions", 100, 201, 201, [2]int{3, 201}},
+		{"one of three was taken", 100, 201, 100, [2]int{1, 100}},
+		{"some of each", 100, 201, 150, [2]int{2, 150}},
+		{"none", 100, 201, 0, [2]int{0, 0}},
+		{"no bound", 0, 201, 201, [2]int{1, 201}},
+		{"no bound, none", 0, 201, 0, [2]int{0, 0}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newBook(t).Account("x", Limits{MessagesPerDay: 1000, RecipientsPerDay: 1000, RecipientsPerMessage: test.perMessage})
+				at := time.Now()
+				if limit, _ := a.Take(at, test.recipients); limit != "" {
+					t.Fatalf("no room under %s", limit)
+				}
+				a.Done(at, test.recipients, test.used)
+				list := a.Usage(time.Now())
+				if got := [2]int{list[0].Used, list[1].Used}; got != test.want {
+					t.Errorf("messages and recipients = %v, want %v", got, test.want)
+				}
+			})
+		})
+	}
+	t.Run("room", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a := newBook(t).Account("x", Limits{MessagesPerHour: 4, RecipientsPerMessage: 10})
+			a.Take(time.Now(), 30)
+			if limit, _ := a.Take(time.Now(), 11); limit != "messages_per_hour" {
+				t.Errorf("Take = %q, want messages_per_hour", limit)
+			}
+			if limit, _ := a.Take(time.Now(), 10); limit != "" {
+				t.Errorf("no room under %s", limit)
+			}
+		})
+	})
+	if (Limits{RecipientsPerMessage: 1}).Any() {
+		t.Error("recipients of a message are a limit over a time")
+	}
+}
+
 func FuzzFile(f *testing.F) {
+	for _, name := range []string{"quota.json", "clock-ahead.json", "other-version.json", "cut-off.json"} {
+		data, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
 	f.Add([]byte(`{"version":1,"accounts":{"x":{"hour":{"28333333":3},"day":{"5666666":2},"recipients":{"-1":4,"9223372036854775807":5}}}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		file := filepath.Join(t.TempDir(), "quota.json")

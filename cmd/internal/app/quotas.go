@@ -53,6 +53,7 @@ func (r *routes) account(s config.SendConnector) *quota.Account {
 	l := quota.Limits{
 		MessagesPerMinute: s.Limits.MessagesPerMinute, MessagesPerHour: s.Limits.MessagesPerHour,
 		MessagesPerDay: s.Limits.MessagesPerDay, RecipientsPerDay: s.Limits.RecipientsPerDay,
+		RecipientsPerMessage: s.Limits.RecipientsPerMessage,
 	}
 	if !l.Any() {
 		return nil
