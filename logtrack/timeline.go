@@ -338,7 +338,11 @@ func describe(r *event.Record) (summary, level string) {
 func describeAttempt(r *event.Record, ev *event.AttemptFinished) (summary, level string) {
 	switch ev.Disposition { //nolint:exhaustive // the rest reads the same
 	case mail.Relayed:
-		return fmt.Sprintf("Relayed %s to %s in %s: %s", recipients(ev.Recipients), where(ev.Hop), span(sum(ev.Stages)), said(ev.Answer)), levelInfo
+		summary = fmt.Sprintf("Relayed %s to %s in %s: %s", recipients(ev.Recipients), where(ev.Hop), span(sum(ev.Stages)), said(ev.Answer))
+		if ev.Converted != "" { // RFC 6152 section 3
+			summary += "; content was encoded for it (" + ev.Converted + ")"
+		}
+		return summary, levelInfo
 	case mail.Deferred:
 		summary = fmt.Sprintf("Deferred by %s: %s%s", where(ev.Hop), said(ev.Answer), meaning(ev.Answer))
 		if !ev.NextAttempt.IsZero() {
