@@ -3,6 +3,7 @@ module waybill
 go 1.26.5
 
 require (
+	blitiri.com.ar/go/spf v1.6.0
 	github.com/Azure/go-ntlmssp v0.1.1
 	github.com/KimMachineGun/automemlimit v1.0.1
 	github.com/cespare/xxhash/v2 v2.3.0

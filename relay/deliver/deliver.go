@@ -108,6 +108,7 @@ type Options struct {
 	DrainTimeout time.Duration  // how long attempts in hand may go on after the end; default 25s
 	Backoff      backoff.Rules  // replies by which hops ask for less; nil: none are known
 	Failures     failure.Rules  // what replies mean; without any, those that come with the program
+	Reports      ReportPolicy   // whom reports go to
 	Rand         func() float64 // in [0,1); nil means math/rand. For tests
 }
 
@@ -123,6 +124,8 @@ type Scheduler struct {
 	windows  windows
 	backoff  *backoff.Set
 	failures atomic.Pointer[failure.Rules]
+
+	reporting atomic.Pointer[ReportPolicy]
 }
 
 // New makes a Scheduler.
@@ -141,6 +144,7 @@ func New(opts Options) *Scheduler {
 		opts.Failures = failure.Default()
 	}
 	s.failures.Store(&opts.Failures)
+	s.reporting.Store(&opts.Reports)
 	s.paces.emit, s.paces.queue, s.paces.random = s.emit, max(1, opts.Workers/16), opts.Rand
 	return s
 }

@@ -394,7 +394,7 @@ func (j *job) finish(ctx context.Context, s queue.Settlement, res *smtpout.Resul
 	for k := range s.Outcomes {
 		j.failures.Load().Complete(&s.Outcomes[k])
 	}
-	s.Reports, s.DelaySent = j.reports(&s, res)
+	s.Reports, s.DelaySent = j.reports(context.WithoutCancel(ctx), &s, res)
 	// What is done is done, whoever wants to stop: it must be written down.
 	if err := j.lease.Settle(context.WithoutCancel(ctx), s); err != nil {
 		j.remark(j.view, "settlement", err)

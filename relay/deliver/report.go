@@ -1,9 +1,13 @@
 package deliver
 
 import (
+	"context"
 	"errors"
 	"io"
+	"mime"
+	netmail "net/mail"
 	"slices"
+	"strings"
 	"time"
 
 	"waybill/relay/dsn"
@@ -13,17 +17,32 @@ import (
 	"waybill/relay/smtpout"
 )
 
+// ReportPolicy is whom reports go to. The zero ReportPolicy tells every sender,
+// and nobody of reports that cannot be delivered.
+type ReportPolicy struct {
+	// Refuse says why the sender of m must get no report, in a word of
+	// [event.Suppressions]; empty: they may. It is asked once for a report, and
+	// may take some seconds. Nil: all may.
+	Refuse     func(ctx context.Context, m *mail.Draft) string
+	Postmaster mail.Address // is told of reports that cannot be delivered; null: nobody is
+}
+
+// SetReports changes whom reports go to.
+func (s *Scheduler) SetReports(p ReportPolicy) { s.reporting.Store(&p) }
+
 // Reporter makes the reports for recipients that an operator bounced. Its
-// method Reports is for queue.Options.
+// method Reports is for queue.Options. It asks nobody whether the sender is
+// forged: the operator has decided.
 type Reporter struct {
-	Hostname string
-	Content  func(id mail.QueueID) (io.ReadCloser, error) // Trace and content, as queue.Queue.Content gives; may be nil
+	Hostname   string
+	Postmaster mail.Address                                 // as in [ReportPolicy]
+	Content    func(id mail.QueueID) (io.ReadCloser, error) // Trace and content, as queue.Queue.Content gives; may be nil
 }
 
 // Reports composes at most one report about the recipients of m with the given
 // indexes, and says when there is to be none.
 func (r Reporter) Reports(m *queue.Message, index []int, outcomes []mail.Outcome) []queue.Report {
-	rep := report{hostname: r.Hostname, message: m, now: time.Now(), expires: m.ExpiresAt}
+	rep := report{hostname: r.Hostname, message: m, now: time.Now(), expires: m.ExpiresAt, policy: ReportPolicy{Postmaster: r.Postmaster}}
 	draft := m.Draft
 	draft.Trace = nil // it comes with the content
 	rep.draft = draft
@@ -35,7 +54,7 @@ func (r Reporter) Reports(m *queue.Message, index []int, outcomes []mail.Outcome
 			rep.add(i, outcomes[k], false, "")
 		}
 	}
-	return rep.compose()
+	return rep.compose(context.Background()) // which asks nobody
 }
 
 // delayDue reports whether a sender is to be told that the lease's recipients are late.
@@ -67,8 +86,8 @@ func (j *job) traced(res *smtpout.Result) bool {
 }
 
 // reports composes what a settlement has to tell the sender, in one report.
-func (j *job) reports(s *queue.Settlement, res *smtpout.Result) (reports []queue.Report, delaySent bool) {
-	rep := report{hostname: j.opts.Hostname, message: j.view.Message, draft: j.view.Message.Draft, open: j.lease.Open, now: j.now, expires: j.expires}
+func (j *job) reports(ctx context.Context, s *queue.Settlement, res *smtpout.Result) (reports []queue.Report, delaySent bool) {
+	rep := report{hostname: j.opts.Hostname, message: j.view.Message, draft: j.view.Message.Draft, open: j.lease.Open, now: j.now, expires: j.expires, policy: *j.reporting.Load()}
 	delayDue := j.delayDue()
 	for k, i := range j.view.Index {
 		o := &s.Outcomes[k]
@@ -95,7 +114,7 @@ func (j *job) reports(s *queue.Settlement, res *smtpout.Result) (reports []queue
 			rep.add(i, *o, res != nil, host)
 		}
 	}
-	return rep.compose(), delaySent
+	return rep.compose(ctx), delaySent
 }
 
 // report gathers the recipients of one report.
@@ -106,6 +125,7 @@ type report struct {
 	open         func() (io.ReadCloser, error)
 	now, expires time.Time
 	recipients   []dsn.Recipient
+	policy       ReportPolicy
 }
 
 // add adds recipient i of the message. Without an attempt, what its state
@@ -135,11 +155,7 @@ func remoteSaid(st *queue.State) bool {
 }
 
 // compose makes the report, and a fact for those failures of which nobody is told.
-func (r *report) compose() []queue.Report {
-	if len(r.recipients) == 0 {
-		return nil
-	}
-	var reports []queue.Report
+func (r *report) compose(ctx context.Context) []queue.Report {
 	var wanted, failed []dsn.Recipient
 	for _, rcpt := range r.recipients {
 		switch {
@@ -149,25 +165,106 @@ func (r *report) compose() []queue.Report {
 			failed = append(failed, rcpt)
 		}
 	}
-	if len(wanted) > 0 {
-		content, draft, err := dsn.Compose(dsn.Options{
-			Hostname: r.hostname, Original: r.draft, Size: r.message.Size, AcceptedAt: r.message.AcceptedAt, Expires: r.expires,
-			Now: r.now, Recipients: wanted, Open: r.open,
-		})
-		if err == nil {
-			reports = append(reports, queue.Report{Draft: draft, Content: content, Fact: factOf(wanted, "")})
-		} else if !errors.Is(err, dsn.ErrNotWanted) { // it has no other errors
-			failed = append(failed, wanted...)
-		}
+	if r.draft.Envelope.Sender.IsNull() {
+		return r.double(failed, event.SuppressedNullSender)
 	}
-	if len(failed) > 0 {
-		why := "notify"
-		if r.draft.Envelope.Sender.IsNull() {
-			why = "null_sender"
-		}
-		reports = append(reports, queue.Report{Fact: factOf(failed, why)})
+	var reports []queue.Report
+	switch why := r.refused(ctx, wanted); why {
+	case "":
+		reports, wanted = r.send(dsn.Options{Recipients: wanted}, wanted)
+		failed = append(failed, wanted...) // what could not be composed
+	case event.SuppressedLoop:
+		reports = r.double(onlyFailed(wanted), why)
+	default:
+		reports = suppress(onlyFailed(wanted), why)
 	}
-	return reports
+	return append(reports, suppress(failed, event.SuppressedNotify)...)
+}
+
+// refused says why the sender must not be told.
+func (r *report) refused(ctx context.Context, wanted []dsn.Recipient) string {
+	if len(wanted) == 0 {
+		return ""
+	}
+	if r.open != nil && isReport(r.open) {
+		return event.SuppressedLoop
+	}
+	if r.policy.Refuse == nil {
+		return ""
+	}
+	return r.policy.Refuse(ctx, &r.draft)
+}
+
+// double tells the postmaster, if one wants to know, of a report that failed:
+// its sender is nobody, or a machine that would answer. A report to the
+// postmaster that fails is told to nobody: that would go round.
+func (r *report) double(failed []dsn.Recipient, why string) []queue.Report {
+	postmaster := r.policy.Postmaster
+	if postmaster.IsNull() || len(failed) == 0 {
+		return suppress(failed, why)
+	}
+	if slices.ContainsFunc(failed, func(rcpt dsn.Recipient) bool { return rcpt.Address.Key() == postmaster.Key() }) {
+		return suppress(failed, event.SuppressedLoop)
+	}
+	reports, left := r.send(dsn.Options{Recipients: failed, Postmaster: postmaster}, failed)
+	return append(reports, suppress(left, why)...)
+}
+
+// send composes a report about recipients. What is left was not composed.
+func (r *report) send(opts dsn.Options, recipients []dsn.Recipient) (reports []queue.Report, left []dsn.Recipient) {
+	if len(recipients) == 0 {
+		return nil, nil
+	}
+	opts.Hostname, opts.Original, opts.Size, opts.AcceptedAt = r.hostname, r.draft, r.message.Size, r.message.AcceptedAt
+	opts.Expires, opts.Now, opts.Open = r.expires, r.now, r.open
+	content, draft, err := dsn.Compose(opts)
+	switch {
+	case err == nil:
+		return []queue.Report{{Draft: draft, Content: content, Fact: factOf(recipients, "")}}, nil
+	case errors.Is(err, dsn.ErrNotWanted):
+		return nil, nil
+	}
+	return nil, onlyFailed(recipients) // it has no other errors
+}
+
+// suppress states that nobody is told of failures, and why.
+func suppress(failed []dsn.Recipient, why string) []queue.Report {
+	if len(failed) == 0 {
+		return nil
+	}
+	return []queue.Report{{Fact: factOf(failed, why)}}
+}
+
+func onlyFailed(list []dsn.Recipient) []dsn.Recipient {
+	return slices.DeleteFunc(slices.Clone(list), func(rcpt dsn.Recipient) bool { return rcpt.Kind() != dsn.Failed })
+}
+
+// maxHeader is how much of a header section is read to find out what a message is.
+const maxHeader = 64 << 10
+
+// isReport reports whether a message is a delivery report or a receipt: those
+// are written by machines, which may answer a report about them with another
+// one. They should have the null sender (RFC 3464 section 2, RFC 8098 section
+// 3); what has not comes from a host that knows no better.
+func isReport(open func() (io.ReadCloser, error)) bool {
+	rc, err := open()
+	if err != nil {
+		return false
+	}
+	defer func() { _ = rc.Close() }()
+	m, err := netmail.ReadMessage(io.LimitReader(rc, maxHeader))
+	if err != nil {
+		return false
+	}
+	kind, params, err := mime.ParseMediaType(m.Header.Get("Content-Type"))
+	if err != nil || kind != "multipart/report" {
+		return false
+	}
+	switch strings.ToLower(params["report-type"]) {
+	case "delivery-status", "disposition-notification":
+		return true
+	}
+	return false
 }
 
 func factOf(recipients []dsn.Recipient, suppressed string) event.DSNQueued {

@@ -3,8 +3,8 @@
 // 6533).
 //
 // It exists so that a person understands what happened, a program can parse it,
-// and nobody is hurt by it. It promises: never a report for a null sender nor
-// one that NOTIFY does not want; one report for all recipients that it is given;
+// and nobody is hurt by it. It promises: never a report for a null sender
+// (its failure may be told to the postmaster) nor one that NOTIFY does not want; one report for all recipients that it is given;
 // text from a next hop or from the original message can never add a header
 // field, a MIME part or a line of its own; a report without 8-bit octets unless
 // the returned message or its sender's address has them; at most about 50 KiB
@@ -22,6 +22,7 @@ import (
 	"io"
 	"mime"
 	"mime/quotedprintable"
+	netmail "net/mail"
 	"slices"
 	"strings"
 	"time"
@@ -60,6 +61,10 @@ type Options struct {
 	// nil or fails, the report goes without the returned part: that something
 	// failed must be told even when the content is gone.
 	Open func() (io.ReadCloser, error)
+	// Postmaster gets the report instead of the sender when it is set: the
+	// message is a report itself, and its failure a double bounce. NOTIFY, which
+	// reports are sent without, does not count then.
+	Postmaster mail.Address
 }
 
 // Recipient is one recipient to report on.
@@ -120,11 +125,17 @@ func KindOf(recipients []Recipient) Kind {
 // wanted. The draft is ready for the queue: its reverse-path is null, its one
 // recipient the sender of the original.
 func Compose(opts Options) (content []byte, draft mail.Draft, err error) {
-	if opts.Original.Envelope.Sender.IsNull() {
+	sender := opts.Original.Envelope.Sender
+	opts.Recipients = slices.Clone(opts.Recipients)
+	if double := !opts.Postmaster.IsNull(); double {
+		sender = opts.Postmaster
+		opts.Recipients = slices.DeleteFunc(opts.Recipients, func(r Recipient) bool { return r.Kind() != Failed })
+	} else {
+		opts.Recipients = slices.DeleteFunc(opts.Recipients, func(r Recipient) bool { return !r.Wanted() })
+	}
+	if sender.IsNull() {
 		return nil, mail.Draft{}, ErrNullSender
 	}
-	opts.Recipients = slices.Clone(opts.Recipients)
-	opts.Recipients = slices.DeleteFunc(opts.Recipients, func(r Recipient) bool { return !r.Wanted() })
 	if len(opts.Recipients) == 0 {
 		return nil, mail.Draft{}, ErrNotWanted
 	}
@@ -132,12 +143,14 @@ func Compose(opts Options) (content []byte, draft mail.Draft, err error) {
 		opts.Now = time.Now()
 	}
 	kind := KindOf(opts.Recipients)
+	original := read(&opts)
+	kept := subject(&opts, kind) // by what the record knows of the original
+	original.name(&opts.Original.Header)
 	parts := []part{explanation(&opts, kind), status(&opts)}
-	if p, ok := returned(&opts); ok {
+	if p, ok := returned(&opts, kind, original); ok {
 		parts = append(parts, p)
 	}
 
-	sender := opts.Original.Envelope.Sender
 	id := mail.NewID(opts.Now)
 	draft = mail.Draft{
 		ID:     mail.QueueID(id),
@@ -152,10 +165,10 @@ func Compose(opts Options) (content []byte, draft mail.Draft, err error) {
 		Header: mail.Header{
 			MessageID: "<" + id + "@" + word(opts.Hostname) + ">",
 			From:      "postmaster@" + word(opts.Hostname),
-			Subject:   subject(&opts, kind),
+			Subject:   kept,
 		},
 	}
-	head := header(&opts, &draft)
+	head := header(&opts, &draft, kind)
 	boundary := boundaryFor(parts)
 	var b bytes.Buffer
 	b.Write(head)
@@ -179,13 +192,13 @@ func Compose(opts Options) (content []byte, draft mail.Draft, err error) {
 }
 
 // header writes the report's header section without Content-Type.
-func header(opts *Options, draft *mail.Draft) []byte {
+func header(opts *Options, draft *mail.Draft, kind Kind) []byte {
 	var b bytes.Buffer
 	field := func(name, value string) { b.WriteString(fold(name+": "+value) + "\r\n") }
 	field("Date", date(opts.Now))
 	field("From", "Mail Delivery System <"+draft.Header.From+">")
-	field("To", "<"+line(opts.Original.Envelope.Sender.String(), maxAddress, true)+">")
-	field("Subject", encodeWords(draft.Header.Subject))
+	field("To", "<"+line(draft.Envelope.Recipients[0].Address.String(), maxAddress, true)+">")
+	field("Subject", encodeWords(subject(opts, kind)))
 	field("Message-ID", draft.Header.MessageID)
 	if id := opts.Original.Header.MessageID; goodMessageID(id) {
 		field("In-Reply-To", id)
@@ -198,6 +211,9 @@ func header(opts *Options, draft *mail.Draft) []byte {
 
 func subject(opts *Options, kind Kind) string {
 	prefix := map[Kind]string{Failed: "Undelivered mail: ", Delayed: "Delayed mail: ", Relayed: "Relayed mail: "}[kind]
+	if !opts.Postmaster.IsNull() {
+		prefix = "Undeliverable report: "
+	}
 	if s := line(opts.Original.Header.Subject, maxSubject, true); s != "" {
 		return prefix + s
 	}
@@ -251,29 +267,18 @@ const (
 )
 
 // returned is the last part: the original's header section, or all of it when
-// RET=FULL asks for it (RFC 3461 section 4.3) and it is small and clean.
-func returned(opts *Options) (part, bool) {
-	if opts.Open == nil {
-		return part{}, false
-	}
-	r, err := opts.Open()
-	if err != nil {
-		return part{}, false
-	}
-	defer r.Close()
-	trace := opts.Original.Trace
-	content, err := io.ReadAll(io.LimitReader(r, max(0, maxReturned-int64(len(trace)))+1))
-	if err != nil {
-		return part{}, false
-	}
-	content = append(slices.Clip(slices.Clone(trace)), content...)
-	whole := len(content) <= maxReturned
-	kind, headers := "message/rfc822", "text/rfc822-headers"
+// RET=FULL asks for it (RFC 3461 section 4.3) and it is small and clean. A report
+// of no failure has the header section only, whatever RET says (there, too); a
+// postmaster gets the report that could not be delivered whole.
+func returned(opts *Options, kind Kind, original beginning) (part, bool) {
+	content, whole := []byte(original), len(original) <= maxReturned
+	full := opts.Original.Envelope.Ret == "FULL" && kind == Failed || !opts.Postmaster.IsNull()
+	media, headers := "message/rfc822", "text/rfc822-headers"
 	if opts.Original.Envelope.UTF8 {
-		kind, headers = "message/global", "message/global-headers" // RFC 6533 sections 5 and 6
+		media, headers = "message/global", "message/global-headers" // RFC 6533 sections 5 and 6
 	}
-	if opts.Original.Envelope.Ret == "FULL" && whole && opts.Original.Envelope.Body != mail.BodyBinaryMIME && transportable(content) {
-		p := part{"Your message", kind, "7bit", content}
+	if full && whole && opts.Original.Envelope.Body != mail.BodyBinaryMIME && transportable(content) {
+		p := part{"Your message", media, "7bit", content}
 		if !isASCII(content) {
 			p.encoding = "8bit"
 		} else if opts.Original.Envelope.UTF8 {
@@ -292,6 +297,44 @@ func returned(opts *Options) (part, bool) {
 		headers = "text/rfc822-headers"
 	}
 	return textPart("Header section of your message", headers, head), true
+}
+
+// content is the beginning of the original, as it would leave: at most one octet
+// more than goes back.
+type beginning []byte
+
+// read reads it; nil when it is gone.
+func read(opts *Options) beginning {
+	if opts.Open == nil {
+		return nil
+	}
+	r, err := opts.Open()
+	if err != nil {
+		return nil
+	}
+	defer r.Close()
+	trace := opts.Original.Trace
+	b, err := io.ReadAll(io.LimitReader(r, max(0, maxReturned-int64(len(trace)))+1))
+	if err != nil {
+		return nil
+	}
+	return append(slices.Clip(slices.Clone(trace)), b...)
+}
+
+// name puts in what a person knows the message by. The record may keep no
+// subject, or its hash; who wrote it may read it.
+func (c beginning) name(h *mail.Header) {
+	if len(c) == 0 {
+		return
+	}
+	m, err := netmail.ReadMessage(bytes.NewReader(append(headerSection(c), '\r', '\n')))
+	if err != nil {
+		return
+	}
+	words, said := mime.WordDecoder{}, m.Header.Get("Subject")
+	if h.Subject, err = words.DecodeHeader(said); err != nil {
+		h.Subject = said
+	}
 }
 
 // headerSection returns the whole lines before the first empty line, with CRLF

@@ -471,6 +471,7 @@ func TestInternationalised(t *testing.T) {
 	opts.Recipients[0].Address = address(t, "jörg@bücher.example")
 	opts.Recipients[0].ORcpt = ""
 	opts.Original.Header.Subject = "Grüße, und noch eine sehr lange Betreffzeile, die gefaltet werden muss, weil sie so lang ist"
+	opts.Open = opener("Subject: " + opts.Original.Header.Subject + "\r\n\r\n")
 	r, draft := compose(t, opts)
 	if draft.Envelope.UTF8 || draft.Envelope.Body != relaymail.Body7Bit {
 		t.Errorf("envelope %+v: an ASCII sender's report must go anywhere", draft.Envelope)
@@ -619,5 +620,110 @@ func TestMeaning(t *testing.T) {
 	opts.Recipients[0].Notify = relaymail.NotifySuccess
 	if r, _ = compose(t, opts); r.perRcpt[0].Get("X-Waybill-Class") != "" {
 		t.Error("a relayed recipient has a failure class")
+	}
+}
+
+// RET=FULL is about failures: other reports have the header section only.
+func TestReturnedByKind(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		what relaymail.Disposition
+		ret  string
+		want string
+	}{
+		{"failed, in full", relaymail.Bounced, "FULL", "message/rfc822"},
+		{"failed, header section", relaymail.Bounced, "HDRS", "text/rfc822-headers"},
+		{"failed, nothing said", relaymail.Bounced, "", "text/rfc822-headers"},
+		{"delayed", relaymail.Deferred, "FULL", "text/rfc822-headers"},
+		{"relayed", relaymail.Relayed, "FULL", "text/rfc822-headers"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			opts := options(t)
+			opts.Original.Envelope.Ret = test.ret
+			opts.Recipients[0].Outcome.Disposition = test.what
+			opts.Recipients[0].Notify = relaymail.NotifySuccess | relaymail.NotifyFailure | relaymail.NotifyDelay
+			if r, _ := compose(t, opts); len(r.kinds) != 3 || r.kinds[2] != test.want {
+				t.Errorf("parts %v, want %s at the end", r.kinds, test.want)
+			}
+		})
+	}
+}
+
+func TestPostmaster(t *testing.T) {
+	opts := options(t)
+	opts.Original.Envelope.Sender = relaymail.Address{}
+	opts.Recipients[0].Notify = relaymail.NotifyNever
+	opts.Postmaster = address(t, "postmaster@example.net")
+	r, draft := compose(t, opts)
+	env := draft.Envelope
+	if !env.Sender.IsNull() || len(env.Recipients) != 1 || env.Recipients[0].Address != opts.Postmaster || env.Recipients[0].Notify != relaymail.NotifyNever {
+		t.Errorf("envelope %+v", env)
+	}
+	if got := r.header.Get("To") + " " + r.header.Get("Subject"); got != "<postmaster@example.net> Undeliverable report: Lunch?" {
+		t.Errorf("To and Subject: %q", got)
+	}
+	if r.kinds[2] != "message/rfc822" || !strings.Contains(r.returned, "Are you there?") {
+		t.Errorf("returned %s %q, want all of it", r.kinds[2], r.returned)
+	}
+	if !strings.Contains(r.text, "A report, or another message without a sender") || strings.Contains(r.text, "Your message could not") {
+		t.Errorf("text %q", r.text)
+	}
+	opts.Recipients[0].Outcome.Disposition = relaymail.Deferred
+	if _, _, err := Compose(opts); !errors.Is(err, ErrNotWanted) {
+		t.Errorf("a late report: %v, want %v", err, ErrNotWanted)
+	}
+}
+
+func TestORcptOfTypeUTF8(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		orcpt string
+		want  string
+		kind  string
+	}{
+		{"not of that type", `rfc822;a\x{E9}@example.com`, `rfc822; a\x{E9}@example.com`, "message/delivery-status"},
+		{"escaped", `utf-8;caf\x{E9}\x{1F600}@example.com`, "utf-8; café😀@example.com", "message/global-delivery-status"},
+		{"as it is", "utf-8;café@example.com", "utf-8; café@example.com", "message/global-delivery-status"},
+		{"ASCII", "UTF-8;bob@example.com", "UTF-8; bob@example.com", "message/delivery-status"},
+		{"no escape", `utf-8;a\x{zz}\x{41`, `utf-8; a\x{zz}\x{41`, "message/delivery-status"},
+		{"a control character", `utf-8;a\x{0D}\x{0A}X-Evil: b`, `utf-8; a\x{0D}\x{0A}X-Evil: b`, "message/delivery-status"},
+		{"a surrogate", `utf-8;a\x{D800}`, `utf-8; a\x{D800}`, "message/delivery-status"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			opts := options(t)
+			opts.Recipients[0].ORcpt = test.orcpt
+			r, _ := compose(t, opts)
+			if got := r.perRcpt[0].Get("Original-Recipient"); got != test.want || r.kinds[1] != test.kind {
+				t.Errorf("%s in %s, want %s in %s", got, r.kinds[1], test.want, test.kind)
+			}
+		})
+	}
+}
+
+// What the record does not keep is told to who wrote it, and still not kept.
+func TestSubjectFromContent(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		kept    string
+		content string
+		want    string
+		record  string
+	}{
+		{"not kept", "", "Subject: =?utf-8?q?caf=C3=A9?= at\r\n noon\r\n\r\nx\r\n", "Undelivered mail: café at noon", "Undelivered mail: to bob@example.com"},
+		{"hashed", "h:1234", "Subject: Lunch\r\n\r\nx\r\n", "Undelivered mail: Lunch", "Undelivered mail: h:1234"},
+		{"none", "", "From: a\r\n\r\nx\r\n", "Undelivered mail: to bob@example.com", "Undelivered mail: to bob@example.com"},
+		{"no header section", "", "nonsense", "Undelivered mail: to bob@example.com", "Undelivered mail: to bob@example.com"},
+		{"unknown character set", "", "Subject: =?x-mine?q?a?=\r\n\r\n", "Undelivered mail: = ?x-mine?q?a?=", "Undelivered mail: to bob@example.com"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			opts := options(t)
+			opts.Original.Header.Subject = test.kept
+			opts.Open = opener(test.content)
+			r, draft := compose(t, opts)
+			got, err := new(mime.WordDecoder).DecodeHeader(r.header.Get("Subject"))
+			if err != nil || got != test.want || draft.Header.Subject != test.record {
+				t.Errorf("Subject: %q (%v), kept %q; want %q, kept %q", got, err, draft.Header.Subject, test.want, test.record)
+			}
+		})
 	}
 }

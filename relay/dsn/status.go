@@ -14,6 +14,7 @@ func status(opts *Options) part {
 	wide := false
 	for i := range opts.Recipients {
 		r := &opts.Recipients[i]
+		r.ORcpt = plainORcpt(r.ORcpt)
 		wide = wide || !r.Address.ASCII() || !isPlain(r.ORcpt)
 	}
 	var b strings.Builder

@@ -83,6 +83,9 @@ func opening(opts *Options, kind Kind, n int) string {
 	if n > 1 {
 		whom = fmt.Sprintf("the %d recipients below", n)
 	}
+	if !opts.Postmaster.IsNull() {
+		return "A report, or another message without a sender, could not be delivered to " + whom + ". Nobody else is told of it, and we will not try again."
+	}
 	switch kind {
 	case Failed:
 		return "Your message could not be delivered to " + whom + ". We will not try again."

@@ -418,7 +418,7 @@ type DSNQueued struct {
 	Kind       string       `json:"kind"` // failed, delayed, relayed, expanded
 	Recipients []Recipient  `json:"recipients"`
 	DSN        mail.QueueID `json:"dsn_queue_id,omitzero"` // the report's own queue ID; empty when suppressed
-	Suppressed string       `json:"suppressed,omitzero"`   // why none was made: null_sender, notify, policy
+	Suppressed string       `json:"suppressed,omitzero"`   // why none was made: a [Suppressions] word
 }
 
 // QueueHeld says that messages were held.

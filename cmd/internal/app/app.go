@@ -160,7 +160,7 @@ func New(opts Options) (_ *App, err error) {
 		return nil, err
 	}
 	a.deliver = deliver.New(deliver.Options{
-		Backoff: rules, Failures: failures,
+		Backoff: rules, Failures: failures, Reports: a.reporting(cfg),
 		Queue: deliver.FromQueue(a.queue), Connectors: a.routes.connector, Hostname: cfg.Hostname, Emitter: a.emit, DrainTimeout: opts.DrainTime,
 		Router: a.routes,
 	})
@@ -233,7 +233,7 @@ func (a *App) openQueue(cfg *config.Config) (err error) {
 		opts.Confirm = brokenTracking{a.trackBroken}
 	}
 	opts.Reports = func(m *queue.Message, index []int, outcomes []mail.Outcome) []queue.Report {
-		return deliver.Reporter{Hostname: cfg.Hostname, Content: a.queue.Content}.Reports(m, index, outcomes)
+		return deliver.Reporter{Hostname: cfg.Hostname, Postmaster: doubleBounces(a.config.Load()), Content: a.queue.Content}.Reports(m, index, outcomes)
 	}
 	if a.queue, err = queue.Open(opts); err != nil {
 		return err

@@ -92,6 +92,7 @@ func (a *App) Reload() (err error) {
 	a.queue.Reroute()
 	a.deliver.SetBackoff(backoffRules)
 	a.deliver.SetFailures(failures)
+	a.deliver.SetReports(a.reporting(next))
 	a.deliver.ProbeNow()
 	a.logger.Info("configuration reloaded", zap.String("config_rev", next.Revision()))
 	return nil

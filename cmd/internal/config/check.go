@@ -636,6 +636,7 @@ func checkFiles(c *Config, p *collector) {
 	checkTelemetryFiles(c, p)
 	checkBackoffFile(c, p)
 	checkReplies(c, p)
+	checkReports(c, p)
 	checkDirectoryFiles(c, p)
 	if c.HTTP.TokensFile != "" {
 		if _, err := LoadTokens(c.HTTP.TokensFile); err != nil {

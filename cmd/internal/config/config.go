@@ -44,6 +44,7 @@ type Config struct {
 	BackPressure    BackPressure           `yaml:"back_pressure" doc:"when the relay is short of something: at which marks it slows down, and refuses"`
 	TLSReports      TLSReports             `yaml:"tls_reports" doc:"daily reports to domains about TLS with their mail exchangers (RFC 8460)"`
 	Backoff         Backoff                `yaml:"backoff" doc:"what is done about next hops that ask for less mail"`
+	Reports         Reports                `yaml:"reports" doc:"reports to senders (DSN), and who gets none"`
 	Replies         Replies                `yaml:"replies" doc:"how replies of next hops are understood"`
 	DNS             DNS                    `yaml:"dns" doc:"how other domains are looked up"`
 	Blocklists      Blocklists             `yaml:"blocklists" doc:"DNS blocklists that are watched for our own addresses"`
@@ -382,6 +383,7 @@ func Default() *Config {
 		Pickup:       NewPickup(),
 		BackPressure: defaultBackPressure(),
 		Backoff:      defaultBackoff(),
+		Reports:      defaultReports(),
 		Queue:        Queue{Engine: "badger", DiskFreeMin: 1 * GiB, KeepMaxSize: 10 * GiB, Priorities: defaultPriorities()},
 		Tracking:     Tracking{Engine: "badger", Retention: 30 * Day, MaxSize: 20 * GiB, Subject: "off", Addresses: "plain"},
 		HTTP:         HTTP{Listen: "127.0.0.1:8025"},
