@@ -32,7 +32,8 @@ const aloneVariable = "WAYBILL_E2E_ALONE"
 
 // alone runs the test once more, in a network that has nothing but itself and
 // these addresses: an Internet of its own, where the daemon needs no setting that
-// it would not have on the other one. It reports whether this is there.
+// it would not have on the other one, while other tests go on. It reports whether
+// this is there.
 func alone(t *testing.T, addresses ...string) bool {
 	t.Helper()
 	if os.Getenv(aloneVariable) == t.Name() {
@@ -42,6 +43,7 @@ func alone(t *testing.T, addresses ...string) bool {
 		}
 		return true
 	}
+	t.Parallel()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
