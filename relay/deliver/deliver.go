@@ -69,6 +69,15 @@ type Limits struct {
 	LeastPerDestination       int // of these, for a hop that has trouble; default 1
 	MessagesPerMinute         int // default: no limit
 	Connections               int // of the send connector to all hops; default 1000
+	RecipientsPerMessage      int // of one transaction; default: no limit
+}
+
+// messages is in how many transactions a message to so many recipients goes.
+func (l Limits) messages(recipients int) int {
+	if l.RecipientsPerMessage <= 0 {
+		return 1
+	}
+	return (recipients + l.RecipientsPerMessage - 1) / l.RecipientsPerMessage
 }
 
 func (l Limits) perDestination() int {

@@ -56,7 +56,7 @@ func (j *job) attempt(ctx, attempts context.Context) {
 	}
 	var used *smtpout.Result
 	defer func() { done(used) }()
-	again, err := j.paces.wait(ctx, hop.Connector, j.connector.Limits.MessagesPerMinute)
+	again, err := j.paces.wait(ctx, hop.Connector, j.connector.Limits.MessagesPerMinute, j.connector.Limits.messages(len(j.view.Index)))
 	switch {
 	case err != nil:
 		j.lease.Release()

@@ -33,9 +33,15 @@ type pace struct {
 	horizon   time.Time // when the messages that were put off so far will have gone
 }
 
-// wait waits for the connector's turn. When too many wait already, it says when
-// to come again instead. It fails when ctx is done.
-func (p *paces) wait(ctx context.Context, connector string, perMinute int) (again time.Time, err error) {
+// maxTurns bounds how many turns one message takes, so that one with very many
+// recipients does not stop the connector for long. Chosen by taste.
+const maxTurns = 100
+
+// wait waits for the connector's turn, for a message that goes in so many
+// transactions: each is a message to the next hop, so that those behind it wait
+// for them all. When too many wait already, it says when to come again instead. It
+// fails when ctx is done.
+func (p *paces) wait(ctx context.Context, connector string, perMinute, transactions int) (again time.Time, err error) {
 	if perMinute <= 0 {
 		return time.Time{}, nil
 	}
@@ -53,6 +59,7 @@ func (p *paces) wait(ctx context.Context, connector string, perMinute int) (agai
 	delay := r.DelayFrom(now)
 	if delay == 0 {
 		pc.engaged = false
+		pc.take(now, transactions-1)
 		p.mu.Unlock()
 		return time.Time{}, nil
 	}
@@ -74,6 +81,7 @@ func (p *paces) wait(ctx context.Context, connector string, perMinute int) (agai
 		}
 	} else {
 		pc.waiting++
+		pc.take(now, transactions-1)
 	}
 	p.mu.Unlock()
 
@@ -97,6 +105,13 @@ func (p *paces) wait(ctx context.Context, connector string, perMinute int) (agai
 	}
 	p.mu.Unlock()
 	return time.Time{}, err
+}
+
+// take takes n turns more, which nobody waits for.
+func (pc *pace) take(now time.Time, n int) {
+	for range min(n, maxTurns-1) {
+		pc.limiter.ReserveN(now, 1)
+	}
 }
 
 // turn says when to come again with a message for hop, which takes so many a

@@ -302,7 +302,7 @@ func (r *routes) build(c *config.Config) (*routing, error) {
 		account := r.account(s)
 		g.connectors[s.Name] = sendConnector{out: out, account: account, deliver: deliver.Connector{
 			Attempter: out, Retry: Retry(s.Retry), Quota: deliverQuota(account),
-			Limits: deliver.Limits{Connections: s.Limits.Connections, ConnectionsPerDestination: s.Limits.ConnectionsPerDestination, MessagesPerMinute: s.Limits.MessagesPerMinute, StartPerDestination: s.Limits.StartPerDestination, LeastPerDestination: s.Limits.LeastPerDestination},
+			Limits: deliver.Limits{Connections: s.Limits.Connections, ConnectionsPerDestination: s.Limits.ConnectionsPerDestination, MessagesPerMinute: s.Limits.MessagesPerMinute, StartPerDestination: s.Limits.StartPerDestination, LeastPerDestination: s.Limits.LeastPerDestination, RecipientsPerMessage: s.Limits.RecipientsPerMessage},
 		}}
 	}
 	return g, nil
