@@ -60,11 +60,16 @@ type rollup struct {
 type rollBuilder struct {
 	r     *rollup
 	index []map[string]int64
-	last  []string // the value of the row before
+	last  []valueCode // the latest of each dimension
+}
+
+type valueCode struct {
+	value string
+	code  int64
 }
 
 func newRollBuilder() *rollBuilder {
-	b := &rollBuilder{r: &rollup{dims: make([]rollDim, len(rollDims))}, index: make([]map[string]int64, len(rollDims)), last: make([]string, len(rollDims))}
+	b := &rollBuilder{r: &rollup{dims: make([]rollDim, len(rollDims))}, index: make([]map[string]int64, len(rollDims)), last: make([]valueCode, len(rollDims))}
 	for i := range b.index {
 		b.index[i] = map[string]int64{}
 	}
@@ -72,17 +77,17 @@ func newRollBuilder() *rollBuilder {
 }
 
 func (b *rollBuilder) code(dim int, s string) int64 {
-	codes := b.r.dims[dim].codes
-	if n := len(codes); n > 0 && b.last[dim] == s {
-		return codes[n-1]
+	last := &b.last[dim]
+	if last.value == s && len(b.r.dims[dim].dict) > 0 {
+		return last.code
 	}
-	b.last[dim] = s
 	c, ok := b.index[dim][s]
 	if !ok {
 		c = int64(len(b.r.dims[dim].dict))
 		b.index[dim][s] = c
 		b.r.dims[dim].dict = append(b.r.dims[dim].dict, s)
 	}
+	*last = valueCode{s, c}
 	return c
 }
 

@@ -156,6 +156,25 @@ func TestRollupOfViewEqualsRollupOfRecords(t *testing.T) {
 	}
 }
 
+// TestMergedRollupsLoseNothing merges the rollups of parts of random facts.
+func TestMergedRollupsLoseNothing(t *testing.T) {
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 10))
+		recs := facts(seed, 200)
+		want := newRollBuilder()
+		want.merge(rollupOf(recs))
+		var parts []fresh
+		for len(recs) > 0 {
+			n := min(1+rng.IntN(60), len(recs))
+			parts = append(parts, fresh{roll: rollupOf(recs[:n])})
+			recs = recs[n:]
+		}
+		if g, w := rollRows(mergeRollups(parts)), rollRows(want.done()); !slices.Equal(g, w) {
+			t.Fatalf("seed %d: %d rows of parts, %d of all", seed, len(g), len(w))
+		}
+	}
+}
+
 // rollRows writes the rows of a rollup, in an order of their own.
 func rollRows(r *rollup) []string {
 	var list []string
