@@ -196,9 +196,10 @@ func parallel[T any](ctx context.Context, list []T, each func(T) error) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(2, min(8, runtime.GOMAXPROCS(0))))
+	var stopped error
 	for _, x := range list {
-		if ctx.Err() != nil {
-			break
+		if stopped = ctx.Err(); stopped != nil {
+			break // those under way may end well: the rest is left out all the same
 		}
 		g.Go(func() error {
 			if err := ctx.Err(); err != nil {
@@ -207,7 +208,10 @@ func parallel[T any](ctx context.Context, list []T, each func(T) error) error {
 			return each(x)
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return stopped
 }
 
 // explain is the plan of an answer, when it was asked for.

@@ -14,7 +14,7 @@ export interface FilterField {
   width: number;
 }
 
-const ADDRESS = 'An exact address, @domain, or a pattern with *';
+const ADDRESS = 'An exact address, @domain, or a pattern with *, such as *@*.example.com for sub-domains';
 
 /** The inputs of the builder, in their order. `disposition`, `event` and `q` have inputs of their own. */
 export const FILTER_FIELDS: FilterField[] = [
@@ -78,7 +78,14 @@ export const FILTER_FIELDS: FilterField[] = [
     suggest: true,
     width: 22,
   },
-  { key: 'code', label: 'Code', placeholder: '550, 5.1.1, 5xx', tooltip: 'Reply code', more: true, width: 18 },
+  {
+    key: 'code',
+    label: 'Code',
+    placeholder: '550, 5.1.1, 5xx',
+    tooltip: 'Reply code, enhanced code, or 5xx for all of a kind',
+    more: true,
+    width: 18,
+  },
   {
     key: 'client_ip',
     label: 'Client',
@@ -104,28 +111,100 @@ export const FILTER_FIELDS: FilterField[] = [
     more: true,
     width: 14,
   },
+  {
+    key: 'max_latency',
+    label: 'Latency up to',
+    placeholder: '10m',
+    tooltip: 'From accepted to final, or to now',
+    more: true,
+    width: 14,
+  },
+  { key: 'min_size', label: 'Size from', placeholder: '10MiB', tooltip: 'Octets of content', more: true, width: 14 },
+  { key: 'max_size', label: 'Size up to', placeholder: '36MiB', tooltip: 'Octets of content', more: true, width: 14 },
+  {
+    key: 'subject',
+    label: 'Subject',
+    placeholder: '*invoice*',
+    tooltip: 'All of the subject, or a pattern with *; all of it only where hashes are kept',
+    more: true,
+    width: 26,
+  },
+  {
+    key: 'reason',
+    label: 'Reason',
+    placeholder: 'any',
+    tooltip: 'Why something was refused',
+    more: true,
+    suggest: true,
+    width: 22,
+  },
+  {
+    key: 'provider',
+    label: 'Provider',
+    placeholder: 'any',
+    tooltip: 'The provider of the next hop',
+    more: true,
+    suggest: true,
+    width: 20,
+  },
+  {
+    key: 'session_id',
+    label: 'Session',
+    placeholder: '01KANF5M80…',
+    tooltip: 'The ID of an SMTP session, inbound or outbound',
+    more: true,
+    width: 30,
+  },
+  {
+    key: 'node',
+    label: 'Node',
+    placeholder: 'any',
+    tooltip: 'The relay, or the server whose log was imported',
+    more: true,
+    suggest: true,
+    width: 22,
+  },
+  {
+    key: 'source',
+    label: 'Source',
+    placeholder: 'queue, import',
+    tooltip: 'The part of the relay that stated a fact; import: the log of another server',
+    more: true,
+    width: 18,
+  },
+  {
+    key: 'external_id',
+    label: 'External ID',
+    placeholder: '4Xyz…',
+    tooltip: 'The queue ID in the imported log of another server',
+    more: true,
+    width: 22,
+  },
 ];
 
 /** Every key of a filter. */
-export const FILTER_KEYS: Array<keyof Filter> = [
-  'q',
-  ...FILTER_FIELDS.map(({ key }) => key),
-  'disposition',
-  'event',
-  'provider',
-  'session_id',
-];
+export const FILTER_KEYS: Array<keyof Filter> = ['q', ...FILTER_FIELDS.map(({ key }) => key), 'disposition', 'event'];
+
+/** The keys whose values are bounds. */
+const RANGES = new Set<string>(['min_latency', 'max_latency', 'min_size', 'max_size']);
 
 /** The keys that an ad-hoc filter can have: all but the free text. */
 export const ADHOC_KEYS: string[] = [
-  ...FILTER_FIELDS.filter(({ key }) => key !== 'min_latency').map(({ key }) => key),
+  ...FILTER_FIELDS.filter(({ key }) => !RANGES.has(key)).map(({ key }) => key),
   'disposition',
   'event',
-  'provider',
 ];
 
 /** The keys whose values are too many to offer. */
-export const UNLISTED = new Set(['queue_id', 'message_id', 'session_id', 'min_latency']);
+export const UNLISTED = new Set([
+  ...RANGES,
+  'queue_id',
+  'message_id',
+  'session_id',
+  'subject',
+  'source',
+  'external_id',
+]);
 
 export const DISPOSITIONS = ['queued', 'deferred', 'held', 'relayed', 'bounced', 'expired', 'dropped', 'moved'];
 

@@ -53,7 +53,19 @@ func (w *Writer) Write(r *event.Record) (written bool, err error) {
 	if !w.fill(r) {
 		return false, nil
 	}
+	for i, field := range w.row {
+		w.row[i] = strings.Map(plain, field)
+	}
 	return true, w.out.Write(w.row)
+}
+
+// plain replaces control characters, which readers of such logs, and terminals,
+// do not expect. Line ends stay: the field stands in quotes then.
+func plain(r rune) rune {
+	if (r < ' ' || r == 0x7f) && r != '\n' && r != '\t' {
+		return '\uFFFD'
+	}
+	return r
 }
 
 // Flush writes what is buffered.

@@ -112,6 +112,21 @@ func TestProblems(t *testing.T) {
 		{"bad class", "GET", "/api/v1/events?class=nope", 400, "class"},
 		{"bad aggregate", "GET", "/api/v1/aggregate?by=nope", 400, "by"},
 		{"bad field", "GET", "/api/v1/values?field=body", 400, "field"},
+		{"bad time", "GET", "/api/v1/messages?from=yesterday", 400, "from"},
+		{"bad end", "GET", "/api/v1/aggregate?metric=count&to=2026-13-01T00:00:00Z", 400, "to"},
+		{"times the wrong way round", "GET", "/api/v1/events?from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", 400, "from"},
+		{"bad cursor", "GET", "/api/v1/messages?cursor=../../etc/passwd", 400, "cursor"},
+		{"cursor of other filters", "GET", "/api/v1/messages?cursor=AAAAAAAAAAAAAAAAAAAAAAAA", 400, "cursor"},
+		{"bad limit", "GET", "/api/v1/messages?limit=100000", 400, "limit"},
+		{"negative limit", "GET", "/api/v1/events?limit=-1", 400, "limit"},
+		{"bad size", "GET", "/api/v1/messages?min_size=big", 400, "min_size"},
+		{"bad latency", "GET", "/api/v1/messages?max_latency=5", 400, "max_latency"},
+		{"bad network", "GET", "/api/v1/messages?client_ip=10.0.0.0/99", 400, "client_ip"},
+		{"too many steps", "GET", "/api/v1/aggregate?metric=count&from=2020-01-01T00:00:00Z&to=2026-01-01T00:00:00Z&step=1s", 400, "step"},
+		{"too many groups", "GET", "/api/v1/aggregate?metric=count&by=recipient_domain&top=100000", 400, "top"},
+		{"a filter of 100,000 octets", "GET", "/api/v1/messages?q=" + strings.Repeat("a", 100000), 400, "q"},
+		{"twice", "GET", "/api/v1/messages?sender=a@b.example&sender=c@d.example", 400, "sender"},
+		{"NUL in a name", "GET", "/api/v1/messages?%00=x", 400, "\x00"},
 		{"bad tail", "GET", "/api/v1/tail?class=nope", 400, "class"},
 		{"no such message", "GET", "/api/v1/messages/01J9ZZZZZZZZZZZZZZZZZZZZZZ", 404, "queue_id"},
 		{"parameter of a message", "GET", "/api/v1/messages/01J9ZZZZZZZZZZZZZZZZZZZZZZ?from=now", 400, "from"},
@@ -381,5 +396,38 @@ func TestTailResumes(t *testing.T) {
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusBadRequest {
 		t.Errorf("a cursor that is none: %s", res.Status)
+	}
+}
+
+// TestBusy has as many questions under way as may be: the next one is told to
+// come again, and when.
+func TestBusy(t *testing.T) {
+	h := &handler{opts: Options{Wait: time.Millisecond}, turns: make(chan struct{}, 1)}
+	began, end := make(chan struct{}), make(chan struct{})
+	slow := h.query(func(*http.Request) (any, error) {
+		close(began)
+		<-end
+		return "done", nil
+	})
+	first := httptest.NewRecorder()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		slow(first, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
+	}()
+	<-began
+	w := httptest.NewRecorder()
+	quick := h.query(func(*http.Request) (any, error) { return "done", nil })
+	quick(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
+	var p trackapi.Problem
+	if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || p.Hint == "" {
+		t.Errorf("%d %s, %v; want 503 and when to come again", w.Code, w.Body, err)
+	}
+	close(end)
+	<-done
+	w = httptest.NewRecorder()
+	quick(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
+	if first.Code != http.StatusOK || w.Code != http.StatusOK {
+		t.Errorf("the slow one: %d; the one after it: %d", first.Code, w.Code)
 	}
 }

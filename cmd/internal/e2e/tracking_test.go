@@ -3,11 +3,15 @@
 package e2e
 
 import (
+	"encoding/csv"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -138,4 +142,74 @@ func (d *daemon) sound() {
 	if s, err := d.api.Status(d.t.Context()); err != nil || s.Tracking != trackapi.TrackingOn {
 		d.t.Errorf("status: %+v, %v; want tracking on", s, err)
 	}
+}
+
+// TestStrangeAddresses imports what nobody should write, and finds it: by its
+// whole self, in every form of answer, and without a control character for the
+// terminal.
+func TestStrangeAddresses(t *testing.T) {
+	t.Parallel()
+	d := start(t, relayConf(port(t), 1))
+	at := time.Now().UTC().Add(-time.Hour)
+	addresses := []string{
+		`"quo\"ted, ann"@dest.test`, "jürgen@bücher.test", strings.Repeat("a", 309) + "@dest2.test", "*@dest.test", "a*b@dest.test", "nul\x00l@dest.test",
+		`"<script>alert(1)</script>"@dest.test`, "esc\x1b[31mape@dest.test", "=cmd|calc!A0@dest.test", "';DROP--@dest.test", "back\\slash@dest.test", "%s%n@dest.test",
+	}
+	var log strings.Builder
+	for i, a := range addresses {
+		fmt.Fprintf(&log, "%s m postfix/smtp[1]: ABCDEF%02d: to=<%s>, relay=none, delay=1, delays=0/0/0/1, dsn=5.0.0, status=bounced (no)\n", at.Add(time.Duration(i)*time.Second).Format(time.RFC3339), i, a)
+	}
+	file := filepath.Join(d.dir, "mail.log")
+	write(t, file, log.String())
+	if out, err := d.waybill("track", "import", "--format", "postfix", file); err != nil {
+		t.Fatalf("waybill track import: %v\n%s", err, out)
+	}
+	from := at.Add(-time.Hour)
+	for _, a := range addresses {
+		t.Run(fmt.Sprintf("%.30q", a), func(t *testing.T) {
+			// An exact address with "*" in it is a quoted one in the q language, or a pattern.
+			list, err := d.api.Messages(t.Context(), trackapi.Query{From: from, Q: trackapi.Term{Field: "recipient", Value: a}.String()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := false
+			for _, m := range list.Messages {
+				found = found || len(m.Recipients) == 1 && m.Recipients[0].Address == a
+			}
+			if !found {
+				t.Errorf("not found among %+v", list.Messages)
+			}
+		})
+	}
+	for _, args := range [][]string{
+		{"track", "search", "--from", "6h", "--limit", "100"}, {"track", "search", "--from", "6h", "-o", "csv"},
+		{"track", "export", "--from", "6h"}, {"track", "export", "--from", "6h", "--format", "exchange"},
+	} {
+		out, err := d.waybill(args...)
+		if err != nil {
+			t.Errorf("waybill %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+		if strings.ContainsAny(out, "\x00\x1b") {
+			t.Errorf("waybill %s writes control characters:\n%q", strings.Join(args, " "), out)
+		}
+		if !strings.Contains(out, "DROP--@dest.test") || !strings.Contains(out, "bücher.test") {
+			t.Errorf("waybill %s leaves something out:\n%s", strings.Join(args, " "), out)
+		}
+		switch {
+		case slices.Contains(args, "csv"), slices.Contains(args, "exchange"):
+			r := csv.NewReader(strings.NewReader(regexp.MustCompile(`(?m)^#.*\r?\n|^[0-9]+ (facts?|messages?).*\n`).ReplaceAllString(out, "")))
+			r.LazyQuotes = false
+			rows, err := r.ReadAll()
+			if err != nil || len(rows) < len(addresses) {
+				t.Errorf("waybill %s: %d rows, %v", strings.Join(args, " "), len(rows), err)
+			}
+		case args[1] == "export":
+			for line := range strings.Lines(out) {
+				if strings.HasPrefix(line, "{") && !json.Valid([]byte(line)) {
+					t.Errorf("not JSON: %s", line)
+				}
+			}
+		}
+	}
+	d.sound()
 }

@@ -68,6 +68,9 @@ func aggregate(ctx context.Context, d *Datasource, q aggregateQuery, in backend.
 		frames = overTime(answer, metric, q.Legend, step)
 	}
 	notice(frames[0], data.NoticeSeverityWarning, answer.Cut)
+	if answer.Error > 0 {
+		notice(frames[0], data.NoticeSeverityInfo, fmt.Sprintf("From histograms: values may be off by %.2g %%.", 100*answer.Error))
+	}
 	return frames, nil
 }
 

@@ -734,3 +734,37 @@ func TestSections(t *testing.T) {
 		}
 	}
 }
+
+// TestErrorOfPercentiles holds that numbers from histograms say how exact they are.
+func TestErrorOfPercentiles(t *testing.T) {
+	one := 1.0
+	for _, test := range []struct {
+		name string
+		off  float64
+		want string
+	}{
+		{"exact", 0, ""},
+		{"from histograms", 0.025, "From histograms: values may be off by 2.5 %."},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				_ = json.NewEncoder(w).Encode(trackapi.Aggregate{Metric: "latency_p95", Unit: "seconds", Exact: test.off == 0, Error: test.off, Series: []trackapi.Series{{Points: []trackapi.Point{{Value: &one}}}}})
+			}))
+			defer srv.Close()
+			d := &Datasource{api: &trackapi.Client{BaseURL: srv.URL, HTTP: srv.Client()}}
+			frames, err := aggregate(t.Context(), d, aggregateQuery{Metric: "latency_p95", Step: "total"}, backend.DataQuery{TimeRange: backend.TimeRange{From: time.Unix(0, 0), To: time.Unix(3600, 0)}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			if m := frames[0].Meta; m != nil {
+				for _, n := range m.Notices {
+					got += n.Text
+				}
+			}
+			if got != test.want {
+				t.Errorf("notices %q, want %q", got, test.want)
+			}
+		})
+	}
+}
