@@ -182,8 +182,10 @@ func TestStrangeAddresses(t *testing.T) {
 		})
 	}
 	for _, args := range [][]string{
-		{"track", "search", "--from", "6h", "--limit", "100"}, {"track", "search", "--from", "6h", "-o", "csv"},
-		{"track", "export", "--from", "6h"}, {"track", "export", "--from", "6h", "--format", "exchange"},
+		{"track", "search", "--from", "6h", "--limit", "100"},
+		{"track", "search", "--from", "6h", "-o", "csv"},
+		{"track", "export", "--from", "6h"},
+		{"track", "export", "--from", "6h", "--format", "exchange"},
 	} {
 		out, err := d.waybill(args...)
 		if err != nil {
