@@ -24,14 +24,14 @@ import (
 	"waybill/relay/relaytest"
 )
 
-// collector is a VictoriaLogs, which takes OpenTelemetry logs.
-type collector struct {
+// logStore is a VictoriaLogs, which takes OpenTelemetry logs.
+type logStore struct {
 	t   *testing.T
 	url string
 }
 
-// startCollector builds VictoriaLogs from its module, and runs it until the test ends.
-func startCollector(t *testing.T) *collector {
+// startLogStore builds VictoriaLogs from its module, and runs it until the test ends.
+func startLogStore(t *testing.T) *logStore {
 	t.Helper()
 	dir := shared(t)
 	binary := filepath.Join(dir, "victoria-logs")
@@ -50,7 +50,7 @@ func startCollector(t *testing.T) *collector {
 			t.Logf("the collector said:\n%s", said.Bytes())
 		}
 	})
-	c := &collector{t: t, url: "http://" + addr}
+	c := &logStore{t: t, url: "http://" + addr}
 	eventually(t, time.Minute, "the collector to answer", func() error {
 		resp, err := http.Get(c.url + "/health")
 		if err == nil {
@@ -62,7 +62,7 @@ func startCollector(t *testing.T) *collector {
 }
 
 // records are what the collector holds for a tenant, by event id.
-func (c *collector) records(tenant string) (map[string]map[string]string, error) {
+func (c *logStore) records(tenant string) (map[string]map[string]string, error) {
 	req, err := http.NewRequestWithContext(c.t.Context(), http.MethodGet, c.url+"/select/logsql/query?limit=100000&query="+url.QueryEscape("*"), nil)
 	if err != nil {
 		return nil, err
@@ -98,7 +98,7 @@ func (c *collector) records(tenant string) (map[string]map[string]string, error)
 // field by field.
 func TestCollector(t *testing.T) {
 	t.Parallel()
-	c := startCollector(t)
+	c := startLogStore(t)
 	in := port(t)
 	hop := relaytest.NewSmartHost(t)
 	hop.OnRcpt("nobody@dest.test", 550, "5.1.1 no such user")
@@ -159,7 +159,7 @@ func recordLines(t *testing.T, name string) map[string]map[string]any {
 
 // holds wants the collector to have the facts, and, with only, no others. Facts
 // that were stated when the daemon ended may be in neither.
-func (c *collector) holds(tenant string, facts map[string]map[string]any, only bool) {
+func (c *logStore) holds(tenant string, facts map[string]map[string]any, only bool) {
 	c.t.Helper()
 	var held map[string]map[string]string
 	eventually(c.t, time.Minute, "the collector to have all facts", func() (err error) {
