@@ -16,5 +16,5 @@
 // queue keeps its outbox. DESIGN.md has the bytes.
 //
 // To make a new field searchable, add it to the table in fields.go; a new fact
-// needs nothing here but its sentence in timeline.go, which the linter asks for.
+// needs nothing here but its sentence in describe.go, which the linter asks for.
 package logtrack
