@@ -123,12 +123,13 @@ type Options struct {
 
 // Scheduler delivers mail.
 type Scheduler struct {
-	opts  Options
-	slots *slots
-	share *shares
-	hops  hops
-	paces paces
-	emit  event.Emitter
+	opts    Options
+	slots   *slots
+	share   *shares
+	started time.Time
+	hops    hops
+	paces   paces
+	emit    event.Emitter
 
 	windows  windows
 	backoff  *backoff.Set
@@ -189,6 +190,7 @@ func (s *Scheduler) ProbeNow() {
 // most for the drain timeout; what is still under way then is cut off and given
 // back. It returns an error only when the queue gives out nothing any more.
 func (s *Scheduler) Run(ctx context.Context) error {
+	s.started = time.Now()
 	attempts, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	var wg sync.WaitGroup
@@ -241,6 +243,21 @@ func (s *Scheduler) claim(ctx, attempts context.Context, wg *sync.WaitGroup) err
 // a reload is about to give them another. Chosen by taste.
 const unknownPause = time.Minute
 
+// lastChance is for how long after the start a message waits for an attempt whose
+// lifetime ended before, while nobody was there to try or by a clock that was
+// wrong. Chosen by taste.
+const lastChance = time.Hour
+
+// lastTried is when the last attempt for any recipient of the lease was.
+func lastTried(v *queue.Lease) (at time.Time) {
+	for _, i := range v.Index {
+		if t := v.Message.States[i].LastAt; t.After(at) {
+			at = t
+		}
+	}
+	return at
+}
+
 // handle decides what to do with a lease, and ends it. Nothing new begins once
 // ctx is done; an attempt goes on until attempts is.
 func (s *Scheduler) handle(ctx, attempts context.Context, l Lease) {
@@ -261,12 +278,16 @@ func (s *Scheduler) handle(ctx, attempts context.Context, l Lease) {
 	var known bool
 	j.connector, known = s.opts.Connectors(v.Hop.Connector)
 	j.connector.Retry, _ = j.connector.Retry.For(v.Hop.Name)
-	j.expires = v.Message.ExpiresAt
+	begins := v.Message.Begins().Add(v.Shift)
+	j.expires = v.Message.ExpiresAt.Add(v.Shift)
 	if lifetime := j.connector.Retry.Lifetime; lifetime > 0 {
-		j.expires = earlier(j.expires, v.Message.Begins().Add(lifetime))
+		j.expires = earlier(j.expires, begins.Add(lifetime))
 	}
 	if by := v.Message.Envelope.DeliverBy; by.Return { // RFC 2852: then it goes back
-		j.expires = earlier(j.expires, by.Deadline)
+		j.expires = earlier(j.expires, by.Deadline.Add(v.Shift))
+	}
+	if v.Hop.Connector != "" && j.expires.Before(s.started) && lastTried(v).Before(s.started) {
+		j.expires = s.started.Add(lastChance) // nobody tried while we were not there, or the clock was wrong
 	}
 	switch {
 	case v.Hop == route.Oversize:

@@ -750,3 +750,42 @@ func (e *endless) View() *queue.Lease                             { return e.vie
 func (e *endless) Settle(context.Context, queue.Settlement) error { return nil }
 func (e *endless) Release()                                       {}
 func (*endless) Probe()                                           {}
+
+// TestLastChance has a message whose lifetime ended before the start, when nobody
+// was there to try: it is attempted once before it goes back.
+func TestLastChance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newFakeQueue(t)
+		for _, name := range []string{"fine", "greylisted"} {
+			q.add(internet, func(m *queue.Message) {
+				m.AcceptedAt = time.Now().Add(-5 * DefaultLifetime)
+				m.ExpiresAt = m.AcceptedAt.Add(DefaultLifetime)
+				m.States[0].LastAt = m.AcceptedAt
+			}, name+"@example.com")
+		}
+		time.Sleep(time.Minute)
+		_, stop := start(t, q, Connector{
+			Retry: Retry{DelayDSN: -1},
+			Attempter: attempter(func(_ context.Context, _ route.Hop, m smtpout.Message) smtpout.Result {
+				if m.Envelope.Recipients[0].Address.Local == "fine" {
+					return answer(m, relayed)
+				}
+				return answer(m, mail.Outcome{Disposition: mail.Deferred, Remote: true, Verb: "RCPT", Reply: mail.Reply{Code: 450, Text: "greylisted"}})
+			}),
+		}, nil)
+		time.Sleep(2 * time.Hour)
+		_ = stop()
+		got := map[mail.Disposition]int{}
+		for _, s := range q.settlements() {
+			if d := s.Outcomes[0].Disposition; d.Final() {
+				got[d]++
+				if d == mail.Expired && s.attempt < 1 {
+					t.Error("it expired without an attempt")
+				}
+			}
+		}
+		if got[mail.Relayed] != 1 || got[mail.Expired] != 1 {
+			t.Errorf("%v, want one relayed and one expired", got)
+		}
+	})
+}

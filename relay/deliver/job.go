@@ -374,7 +374,7 @@ var unroutable = mail.Outcome{
 // expired is the end of a recipient whose lifetime has passed (RFC 3463 status
 // x.4.7). The class stays that of the last failure: it says why nothing came of it.
 func (j *job) expired(last mail.Outcome) mail.Outcome {
-	text := "delivery time expired after " + shortDuration(j.now.Sub(j.view.Message.Begins()))
+	text := "delivery time expired after " + shortDuration(j.now.Sub(j.view.Message.Begins().Add(j.view.Shift)))
 	if last.Reply != (mail.Reply{}) {
 		text += "; last: " + clip(last.Reply.String(), maxReply-len(text)-len("; last: "))
 	}
@@ -394,6 +394,7 @@ func (j *job) finish(ctx context.Context, s queue.Settlement, res *smtpout.Resul
 	for k := range s.Outcomes {
 		j.failures.Load().Complete(&s.Outcomes[k])
 	}
+	s.Expires = j.expires
 	s.Reports, s.DelaySent = j.reports(context.WithoutCancel(ctx), &s, res)
 	// What is done is done, whoever wants to stop: it must be written down.
 	if err := j.lease.Settle(context.WithoutCancel(ctx), s); err != nil {

@@ -70,7 +70,7 @@ func (j *job) delayAt() (at time.Time) {
 		return time.Time{}
 	}
 	if after := j.connector.Retry.delayDSN(); after >= 0 {
-		at = m.Begins().Add(after)
+		at = m.Begins().Add(j.view.Shift + after)
 	}
 	if by := m.Envelope.DeliverBy; by.Deadline.After(m.AcceptedAt) && !by.Return { // RFC 2852; otherwise a host before us has told it
 		at = earlier(at, by.Deadline)

@@ -61,6 +61,7 @@ func (q *Queue) tryClaim() (*Lease, error) {
 			return nil, nil
 		}
 		now := time.Now()
+		q.lookAtClock(now)
 		q.mu.Lock()
 		g, due := q.sched.pick(now.UnixMicro())
 		if g == nil {
@@ -75,10 +76,12 @@ func (q *Queue) tryClaim() (*Lease, error) {
 		if q.sched.ring != nil {
 			q.ring() // there is more: wake another claimant
 		}
+		accepted := g.msg.accepted
 		q.mu.Unlock()
 
 		m, err := q.read(l.entry.id)
 		if err == nil && l.fill(m) {
+			l.Shift = time.Duration(accepted-m.AcceptedAt.UnixMicro()) * time.Microsecond
 			q.flight.enter(l)
 			return l, nil
 		}
@@ -331,6 +334,11 @@ func (q *Queue) replace(c *change, id ident, m *stored) {
 		} else {
 			delete(q.until, id)
 		}
+		for i := range ws {
+			if ws[i].hop == route.Unroutable {
+				ws[i].due += e.shifted(m).Microseconds()
+			}
+		}
 		q.regroup(e, ws, now)
 	}
 }
@@ -457,8 +465,8 @@ func (q *Queue) settle(c *change, l *Lease, m *stored, s *Settlement) error {
 	if next.IsZero() {
 		next = now.Add(time.Minute)
 	}
-	if next.After(m.ExpiresAt) { // so that the claimant can tell its end in time
-		next = later(m.ExpiresAt, now)
+	if end := later(m.ExpiresAt.Add(l.Shift), s.Expires); next.After(end) { // so that the claimant can tell its end in time
+		next = later(end, now)
 	}
 	var moved []int
 	for _, k := range index {

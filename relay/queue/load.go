@@ -183,9 +183,16 @@ func (q *Queue) findOut(id ident, m *stored, start time.Time) scanned {
 	}
 	f.waits = waits(m)
 	now := start.UnixMicro()
+	ahead := m.AcceptedAt.After(start.Add(clockStep))
+	for i := range m.States {
+		ahead = ahead || m.States[i].LastAt.After(start.Add(clockStep))
+	}
 	for i := range f.waits {
-		// A due time beyond the lifetime comes from a clock that was wrong.
-		if w := &f.waits[i]; w.hop != route.Unroutable && w.due > max(now+q.opts.Lifetime.Microseconds(), m.Envelope.Release.UnixMicro()) {
+		// A due time beyond the lifetime comes from a clock that was wrong, and so does
+		// one that was set when it was later than now.
+		w := &f.waits[i]
+		released := m.Envelope.Release.UnixMicro()
+		if w.hop != route.Unroutable && (w.due > max(now+q.opts.Lifetime.Microseconds(), released) || ahead && w.due > max(now, released)) {
 			w.due = now
 		}
 	}

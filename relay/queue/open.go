@@ -104,6 +104,7 @@ type Queue struct {
 	shut     atomic.Pointer[string] // why an operator had it closed
 
 	unloading sync.Once // its error was told
+	steady    steady
 }
 
 // Open opens the queue in opts.Dir, or makes it. It reads all messages, states
@@ -136,6 +137,7 @@ func Open(opts Options) (*Queue, error) {
 		q.unload()
 	}
 	q.opts.Emitter.Source(event.SourceBoot).Emit(*loaded)
+	q.steady.observe(time.Now())
 	q.mu.Lock()
 	q.rearm(time.Now())
 	q.mu.Unlock()

@@ -138,6 +138,7 @@ type Lease struct {
 	Attempt int   // counts from 1: the highest number of attempts among them, plus one
 	Due     time.Time
 	Claimed time.Time
+	Shift   time.Duration // add it to the message's times: by so much the clock was set since
 
 	queue   *Queue
 	entry   *entry
@@ -156,6 +157,7 @@ type Lease struct {
 type Settlement struct {
 	Outcomes  []mail.Outcome        // parallel to Lease.Index; Relayed, Deferred, Bounced or Expired
 	Next      time.Time             // when deferred recipients are due again
+	Expires   time.Time             // when the message's life ends, where that is later than it says itself
 	Attempt   event.AttemptFinished // Info, Recipients and TSched are filled in by the queue
 	NoAttempt bool                  // no attempt was made (the lifetime ended while waiting): state no AttemptFinished
 	Waits     bool                  // with NoAttempt: the outcomes say why the hop's mail waits, as its last error

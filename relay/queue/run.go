@@ -91,6 +91,7 @@ func (q *Queue) repeat(ctx context.Context, every time.Duration, also <-chan str
 // watch lets time pass for the gauges, and forgets hops that nothing is for.
 func (q *Queue) watch(context.Context) error {
 	now := time.Now()
+	q.lookAtClock(now)
 	q.mu.Lock()
 	q.sched.reap(now, reapAfter)
 	q.sched.advance(now.UnixMicro())
