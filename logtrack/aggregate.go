@@ -158,6 +158,7 @@ type aggregation struct {
 	step     int64 // microseconds; 0: one value
 	from, to int64
 	outcomes bool // count recipients' outcomes, not facts
+	minutes  bool // when something was matters, even without steps
 	octets   bool // sum the sizes of accepted messages
 	hist     bool
 	keep     bool   // all values, for exact percentiles
@@ -540,7 +541,7 @@ func (a *aggregation) block(sn *snapshot, src *source, f *filter) error {
 	v := sn.view(src)
 	rows, err := v.rows(f.preds, f.nots)
 	if err == nil && len(rows) > 0 {
-		err = v.need(a.columns()...)
+		err = v.need(a.columns(a.timeless(v.head, f))...)
 	}
 	if err != nil {
 		sn.failed(src, err)
@@ -554,8 +555,18 @@ func (a *aggregation) block(sn *snapshot, src *source, f *filter) error {
 	return nil
 }
 
-func (a *aggregation) columns() []string {
-	keys := []string{"ts#", "recipients#", "recipients.disposition#", "disposition#"}
+// timeless reports whether the times of a block's facts need not be read,
+// because all of them count alike.
+func (a *aggregation) timeless(h *header, f *filter) bool {
+	return a.step == 0 && !a.minutes && !f.skip && h.minTS >= f.from && h.maxTS < f.to
+}
+
+// columns lists what is read of a block, times only unless it is timeless.
+func (a *aggregation) columns(timeless bool) []string {
+	keys := []string{"recipients#", "recipients.disposition#", "disposition#"}
+	if !timeless {
+		keys = append(keys, "ts#")
+	}
 	if a.column != "" {
 		keys = append(keys, colKey(a.column, false))
 	}
@@ -733,7 +744,8 @@ func (a *aggregation) eachIn(v *view, rows []int, f *filter, visit func(*outcome
 		value = v.col(colKey(a.column, false))
 	}
 	lists, disp, worstDisp := v.col("recipients#"), v.col("recipients.disposition#"), v.col("disposition#")
-	each := a.perRecipient()
+	each, timeless := a.perRecipient(), a.timeless(v.head, f)
+	x.when = v.head.minTS
 	wanted := make([]bool, len(v.head.types))
 	for t := range wanted {
 		wanted[t] = a.wants(v.head.types[t].name)
@@ -746,9 +758,10 @@ func (a *aggregation) eachIn(v *view, rows []int, f *filter, visit func(*outcome
 			continue
 		}
 		x.fact, x.at = v.head.types[x.t].name, row-v.head.types[x.t].start
-		x.when = unpackTime(ts.numAt(x.t, x.at), 0).UnixMicro()
-		if !f.holds(x.when) {
-			continue
+		if !timeless {
+			if x.when = unpackTime(ts.numAt(x.t, x.at), 0).UnixMicro(); !f.holds(x.when) {
+				continue
+			}
 		}
 		x.n = value.numAt(x.t, x.at)
 		lo, hi, _ := lists.elems(x.t, x.at)

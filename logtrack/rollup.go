@@ -164,7 +164,7 @@ func (b *rollBuilder) done() *rollup {
 // rollQuery is the aggregation whose rows a rollup gathers, so that facts count
 // there as they count in an answer.
 func rollQuery(kind string) *aggregation {
-	a := &aggregation{metric: "count", outcomes: kind == kindOutcome, column: "t_total", from: -1 << 63, to: 1<<63 - 1}
+	a := &aggregation{metric: "count", outcomes: kind == kindOutcome, column: "t_total", minutes: true, from: -1 << 63, to: 1<<63 - 1}
 	if kind == kindAccepted {
 		a.column = "size"
 	}
@@ -274,7 +274,7 @@ func rollupOfView(v *view) (*rollup, error) {
 	all := &filter{from: -1 << 62, to: 1<<62 - 1}
 	for _, kind := range []string{kindOutcome, kindAccepted} {
 		a := rollQueries[kind]
-		if err := v.need(a.columns()...); err != nil {
+		if err := v.need(a.columns(false)...); err != nil {
 			return nil, err
 		}
 		rows, err := v.rows(nil, nil)
