@@ -71,6 +71,7 @@ func python(t *testing.T, content []byte) (r parsedReport) {
 // TestReports has mail fail, be late and be relayed, and reads the reports with
 // another MIME reader than ours; strangers get them only where they are not forged.
 func TestReports(t *testing.T) {
+	t.Parallel()
 	hub := relaytest.NewSmartHost(t, relaytest.WithoutExtension("DSN"))
 	hub.OnRcpt("gone@dest.test", 550, "5.1.1 No such user")
 	hub.OnRcpt("jörg@dest.test", 550, "5.1.1 No such user")
