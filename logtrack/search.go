@@ -107,17 +107,13 @@ const firstBlocks = 4
 // each gives the items of one block. A few blocks are walked at a time.
 func (sc *scan) next(ctx context.Context, n int, each func(*source) ([]position, error)) ([]position, error) {
 	var list []position
-	batch := firstBlocks
-	if sc.indexed { // most blocks have something
-		batch = min(max(n-len(sc.found), firstBlocks), 64)
-	}
+	batch, walked := firstBlocks, 0
 	for {
 		list = append(list, sc.ready()...)
 		if len(list) >= n || len(sc.blocks) == 0 {
 			return list, nil
 		}
 		k := min(batch, len(sc.blocks))
-		batch = min(batch*2, max(batch, 16))
 		now := sc.blocks[:k]
 		results := make([][]position, k)
 		index := make([]int, k)
@@ -136,6 +132,12 @@ func (sc *scan) next(ctx context.Context, n int, each func(*source) ([]position,
 			for _, pos := range r {
 				sc.add(pos)
 			}
+		}
+		if walked += k; sc.indexed { // most blocks have something: as many as are likely to be enough
+			have := len(list) + len(sc.found)
+			batch = min(max((n-have)*walked/max(have, 1), firstBlocks), 64)
+		} else {
+			batch = min(batch*2, 16)
 		}
 	}
 }
