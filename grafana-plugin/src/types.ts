@@ -45,7 +45,8 @@ export interface MessagesQuery extends DataQuery, Filter {
   limit?: number | string;
 }
 
-export type TimelineView = '' | 'facts' | 'logs' | 'trace' | 'stages' | 'recipients' | 'attempts' | 'checks' | 'transcript';
+export type TimelineView =
+  '' | 'facts' | 'logs' | 'trace' | 'stages' | 'recipients' | 'attempts' | 'checks' | 'transcript';
 
 /** Shows the life of one message, named by queue ID, message UID or Message-ID. */
 export interface TimelineQuery extends DataQuery {
