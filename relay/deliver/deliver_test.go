@@ -254,10 +254,9 @@ func TestDamagedContent(t *testing.T) {
 			}
 			return answer(m, mail.Outcome{Disposition: mail.Deferred, Class: mail.ClassOther})
 		})}, nil)
-		m := q.add(internet, nil, "bob@example.com")
-		q.mu.Lock()
+		m := q.message(internet, "bob@example.com")
 		m.damaged = true
-		q.mu.Unlock()
+		q.put(m)
 		synctest.Wait()
 		_ = stop()
 		if got := q.settlements(); len(got) != 0 || m.poison == nil {

@@ -66,6 +66,15 @@ const content = "From: alice@example.org\r\nSubject: Lunch?\r\n\r\nAre you there
 
 // add queues a message for hop, now.
 func (q *fakeQueue) add(hop route.Hop, change func(*queue.Message), rcpts ...string) *fakeMessage {
+	m := q.message(hop, rcpts...)
+	if change != nil {
+		change(m.Message)
+	}
+	return q.put(m)
+}
+
+// message makes a message that is due, which put puts there.
+func (q *fakeQueue) message(hop route.Hop, rcpts ...string) *fakeMessage {
 	now := time.Now()
 	m := &queue.Message{Size: int64(len(content)), AcceptedAt: now, ExpiresAt: now.Add(DefaultLifetime)}
 	m.ID, m.UID = mail.QueueID(mail.NewID(now)), mail.NewUID(now)
@@ -75,15 +84,15 @@ func (q *fakeQueue) add(hop route.Hop, change func(*queue.Message), rcpts ...str
 		m.Envelope.Recipients = append(m.Envelope.Recipients, mail.Recipient{Address: address(q.t, r)})
 		m.States = append(m.States, queue.State{Disposition: mail.Queued, Hop: hop, Due: now})
 	}
-	if change != nil {
-		change(m)
-	}
-	f := &fakeMessage{Message: m, hop: hop, due: now}
+	return &fakeMessage{Message: m, hop: hop, due: now}
+}
+
+func (q *fakeQueue) put(m *fakeMessage) *fakeMessage {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.messages = append(q.messages, f)
+	q.messages = append(q.messages, m)
 	q.wake()
-	return f
+	return m
 }
 
 func address(t testing.TB, s string) mail.Address {
