@@ -26,14 +26,16 @@ const (
 	formShared    byte = 0x20 // the dictionary is one of formDict
 	formPredicted byte = 0x40 // what differs from an earlier row about the same message or session
 	formByMessage byte = 0x80 // version 1: a value for each message of the block, then those of rows without a message
+	formLed       byte = 0x80 // from version 3 on: the values of rows that lead come first, by themselves
 	formKind      byte = 0x0f
 )
 
-// Versions of a stored block. Older bodies are read: their text columns have
-// the dictionary first, and no form above but formByMessage.
+// Versions of a stored block. Older bodies are read: text columns of version 1
+// have the dictionary first, and no form above but formByMessage; version 2 has
+// no formLed.
 const (
 	headerVersion = 1
-	bodyVersion   = 2
+	bodyVersion   = 3
 )
 
 // typeRun is a stretch of rows of one type of fact. Rows are stored by type,
@@ -234,7 +236,9 @@ func (b *builder) sortByType() {
 	for n, c := range count {
 		b.head.types = append(b.head.types, typeRun{name: n, n: c})
 	}
-	slices.SortFunc(b.head.types, func(x, y typeRun) int { return cmp.Compare(x.name, y.name) })
+	slices.SortFunc(b.head.types, func(x, y typeRun) int {
+		return cmp.Or(cmp.Compare(rank(x.name), rank(y.name)), cmp.Compare(x.name, y.name))
+	})
 	next := map[string]int{}
 	start := 0
 	for i := range b.head.types {
@@ -247,6 +251,17 @@ func (b *builder) sortByType() {
 		b.order[next[name[i]]] = i
 		next[name[i]]++
 	}
+}
+
+// rank is the place of facts in a block: those that lead, acceptance first.
+func rank(fact string) int {
+	switch {
+	case fact == "message_queued":
+		return 0
+	case leads(fact):
+		return 1
+	}
+	return 2
 }
 
 func (b *builder) col(name string, text bool) *colBuild {
@@ -405,6 +420,10 @@ func (b *builder) addLeaf(t byte, l *leaf, structs []event.Value) {
 	}
 }
 
+// packedSmall are columns that only the view of one message reads, and that
+// take much room.
+var packedSmall = map[string]bool{"event_id": true, "transcript": true}
+
 // body writes the directory of columns and the columns.
 func (b *builder) body() []byte {
 	b.rowKeys()
@@ -412,7 +431,7 @@ func (b *builder) body() []byte {
 	data, raw := b.data[:0], b.raw
 	column := func(name string, form byte, cover []byte, n int) {
 		at := len(data)
-		data = appendPacked(data, raw)
+		data = appendPacked(data, raw, packedSmall[name])
 		dir = appendString(dir, name)
 		dir = append(dir, form)
 		dir = appendString(dir, string(cover))
@@ -494,6 +513,35 @@ func (b *builder) listSums(list string) (first []int, sums []int32) {
 	return first, sums
 }
 
+// lead is how many values of a column, from the first on, are of rows that lead.
+func (b *builder) lead(c *colBuild) (n int) {
+	list, child := isChild(c.name)
+	key := colKey(c.name, c.text)
+	for _, t := range c.cover {
+		run := &b.head.types[t]
+		if !ledColumns[run.name][key] {
+			break
+		}
+		if !child {
+			n += run.n
+			continue
+		}
+		first, sums := b.listSums(list)
+		n += int(sums[first[t]+run.n] - sums[first[t]])
+	}
+	return n
+}
+
+// constant reports whether all values are the same.
+func constant[T comparable](values []T) bool {
+	for _, v := range values {
+		if v != values[0] {
+			return false
+		}
+	}
+	return true
+}
+
 // column writes one column in the form that suits it.
 func (b *builder) column(raw []byte, c *colBuild) ([]byte, byte) {
 	switch {
@@ -505,13 +553,7 @@ func (b *builder) column(raw []byte, c *colBuild) ([]byte, byte) {
 		raw, b.scratch = appendTimes(raw, b.head.types, c.cover, c.nums, b.keys, b.nkeys, b.scratch)
 		return raw, formTimes
 	case !c.text:
-		if len(c.cover) > 1 {
-			diff, worth := predictedNums(c.nums, b.predictors(c), b.scratch)
-			if b.scratch = diff; worth {
-				return appendNums(raw, diff), formNums | formPredicted
-			}
-		}
-		return appendNums(raw, c.nums), formNums
+		return b.numbers(raw, c)
 	}
 	form, codes, dict := formText, c.codes, c.list
 	entries := len(dict)
@@ -524,14 +566,42 @@ func (b *builder) column(raw []byte, c *colBuild) ([]byte, byte) {
 		form, dict = form|formShared, nil
 	}
 	plain := func(dst []byte) []byte { return appendCodes(dst, codes) }
-	if c.name != "queue_id" && c.name != "session_id" && c.name != unique { // those tell which rows belong together
+	if c.name != "queue_id" && c.name != "session_id" && c.name != unique && !constant(codes) { // those tell which rows belong together
 		form |= formPredicted
+		lead := b.lead(c)
+		if lead > 0 {
+			form |= formLed
+		}
 		plain = func(dst []byte) []byte {
-			dst, b.scratch = appendPredictedCodes(dst, codes, b.predictors(c), b.scratch)
+			if lead > 0 {
+				dst = binary.AppendUvarint(dst, uint64(lead))
+			}
+			var prev []int32
+			if lead < len(codes) {
+				prev = b.predictors(c)
+			}
+			dst, b.scratch = appendPredictedCodes(dst, codes, lead, prev, b.scratch)
 			return dst
 		}
 	}
 	return appendText(raw, entries, plain, dict), form
+}
+
+// numbers writes a column of numbers.
+func (b *builder) numbers(raw []byte, c *colBuild) ([]byte, byte) {
+	nums, form, lead := c.nums, formNums, 0
+	if len(c.cover) > 1 && !constant(nums) {
+		if lead = b.lead(c); lead < len(nums) {
+			diff, worth := predictedNums(nums, lead, b.predictors(c), b.scratch)
+			if b.scratch = diff; worth {
+				nums, form = diff, formNums|formPredicted
+			}
+		}
+	}
+	if lead > 0 && lead < len(nums) {
+		return appendParts(binary.AppendUvarint(raw, uint64(lead)), nums, lead), form | formLed
+	}
+	return appendNums(raw, nums), form
 }
 
 // liken gives a column of which most values are those of base codes and a

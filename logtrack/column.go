@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -138,6 +139,28 @@ func readNumsInto(room []int64, src []byte, n int) (nums []int64, rest []byte, e
 		}
 	}
 	return nums, src, nil
+}
+
+// appendParts writes numbers in two parts, of which the first can be read alone.
+func appendParts(dst []byte, nums []int64, lead int) []byte {
+	return appendNums(appendNums(dst, nums[:lead]), nums[lead:])
+}
+
+// readParts reads what appendParts wrote.
+func readParts(room []int64, src []byte, n, lead int) (nums []int64, rest []byte, err error) {
+	nums = resized(room, n)
+	if _, src, err = readNumsInto(nums[:0:lead], src, lead); err == nil {
+		_, src, err = readNumsInto(nums[lead:lead], src, n-lead)
+	}
+	return nums, src, err
+}
+
+// skipParts passes over what appendParts wrote.
+func skipParts(src []byte, n, lead int) (rest []byte, err error) {
+	if src, err = skipNums(src, lead); err == nil {
+		src, err = skipNums(src, n-lead)
+	}
+	return src, err
 }
 
 // skipNums passes over n numbers that appendNums wrote.
@@ -312,8 +335,8 @@ func appendCodes(dst []byte, codes []uint32) []byte {
 	return appendNums(dst, nums)
 }
 
-func readCodes(src []byte, n, entries int) ([]uint32, []byte, error) {
-	nums, rest, err := readNums(src, n)
+func readCodes(src []byte, n, lead, entries int) ([]uint32, []byte, error) {
+	nums, rest, err := readParts(nil, src, n, lead)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -430,19 +453,29 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// appendPacked compresses raw when that pays.
-func appendPacked(dst, raw []byte) []byte {
-	if len(raw) >= 48 {
-		at := len(dst)
-		dst = append(dst, 1)
-		dst = encoder.EncodeAll(raw, dst)
-		if len(dst)-at <= len(raw) {
-			return dst
-		}
-		dst = dst[:at]
+// How octets are packed: the first one says it.
+const (
+	packedRaw byte = iota
+	packedZstd
+	packedS2
+)
+
+// appendPacked compresses raw when that pays: small makes it smaller, and four
+// times slower to read and to write.
+func appendPacked(dst, raw []byte, small bool) []byte {
+	at := len(dst)
+	switch {
+	case len(raw) < 48:
+	case small:
+		dst = encoder.EncodeAll(raw, append(dst, packedZstd))
+	default:
+		dst = slices.Grow(append(dst, packedS2), s2.MaxEncodedLen(len(raw)))
+		dst = dst[:at+1+len(s2.EncodeBetter(dst[at+1:cap(dst)], raw))]
 	}
-	dst = append(dst, 0)
-	return append(dst, raw...)
+	if n := len(dst) - at; n > 0 && n <= len(raw) {
+		return dst
+	}
+	return append(append(dst[:at], packedRaw), raw...)
 }
 
 // rawPool has room for columns that are being decoded. What they are decoded
@@ -451,21 +484,47 @@ var rawPool = sync.Pool{New: func() any { return new([]byte) }}
 
 // unpack is the column that appendPacked wrote; scratch is room for it.
 func unpack(src []byte, rawLen int, scratch *[]byte) ([]byte, error) {
-	if len(src) == 0 || rawLen > maxColumn {
-		return nil, damaged("column")
-	}
-	if src[0] == 0 {
-		return src[1:], nil
-	}
 	if cap(*scratch) < rawLen {
 		*scratch = make([]byte, 0, min(rawLen, 1<<20))
 	}
-	raw, err := decoder.DecodeAll(src[1:], (*scratch)[:0])
+	raw, err := appendUnpacked((*scratch)[:0], src, rawLen)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+		return nil, err
 	}
-	if cap(raw) <= 1<<20 {
+	if len(src) > 0 && src[0] != packedRaw && cap(raw) <= 1<<20 {
 		*scratch = raw
 	}
 	return raw, nil
+}
+
+// appendUnpacked appends the column that appendPacked wrote to dst, unless dst
+// is empty and it lies in src as it is.
+func appendUnpacked(dst, src []byte, rawLen int) ([]byte, error) {
+	if len(src) == 0 || rawLen > maxColumn {
+		return nil, damaged("column")
+	}
+	switch form, src := src[0], src[1:]; form {
+	case packedRaw:
+		if len(dst) == 0 {
+			return src, nil
+		}
+		return append(dst, src...), nil
+	case packedZstd:
+		out, err := decoder.DecodeAll(src, dst)
+		if err != nil {
+			return nil, errors.Join(errDamaged, err)
+		}
+		return out, nil
+	case packedS2:
+		if n, err := s2.DecodedLen(src); err != nil || n != rawLen {
+			return nil, damaged("column")
+		}
+		at := len(dst)
+		dst = slices.Grow(dst, rawLen)
+		if _, err := s2.Decode(dst[at:at+rawLen], src); err != nil {
+			return nil, errors.Join(errDamaged, err)
+		}
+		return dst[:at+rawLen], nil
+	}
+	return nil, damaged("column")
 }

@@ -128,7 +128,7 @@ func (dir *directory) read(body []byte, types int) error {
 			return err
 		}
 		kind := d.form & formKind
-		if kind > formDict || kind > formEventIDs && d.form != kind || body[0] == 1 && (kind > formEventIDs || d.form&^(formKind|formByMessage) != 0) {
+		if kind > formDict || kind > formEventIDs && d.form != kind || body[0] == 1 && (kind > formEventIDs || d.form&^(formKind|formByMessage) != 0) || body[0] == 2 && d.form&formLed != 0 {
 			return damaged("form")
 		}
 		d.off = off
@@ -160,4 +160,12 @@ func readOctets(src []byte) (octets, rest []byte, err error) {
 		return nil, nil, damaged("string")
 	}
 	return src[:n], src[n:], nil
+}
+
+// lead is how many of a column's values are of rows that lead, where it says so.
+func (d *dirEntry) lead(raw []byte) (n int, rest []byte, err error) {
+	if d.form&formLed == 0 {
+		return 0, raw, nil
+	}
+	return readUvarint(raw, uint64(d.n)) //nolint:gosec // a count
 }

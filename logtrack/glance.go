@@ -133,11 +133,7 @@ func glanceAt(head *header, body []byte, ids []string, found []glimpse) error {
 	for _, t := range k.queue.d.cover {
 		run := &head.types[t]
 		role := rowRoles[run.name]
-		if role == roleFinal {
-			sets[t] = readFinal
-		} else {
-			sets[t] = readRow
-		}
+		sets[t] = leadSets[run.name]
 		for row, code := range k.queue.codes[at : at+run.n] {
 			if code == 0 {
 				continue

@@ -13,10 +13,14 @@ import (
 // for those, and keeping them, would cost more than everything else. What a
 // picker decodes goes to buffers that the next one uses again, and only the
 // values of the wanted rows become a view, with those rows alone.
+//
+// Most of the rows that are picked are of facts that lead, and what is needed
+// of them is a part of its own in each column: all else is then passed over.
 type picker struct {
 	head *header
 	body []byte
 	dir  directory
+	led  bool // nothing but rows that lead is read
 
 	raw     []byte   // decompressed columns, one after the other
 	raws    [][]byte // those that are, by their place in dir
@@ -80,7 +84,7 @@ func newPicker(head *header, body []byte) (*picker, error) {
 		k.release()
 		return nil, err
 	}
-	if body[0] != bodyVersion {
+	if body[0] < 2 {
 		k.release()
 		return nil, errNotPicked
 	}
@@ -89,7 +93,7 @@ func newPicker(head *header, body []byte) (*picker, error) {
 }
 
 func (k *picker) release() {
-	k.head, k.body, k.keyed = nil, nil, false
+	k.head, k.body, k.keyed, k.led = nil, nil, false, false
 	k.queue.d, k.session.d = nil, nil
 	k.raw, k.prev = k.raw[:0], k.prev[:0]
 	clear(k.raws)
@@ -101,20 +105,17 @@ func (k *picker) release() {
 
 // unpack decompresses a column.
 func (k *picker) unpack(d *dirEntry) ([]byte, error) {
-	src := k.body[d.off : d.off+d.packed]
-	if len(src) == 0 || d.rawLen > maxColumn {
-		return nil, damaged("column")
-	}
-	if src[0] == 0 {
-		return src[1:], nil
-	}
 	if k.raws[d.place] != nil {
 		return k.raws[d.place], nil
 	}
+	src := k.body[d.off : d.off+d.packed]
+	if len(src) > 0 && src[0] == packedRaw {
+		return src[1:], nil
+	}
 	at := len(k.raw)
-	raw, err := decoder.DecodeAll(src[1:], k.raw)
+	raw, err := appendUnpacked(k.raw, src, d.rawLen)
 	if err != nil {
-		return nil, errors.Join(errDamaged, err)
+		return nil, err
 	}
 	k.raw, k.raws[d.place] = raw, raw[at:len(raw):len(raw)]
 	return k.raws[d.place], nil
@@ -220,7 +221,8 @@ func (k *picker) predictors(d *dirEntry) ([]int32, error) {
 	return f.prev, nil
 }
 
-// list reads the counts of a list.
+// list reads the counts of a list; only those of rows that lead when nothing
+// else is read.
 func (k *picker) list(name string) (*listOfRows, error) {
 	if l := k.lists[name]; l != nil {
 		return l, nil
@@ -251,7 +253,8 @@ func (k *picker) list(name string) (*listOfRows, error) {
 	return l, nil
 }
 
-// starts is where the values of each type begin in a column, or -1.
+// starts is where the values of each type begin in a column, or -1. When only
+// rows that lead are read, it is known of their types.
 func (k *picker) starts(d *dirEntry) ([]int, error) {
 	start := make([]int, len(k.head.types))
 	for i := range start {
@@ -272,10 +275,14 @@ func (k *picker) starts(d *dirEntry) ([]int, error) {
 			continue
 		}
 		p := parent.start[t]
-		if p < 0 {
+		end := p + k.head.types[t].n
+		switch {
+		case k.led && (p < 0 || end >= len(parent.sums)):
+			return start, nil
+		case p < 0:
 			return nil, damaged("list without its counts")
 		}
-		at += int(parent.sums[p+k.head.types[t].n] - parent.sums[p])
+		at += int(parent.sums[end] - parent.sums[p])
 	}
 	if at != d.n {
 		return nil, damaged("column length")
@@ -283,39 +290,66 @@ func (k *picker) starts(d *dirEntry) ([]int, error) {
 	return start, nil
 }
 
-// numbers reads a column of numbers into the picker's room for them.
+// numbers reads a column of numbers into the picker's room for them, or those
+// of rows that lead when nothing else is read.
 func (k *picker) numbers(d *dirEntry) ([]int64, error) {
 	raw, err := k.unpack(d)
 	if err != nil {
 		return nil, err
 	}
-	switch d.form {
-	case formNums:
-		k.nums, _, err = readNumsInto(k.nums, raw, d.n)
-	case formNums | formPredicted:
-		var prev []int32
-		if prev, err = k.predictors(d); err != nil {
-			return nil, err
-		}
-		if len(prev) != d.n {
-			return nil, damaged("column length")
-		}
-		if k.nums, _, err = readNumsInto(k.nums, raw, d.n); err == nil {
-			unpredictNums(k.nums, prev)
-		}
-	case formTimes:
+	if d.form == formTimes {
+		return k.timesOf(d, raw)
+	}
+	if d.form&^formPredicted&^formLed != formNums {
+		return nil, errNotPicked
+	}
+	lead, raw, err := d.lead(raw)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case k.led && lead > 0:
+		k.nums, _, err = readNumsInto(k.nums, raw, lead)
+		return k.nums, err
+	case d.form&formPredicted == 0:
+		k.nums, _, err = readParts(k.nums, raw, d.n, lead)
+		return k.nums, err
+	case k.led:
+		return nil, errBeyondLead
+	}
+	prev, err := k.predictors(d)
+	if err != nil {
+		return nil, err
+	}
+	if len(prev) != d.n {
+		return nil, damaged("column length")
+	}
+	if k.nums, _, err = readParts(k.nums, raw, d.n, lead); err == nil {
+		unpredictNums(k.nums, lead, prev)
+	}
+	return k.nums, err
+}
+
+// timesOf reads the times of rows.
+func (k *picker) timesOf(d *dirEntry, raw []byte) (_ []int64, err error) {
+	if !k.led {
 		if err = k.rowKeys(); err == nil {
 			k.nums, err = k.times.read(k.nums, raw, k.head.types, d.cover, d.n, k.keys, k.nkey)
 		}
-	default:
-		return nil, errNotPicked
+		return k.nums, err
 	}
+	types, rows := 0, 0
+	for types < len(d.cover) && leads(k.head.types[d.cover[types]].name) {
+		rows += k.head.types[d.cover[types]].n
+		types++
+	}
+	k.nums, err = k.times.read(k.nums, raw, k.head.types, d.cover[:types], rows, nil, 0)
 	return k.nums, err
 }
 
 // texts reads the values of a text column at places.
 func (k *picker) texts(d *dirEntry, places []int, out []string) ([]string, error) {
-	if d.form&formKind != formText || d.form&formByMessage != 0 {
+	if d.form&formKind != formText {
 		return nil, errNotPicked
 	}
 	raw, err := k.unpack(d)
@@ -330,34 +364,10 @@ func (k *picker) texts(d *dirEntry, places []int, out []string) ([]string, error
 	if err != nil {
 		return nil, err
 	}
-	if d.form&formPredicted == 0 {
-		if k.nums, raw, err = readNumsInto(k.nums, raw, d.n); err != nil {
-			return nil, err
-		}
-		k.codes = resized(k.codes, d.n)
-		for i, v := range k.nums {
-			if v < 0 || v >= int64(entries) {
-				return nil, damaged("code")
-			}
-			k.codes[i] = uint32(v) //nolint:gosec // bounded by entries
-		}
-	} else {
-		prev, err := k.predictors(d)
-		if err != nil {
-			return nil, err
-		}
-		if len(prev) != d.n {
-			return nil, damaged("column length")
-		}
-		if k.nums, raw, err = readNumsInto(k.nums, raw, d.n); err != nil {
-			return nil, err
-		}
-		k.codes = resized(k.codes, d.n)
-		if err := predictedCodes(k.codes, k.nums, prev, entries); err != nil {
-			return nil, err
-		}
+	dict, err := k.codesAt(d, raw, entries)
+	if err != nil {
+		return nil, err
 	}
-	dict := raw
 	if d.form&formShared != 0 {
 		shared := k.dir.get(sharedDicts[d.name])
 		if shared == nil {
@@ -369,7 +379,7 @@ func (k *picker) texts(d *dirEntry, places []int, out []string) ([]string, error
 	}
 	for _, at := range places {
 		if at >= len(k.codes) {
-			return nil, damaged("row")
+			return nil, k.noRow()
 		}
 		out = append(out, "")
 		if code := k.codes[at]; code > 0 {
@@ -379,6 +389,60 @@ func (k *picker) texts(d *dirEntry, places []int, out []string) ([]string, error
 		}
 	}
 	return out, nil
+}
+
+// noRow is the error of a row that is not there.
+func (k *picker) noRow() error {
+	if k.led {
+		return errBeyondLead
+	}
+	return damaged("row")
+}
+
+// codesAt reads the codes of a text column, or those of rows that lead when
+// nothing else is read, and gives what follows them.
+func (k *picker) codesAt(d *dirEntry, raw []byte, entries int) (rest []byte, err error) {
+	lead, raw, err := d.lead(raw)
+	if err != nil {
+		return nil, err
+	}
+	n := d.n
+	var prev []int32
+	switch {
+	case d.form&formPredicted == 0:
+	case !k.led:
+		if prev, err = k.predictors(d); err != nil {
+			return nil, err
+		}
+		if len(prev) != d.n {
+			return nil, damaged("column length")
+		}
+	case lead == 0:
+		return nil, errBeyondLead
+	}
+	if k.led && lead > 0 {
+		n = lead
+		if k.nums, raw, err = readNumsInto(k.nums, raw, lead); err != nil {
+			return nil, err
+		}
+		raw, err = skipNums(raw, d.n-lead)
+	} else {
+		k.nums, raw, err = readParts(k.nums, raw, d.n, lead)
+	}
+	if err != nil {
+		return nil, err
+	}
+	k.codes = resized(k.codes, n)
+	if d.form&formPredicted != 0 {
+		return raw, predictedCodes(k.codes, k.nums, lead, prev, entries)
+	}
+	for i, v := range k.nums {
+		if v < 0 || v >= int64(entries) {
+			return nil, damaged("code")
+		}
+		k.codes[i] = uint32(v) //nolint:gosec // bounded by entries
+	}
+	return raw, nil
 }
 
 // entry is one of a dictionary.
@@ -472,6 +536,17 @@ func (k *picker) messages(ids []string) ([]uint32, error) {
 // pick makes a view of some rows, which are in order, with the columns that
 // the facts of each type need by sets.
 func (k *picker) pick(rows []pickedRow, set func(t int) readSet) (*view, error) {
+	k.led = k.body[0] > 2 && !slices.ContainsFunc(rows, func(r pickedRow) bool { return !leads(k.head.types[r.t].name) })
+	v, err := k.view(rows, set)
+	if errors.Is(err, errBeyondLead) {
+		k.led = false
+		clear(k.lists)
+		v, err = k.view(rows, set)
+	}
+	return v, err
+}
+
+func (k *picker) view(rows []pickedRow, set func(t int) readSet) (*view, error) {
 	v := &view{head: &header{seq: k.head.seq, rows: len(rows)}, cols: map[string]*colView{}, dir: &directory{at: make([]int16, len(columnIDs)+1)}}
 	var types []int // of the block, for each type of the view
 	for i, r := range rows {
@@ -530,6 +605,9 @@ func (k *picker) column(v *view, key string, rows []pickedRow, types []int, firs
 				return err
 			}
 			p := l.start[t]
+			if p < 0 || p+r.at+1 >= len(l.sums) {
+				return k.noRow()
+			}
 			lo, hi := l.sums[p+r.at]-l.sums[p], l.sums[p+r.at+1]-l.sums[p]
 			for e := lo; e < hi; e++ {
 				places = append(places, start[t]+int(e))
@@ -559,7 +637,7 @@ func (k *picker) fill(v *view, d *dirEntry, c *colView, places []int) error {
 		c.nums = make([]int64, len(places))
 		for i, at := range places {
 			if at >= len(nums) {
-				return damaged("row")
+				return k.noRow()
 			}
 			c.nums[i] = nums[at]
 		}

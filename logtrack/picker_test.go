@@ -34,7 +34,7 @@ func TestPickedRowsAreThoseOfTheBlock(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := k.pick(rows, func(int) readSet { return readRow })
+		got, err := k.pick(rows, func(int) readSet { return readRow }) // more than lists need of rows that lead
 		k.release()
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
@@ -50,6 +50,51 @@ func TestPickedRowsAreThoseOfTheBlock(t *testing.T) {
 			if g, w := jsonOf(t, &picked), jsonOf(t, &want); g != w {
 				t.Fatalf("seed %d: row %d is picked as\n%s, want\n%s", seed, row, g, w)
 			}
+		}
+	}
+}
+
+// TestLeadsAreReadAlone picks all rows that lead, with what lists need of
+// them, and nothing else may be needed for that.
+func TestLeadsAreReadAlone(t *testing.T) {
+	m := newMailer(9)
+	var recs []event.Record
+	for len(recs) < blockRows {
+		recs = append(recs, m.next()...)
+	}
+	e := encodeBlock(1, recs[:blockRows])
+	var rows []pickedRow
+	for typ, run := range e.head.types {
+		if leads(run.name) {
+			for row := range run.n {
+				rows = append(rows, pickedRow{typ, row})
+			}
+		}
+	}
+	k, err := newPicker(e.head, e.body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.release()
+	k.led = true
+	got, err := k.view(rows, func(typ int) readSet { return leadSets[e.head.types[typ].name] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.keyed || len(rows) < blockRows/10 {
+		t.Errorf("of %d rows that lead, some could not be read alone", len(rows))
+	}
+	views := map[readSet]*view{readRow: viewOf(e), readFinal: viewOf(e)}
+	for i, row := range rows {
+		set := leadSets[e.head.types[row.t].name]
+		v := views[set]
+		if err := v.needRecords(row.t, set); err != nil {
+			t.Fatal(err)
+		}
+		want := must1[event.Record](t)(v.record(e.head.types[row.t].start+row.at, set))
+		picked := must1[event.Record](t)(got.record(i, set))
+		if g, w := jsonOf(t, &picked), jsonOf(t, &want); g != w {
+			t.Fatalf("row %d is picked as\n%s, want\n%s", i, g, w)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package logtrack
 
 import (
 	"encoding/binary"
+	"errors"
 	"maps"
 	"math/bits"
 	"slices"
@@ -11,6 +12,28 @@ import (
 // has said. A predicted column stores what differs from that: rows are stored
 // by type, so the fact before is one of another type mostly. rowKeys tell which
 // rows belong together: the message's code, or behind those the session's.
+
+// Lists show what became of messages, which their acceptance and their final
+// facts tell. Rows of these lead: they are stored before all others, and what
+// lists need of them depends on no other row, so that it is read alone and quickly.
+var leadSets = map[string]readSet{"message_queued": readRow, "recipient_relayed": readFinal, "recipient_bounced": readFinal}
+
+func leads(fact string) bool { return leadSets[fact] != 0 }
+
+// errBeyondLead says that more than the rows that lead must be read.
+var errBeyondLead = errors.New("not only rows that lead")
+
+// ledColumns are the columns, by colKey, that lists need of a fact that leads.
+var ledColumns = func() map[string]map[string]bool {
+	m := map[string]map[string]bool{}
+	for fact, set := range leadSets {
+		m[fact] = map[string]bool{}
+		for _, key := range planNames[fact].keys[set] {
+			m[fact][key] = true
+		}
+	}
+	return m
+}()
 
 // keysOf makes the keys of all rows from the codes of the two columns, whose
 // values follow each other as covered. 0 stands for neither.
@@ -92,14 +115,15 @@ func predictorsInto(prev []int32, last []stretch, types []typeRun, cover []byte,
 }
 
 // appendPredictedCodes writes 0 for a code that is the one predicted (without
-// a prediction: the first that was not there yet), and others plus one.
-func appendPredictedCodes(dst []byte, codes []uint32, prev []int32, scratch []int64) ([]byte, []int64) {
+// a prediction: the first that was not there yet), and others plus one. The
+// first ones, lead of them, are not predicted and a part of their own.
+func appendPredictedCodes(dst []byte, codes []uint32, lead int, prev []int32, scratch []int64) ([]byte, []int64) {
 	scratch = scratch[:0]
 	next := uint32(1)
 	for i, c := range codes {
 		want := next
-		if p := prev[i]; p >= 0 {
-			want = codes[p]
+		if i >= lead && prev[i] >= 0 {
+			want = codes[prev[i]]
 		}
 		if c == want {
 			scratch = append(scratch, 0)
@@ -108,21 +132,21 @@ func appendPredictedCodes(dst []byte, codes []uint32, prev []int32, scratch []in
 		}
 		next = max(next, c+1)
 	}
-	return appendNums(dst, scratch), scratch
+	return appendParts(dst, scratch, lead), scratch
 }
 
 // readPredictedCodes reads what appendPredictedCodes wrote.
-func readPredictedCodes(src []byte, prev []int32, entries int) (codes []uint32, rest []byte, err error) {
-	nums, rest, err := readNums(src, len(prev))
+func readPredictedCodes(src []byte, lead int, prev []int32, entries int) (codes []uint32, rest []byte, err error) {
+	nums, rest, err := readParts(nil, src, len(prev), lead)
 	if err != nil {
 		return nil, nil, err
 	}
 	codes = make([]uint32, len(prev))
-	return codes, rest, predictedCodes(codes, nums, prev, entries)
+	return codes, rest, predictedCodes(codes, nums, lead, prev, entries)
 }
 
 // predictedCodes makes codes of what is stored for them.
-func predictedCodes(codes []uint32, nums []int64, prev []int32, entries int) error {
+func predictedCodes(codes []uint32, nums []int64, lead int, prev []int32, entries int) error {
 	next := uint32(1)
 	for i, n := range nums {
 		var c uint32
@@ -132,7 +156,7 @@ func predictedCodes(codes []uint32, nums []int64, prev []int32, entries int) err
 				return damaged("code")
 			}
 			c = uint32(n - 1) //nolint:gosec // bounded by entries
-		case prev[i] >= 0:
+		case i >= lead && prev[i] >= 0:
 			c = codes[prev[i]]
 		default:
 			if c = next; int(c) >= entries {
@@ -150,16 +174,14 @@ func unzigzag(n int64) int64 { return int64(uint64(n)>>1) ^ -(n & 1) } //nolint:
 
 func bitsOf(n int64) int { return bits.Len64(uint64(n)) } //nolint:gosec // modular
 
-// predictedNums takes from each number the one predicted; worth is false when
-// that hardly makes them smaller.
-func predictedNums(nums []int64, prev []int32, scratch []int64) (diff []int64, worth bool) {
-	diff = scratch[:0]
-	lo := nums[0]
-	for _, n := range nums {
-		lo = min(lo, n)
-	}
+// predictedNums takes from each number but the first ones, lead of them, the
+// one predicted; worth is false when that hardly makes them smaller.
+func predictedNums(nums []int64, lead int, prev []int32, scratch []int64) (diff []int64, worth bool) {
+	diff = append(scratch[:0], nums[:lead]...)
+	lo := slices.Min(nums)
 	plain, less := 0, 0
-	for i, n := range nums {
+	for i := lead; i < len(nums); i++ {
+		n := nums[i]
 		d := n
 		if p := prev[i]; p >= 0 {
 			d -= nums[p]
@@ -173,9 +195,9 @@ func predictedNums(nums []int64, prev []int32, scratch []int64) (diff []int64, w
 }
 
 // unpredictNums puts back what predictedNums took, in place.
-func unpredictNums(diff []int64, prev []int32) {
-	for i, d := range diff {
-		d = unzigzag(d)
+func unpredictNums(diff []int64, lead int, prev []int32) {
+	for i := lead; i < len(diff); i++ {
+		d := unzigzag(diff[i])
 		if p := prev[i]; p >= 0 {
 			d += diff[p]
 		}
@@ -188,7 +210,7 @@ const neighbours = 0xff
 
 // appendTimes writes the times of rows: those of each type of fact as the
 // distance from the fact of that earlier type about the same message that they
-// follow closest, or from the row before.
+// follow closest, or from the row before. Those of lead types are of the latter kind.
 func appendTimes(dst []byte, types []typeRun, cover []byte, ts []int64, keys []uint32, n int, scratch []int64) ([]byte, []int64) {
 	at := 0
 	seen := make([][]int64, 0, len(cover)) // times by key of each type so far
@@ -201,6 +223,9 @@ func appendTimes(dst []byte, types []typeRun, cover []byte, ts []int64, keys []u
 		best, other := scratch[:run.n], scratch[run.n:2*run.n]
 		ref, least := byte(neighbours), distances(best, mine, rowKeys, nil, ts[0])
 		for j := range k {
+			if leads(run.name) {
+				break
+			}
 			if cost := distances(other, mine, rowKeys, seen[j], ts[0]); cost < least {
 				ref, least = cover[j], cost
 				best, other = other, best
@@ -259,6 +284,8 @@ type timesScratch struct {
 	start    [256]int32 // of each type in what is read, and one
 }
 
+// read is readTimes with room for them. Without keys it reads those that are
+// predicted by neighbours only.
 func (s *timesScratch) read(room []int64, src []byte, types []typeRun, cover []byte, total int, keys []uint32, n int) ([]int64, error) {
 	ts := room[:0]
 	base0, src, err := readVarint(src)
@@ -276,9 +303,13 @@ func (s *timesScratch) read(room []int64, src []byte, types []typeRun, cover []b
 		if s.diff, src, err = readNumsInto(s.diff, src[1:], run.n); err != nil {
 			return nil, err
 		}
-		rowKeys := keys[run.start : run.start+run.n]
+		var rowKeys []uint32
 		var by []int64
 		if ref != neighbours {
+			if keys == nil {
+				return nil, errBeyondLead
+			}
+			rowKeys = keys[run.start : run.start+run.n]
 			at := int(s.start[ref]) - 1
 			if at < 0 {
 				return nil, damaged("times")

@@ -305,7 +305,7 @@ func (r *rollup) encode() []byte {
 	var data, raw []byte
 	column := func(name string) {
 		at := len(data)
-		data = appendPacked(data, raw)
+		data = appendPacked(data, raw, true)
 		out = appendString(out, name)
 		out = binary.AppendUvarint(out, uint64(len(raw)))
 		out = binary.AppendUvarint(out, uint64(len(data)-at)) //nolint:gosec // a length

@@ -149,7 +149,7 @@ func (v *view) values(name string) ([]string, error) {
 		switch {
 		case d == nil:
 			return nil
-		case v.v1 || d.form&^formPredicted&^formShared != formText:
+		case v.v1 || d.form&^formPredicted&^formShared&^formLed != formText:
 			at = name
 			if err = v.decode(body, name); err == nil {
 				list = v.cols[name].dict
@@ -190,7 +190,11 @@ func (v *view) dictOf(body []byte, d *dirEntry) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if raw, err = skipNums(raw, d.n); err != nil {
+	lead, raw, err := d.lead(raw)
+	if err != nil {
+		return nil, err
+	}
+	if raw, err = skipParts(raw, d.n, lead); err != nil {
 		return nil, err
 	}
 	list, _, err := readDict(raw)
@@ -223,28 +227,20 @@ func (v *view) decode(body []byte, key string) error {
 		err = v.decodeTimes(body, d, raw, c)
 	case form == formDict && !slices.Contains(sharedNames, d.name):
 		err = damaged("form") // a column of values has codes
-	case form&formByMessage != 0 && (!v.v1 || form&formKind != formText && form&formKind != formNums):
+	case v.v1 && form&formByMessage != 0 && form&formKind != formText && form&formKind != formNums:
 		err = damaged("form")
 	case form == formDict:
 		c.dict, _, err = readDict(raw)
-	case form&formByMessage != 0:
+	case v.v1 && form&formByMessage != 0:
 		err = v.decodeByMessage(body, d, raw, c)
 	case form&formKind == formText && v.v1:
 		if c.dict, raw, err = readDict(raw); err == nil {
-			c.codes, _, err = readCodes(raw, d.n, len(c.dict))
+			c.codes, _, err = readCodes(raw, d.n, 0, len(c.dict))
 		}
 	case form&formKind == formText:
 		err = v.decodeText(body, d, raw, c)
-	case form == formNums|formPredicted:
-		var prev []int32
-		if prev, err = v.predictors(body, d); err != nil {
-			return err
-		}
-		if c.nums, _, err = readNums(raw, d.n); err == nil {
-			unpredictNums(c.nums, prev)
-		}
-	case form == formNums:
-		c.nums, _, err = readNums(raw, d.n)
+	case form&^formPredicted&^formLed == formNums:
+		err = v.decodeNums(body, d, raw, c)
 	default:
 		err = damaged("form")
 	}
@@ -260,6 +256,22 @@ func (v *view) decode(body []byte, key string) error {
 		v.size -= (&column{dict: c.dict}).size()
 	}
 	return nil
+}
+
+// decodeNums reads a column of numbers.
+func (v *view) decodeNums(body []byte, d *dirEntry, raw []byte, c *colView) error {
+	lead, raw, err := d.lead(raw)
+	if err != nil {
+		return err
+	}
+	if c.nums, _, err = readParts(nil, raw, d.n, lead); err != nil || d.form&formPredicted == 0 {
+		return err
+	}
+	prev, err := v.predictors(body, d)
+	if err == nil {
+		unpredictNums(c.nums, lead, prev)
+	}
+	return err
 }
 
 // decodeText reads a text column.
@@ -283,12 +295,16 @@ func (v *view) decodeText(body []byte, d *dirEntry, raw []byte, c *colView) erro
 	if c.dict != nil && entries > len(c.dict) {
 		return damaged("shared dictionary")
 	}
+	lead, raw, err := d.lead(raw)
+	if err != nil {
+		return err
+	}
 	if d.form&formPredicted == 0 {
-		c.codes, raw, err = readCodes(raw, d.n, entries)
+		c.codes, raw, err = readCodes(raw, d.n, lead, entries)
 	} else {
 		var prev []int32
 		if prev, err = v.predictors(body, d); err == nil {
-			c.codes, raw, err = readPredictedCodes(raw, prev, entries)
+			c.codes, raw, err = readPredictedCodes(raw, lead, prev, entries)
 		}
 	}
 	if err != nil {
@@ -410,7 +426,7 @@ func (v *view) codesOf(body []byte, name string) (p placed, entries int, err err
 	if err != nil {
 		return placed{}, 0, err
 	}
-	codes, _, err := readCodes(raw, d.n, entries)
+	codes, _, err := readCodes(raw, d.n, 0, entries)
 	return placed{d.cover, codes}, entries, err
 }
 
