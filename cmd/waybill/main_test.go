@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 //	logged FILE REGEXP       waits until FILE has that
 //	json NAME PATH           sets $NAME to a value of the JSON on stdout, such as messages.0.queue_id
 //	narrow N                 no line of stdout is wider than N
-//	freeport NAME            sets $NAME to a port that was free a moment ago
+//	freeport NAME            sets $NAME to a port at which nobody listens
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -224,10 +224,10 @@ func narrower(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func freePort(ts *testscript.TestScript, _ bool, args []string) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, release, err := relaytest.ReservePort()
 	ts.Check(err)
-	ts.Setenv(args[0], strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
-	ts.Check(l.Close())
+	ts.Defer(release)
+	ts.Setenv(args[0], strconv.Itoa(port))
 }
 
 // execute runs the program in this process.

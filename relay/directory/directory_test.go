@@ -266,12 +266,7 @@ func silent(t *testing.T) string {
 // closed is where nobody listens.
 func closed(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return "ldap://" + l.Addr().String()
+	return "ldap://127.0.0.1:" + relaytest.Port(t)
 }
 
 func TestFailover(t *testing.T) {

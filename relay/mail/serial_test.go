@@ -5,10 +5,15 @@ import (
 	"time"
 )
 
+// serialRuns counts the runs of TestSerialIDsRiseAndDiffer: each is of a later
+// time, since identifiers of one process rise.
+var serialRuns int
+
 // TestSerialIDsRiseAndDiffer makes many identifiers for the same and for other
 // times, in the order of time and a little out of it.
 func TestSerialIDsRiseAndDiffer(t *testing.T) {
-	base := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
+	serialRuns++
+	base := time.Date(2026, 1, 31, 12+serialRuns, 0, 0, 0, time.UTC)
 	seen := map[string]bool{}
 	last := ""
 	for i := range 10000 {

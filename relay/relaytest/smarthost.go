@@ -166,11 +166,11 @@ type SmartHost struct {
 	changed    chan struct{}
 }
 
-// NewSmartHost starts a SmartHost on a free port of 127.0.0.1 that ends with
-// the test.
+// NewSmartHost starts a SmartHost on a [Port] of 127.0.0.1 that ends with the
+// test. When it is closed before, nobody listens there.
 func NewSmartHost(t TB, opts ...Option) *SmartHost {
 	t.Helper()
-	h, err := StartSmartHost("127.0.0.1:0", opts...)
+	h, err := StartSmartHost("127.0.0.1:"+Port(t), opts...)
 	if err != nil {
 		t.Fatalf("start a smart host: %v", err)
 	}

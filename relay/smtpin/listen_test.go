@@ -16,6 +16,7 @@ import (
 
 	"waybill/relay/event"
 	"waybill/relay/policy"
+	"waybill/relay/relaytest"
 )
 
 func TestFind(t *testing.T) {
@@ -114,18 +115,6 @@ func TestSockets(t *testing.T) {
 	}
 }
 
-// port is a free port of all addresses.
-func port(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, p, _ := net.SplitHostPort(l.Addr().String())
-	return p
-}
-
 func at(name string, addr ...string) Connector {
 	return open(func(c *Connector) { c.Name, c.Banner, c.Listen = name, "ESMTP "+name, addr })
 }
@@ -157,7 +146,7 @@ func greeting(t testing.TB, addr string) string {
 }
 
 func TestAddressBesideAllAddresses(t *testing.T) {
-	p := port(t)
+	p := relaytest.Port(t)
 	r := start(t, Options{Connectors: []Connector{at("all", ":"+p), at("own", "127.0.0.2:"+p)}})
 	for addr, want := range map[string]string{"127.0.0.1:" + p: "all", "127.0.0.2:" + p: "own"} {
 		if got := greeting(t, addr); got != want {
@@ -170,7 +159,7 @@ func TestAddressBesideAllAddresses(t *testing.T) {
 }
 
 func TestChangeKeepsSessions(t *testing.T) {
-	p := port(t)
+	p := relaytest.Port(t)
 	here := "127.0.0.1:" + p
 	r := start(t, Options{Connectors: []Connector{at("old", here), at("test", "127.0.0.1:0")}})
 	conn, err := net.Dial("tcp", here)
@@ -209,7 +198,7 @@ func TestChangeKeepsSessions(t *testing.T) {
 }
 
 func TestChangeMovesBetweenOneAndAllAddresses(t *testing.T) {
-	p := port(t)
+	p := relaytest.Port(t)
 	one, all, other := at("one", "127.0.0.1:"+p), at("all", ":"+p), at("test", "127.0.0.1:0")
 	r := start(t, Options{Connectors: []Connector{one, other}})
 	for _, step := range []struct {
@@ -235,8 +224,8 @@ func TestChangeIsAllOrNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	p := port(t)
-	here, free := "127.0.0.1:"+p, "127.0.0.1:"+port(t)
+	p := relaytest.Port(t)
+	here, free := "127.0.0.1:"+p, "127.0.0.1:"+relaytest.Port(t)
 	r := start(t, Options{Connectors: []Connector{at("old", here), at("test", "127.0.0.1:0")}})
 	for _, test := range []struct {
 		name string
@@ -315,7 +304,7 @@ func TestChangeKeepsCounters(t *testing.T) {
 // TestChangeUnderLoad changes the connectors all the time while clients send.
 // No session may be cut, and no message lost.
 func TestChangeUnderLoad(t *testing.T) {
-	stay := "127.0.0.1:" + port(t)
+	stay := "127.0.0.1:" + relaytest.Port(t)
 	var list [2][]Connector
 	for i := range list {
 		list[i] = []Connector{

@@ -13,6 +13,7 @@ import (
 	"waybill/relay/auth"
 	"waybill/relay/event"
 	"waybill/relay/policy"
+	"waybill/relay/relaytest"
 )
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
@@ -46,7 +47,7 @@ func (r *relay) dialTo(t testing.TB, addr string) *client {
 }
 
 func TestProxyHeader(t *testing.T) {
-	addr := "127.0.0.1:" + port(t)
+	addr := "127.0.0.1:" + relaytest.Port(t)
 	r := start(t, Options{Connectors: behind(addr)})
 	for _, test := range []struct {
 		name, header string
@@ -92,7 +93,7 @@ func TestProxyHeader(t *testing.T) {
 }
 
 func TestProxyThatOnlyOneConnectorTrusts(t *testing.T) {
-	addr := "127.0.0.1:" + port(t)
+	addr := "127.0.0.1:" + relaytest.Port(t)
 	r := start(t, Options{Connectors: behind(addr, func(c *Connector) {
 		if c.Name == "inside" {
 			c.ProxyTrusted = nil
@@ -112,7 +113,7 @@ func TestProxyHeaderOfAStranger(t *testing.T) {
 		{"v2", "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x0a\x01\x02\x03\xc0\x00\x02\x19\x04\xd2\x00\x19"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			addr := "127.0.0.1:" + port(t)
+			addr := "127.0.0.1:" + relaytest.Port(t)
 			r := start(t, Options{Connectors: behind(addr, func(c *Connector) { c.ProxyTrusted = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")} })})
 			c := r.dialTo(t, addr)
 			c.send(test.header + "EHLO x\r\nMAIL FROM:<a@example.net>\r\n")
@@ -129,7 +130,7 @@ func TestProxyHeaderOfAStranger(t *testing.T) {
 }
 
 func TestProxyHeaderComesBeforeTLS(t *testing.T) {
-	addr := "127.0.0.1:" + port(t)
+	addr := "127.0.0.1:" + relaytest.Port(t)
 	r := start(t, Options{Connectors: behind(addr, secure, func(c *Connector) { c.TLSMode = "implicit" })})
 	raw, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -165,7 +166,7 @@ func (a ahead) Write(p []byte) (int, error) {
 }
 
 func TestProxyHeaderInTime(t *testing.T) {
-	addr := "127.0.0.1:" + port(t)
+	addr := "127.0.0.1:" + relaytest.Port(t)
 	r := start(t, Options{Connectors: behind(addr, func(c *Connector) { c.ProxyTimeout = time.Second })})
 	probe, err := net.Dial("tcp", addr) // connects and goes: no fact
 	if err != nil {
@@ -182,7 +183,7 @@ func TestProxyHeaderInTime(t *testing.T) {
 }
 
 func TestProxyLimitsAreOfTheClient(t *testing.T) {
-	addr := "127.0.0.1:" + port(t)
+	addr := "127.0.0.1:" + relaytest.Port(t)
 	r := start(t, Options{Connectors: behind(addr, func(c *Connector) { c.Limits.ConnectionsPerSource = 1 })})
 	hello := func(ip string) string {
 		c := r.dialTo(t, addr)
@@ -195,7 +196,7 @@ func TestProxyLimitsAreOfTheClient(t *testing.T) {
 }
 
 func TestEndDoesNotWaitForHeaders(t *testing.T) {
-	addr := "127.0.0.1:" + port(t)
+	addr := "127.0.0.1:" + relaytest.Port(t)
 	r := start(t, Options{Connectors: behind(addr, func(c *Connector) { c.ProxyTimeout = time.Minute })})
 	for range 3 {
 		r.dialTo(t, addr).send("PROXY")
@@ -236,7 +237,7 @@ func announcing(addr string, change ...func(*Connector)) []Connector {
 }
 
 func TestXClient(t *testing.T) {
-	addr := "127.0.0.1:" + port(t)
+	addr := "127.0.0.1:" + relaytest.Port(t)
 	r := start(t, Options{Connectors: announcing(addr, func(c *Connector) { c.Transcript.Mode = "all" })})
 	c := r.dialTo(t, addr)
 	c.talk("=>220 mx.example.com ESMTP own")
@@ -306,7 +307,7 @@ func TestXClientIsRefused(t *testing.T) {
 		}, []string{"XCLIENT ADDR=10.1.2.3=>421 4.7.0", "=>"}, "limit_total"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			addr := "127.0.0.1:" + port(t)
+			addr := "127.0.0.1:" + relaytest.Port(t)
 			r := start(t, Options{Connectors: announcing(addr, test.change)})
 			if test.reason == "limit_total" {
 				c := r.dialTo(t, addr)
@@ -338,7 +339,7 @@ func TestXClientLogin(t *testing.T) {
 		}
 		return auth.Identity{}, auth.ErrUnknownUser
 	}
-	addr := "127.0.0.1:" + port(t)
+	addr := "127.0.0.1:" + relaytest.Port(t)
 	r := start(t, Options{Connectors: announcing(addr, secure, func(c *Connector) { c.AuthRequired, c.AuthBeforeTLS, c.Lookup = true, true, lookup })})
 	for _, test := range []struct {
 		name string

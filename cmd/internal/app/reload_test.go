@@ -35,20 +35,6 @@ http: {listen: "127.0.0.1:0"}
 log: {file: DIR/waybill.log}
 `
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
-}
-
 func (f *fixture) file(name, content string) {
 	f.t.Helper()
 	if err := os.WriteFile(filepath.Join(f.dir, name), []byte(content), 0o600); err != nil {
@@ -69,7 +55,7 @@ func refusal(addr, to string) error {
 func TestReloadOfReception(t *testing.T) {
 	host := relaytest.NewSmartHost(t)
 	f := newFixture(t, host.Addr())
-	mx, other := freePort(t), freePort(t)
+	mx, other := relaytest.Port(t), relaytest.Port(t)
 	f.file("recipients.txt", "ann\n")
 	conf := strings.Replace(reloadable, "PORT", mx, 1)
 	f.write(conf)
@@ -203,7 +189,7 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 	}
 	defer taken.Close()
 	f := newFixture(t, "127.0.0.1:9")
-	mx := freePort(t)
+	mx := relaytest.Port(t)
 	f.file("recipients.txt", "ann\n")
 	f.file("users.yaml.bad", "users: 1\n")
 	conf := strings.Replace(reloadable, "PORT", mx, 1)

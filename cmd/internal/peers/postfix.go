@@ -8,15 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+
+	"waybill/relay/relaytest"
 )
 
 // Postfix is a running Postfix of our own, apart from an installed one.
@@ -165,29 +165,11 @@ func (p *Postfix) Stop() error {
 	return nil
 }
 
-// given are the ports that FreePort has returned.
-var given sync.Map
-
-// FreePort is a TCP port of loopback that nobody listens on now, and that it
-// has not returned before. It is below those that systems give to outgoing
-// connections, so that none of them takes it before its user listens, or while
-// its user restarts.
+// FreePort is a TCP port of loopback that nobody listens on now, and that nobody
+// else is given while this program runs.
 func FreePort() (int, error) {
-	const from, to = 15000, 32000
-	var last error
-	for range 200 {
-		port := from + rand.IntN(to-from) //nolint:gosec // no secret
-		if _, taken := given.LoadOrStore(port, true); taken {
-			continue
-		}
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			last = err
-			continue
-		}
-		return port, l.Close()
-	}
-	return 0, fmt.Errorf("no free port: %w", last)
+	port, _, err := relaytest.ReservePort()
+	return port, err
 }
 
 // WaitPort waits until somebody listens on port of loopback.

@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -56,17 +55,6 @@ func tlsa(c tls.Certificate, port uint16) string {
 	return fmt.Sprintf("_%d._tcp.mx.y.example. 60 IN TLSA 3 1 1 %x", port, sha256.Sum256(leaf.RawSubjectPublicKeyInfo))
 }
 
-// closedPort is a port at which nobody listens.
-func closedPort(t *testing.T) uint16 {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	_ = l.Close()
-	return uint16(port)
-}
-
 func TestProbe(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -98,7 +86,7 @@ func TestProbe(t *testing.T) {
 		}, outcome: "bounced", verdict: Fail, stage: "dns", who: "us, or their DNS", want: "loops back to us"},
 		{name: "nobody listens", setup: func(w *world) {
 			w.zone(usual)
-			w.opts.Port = closedPort(w.t)
+			_ = w.host.Close()
 		}, outcome: "deferred", verdict: Fail, stage: "connect", who: Them, want: "connection refused"},
 		{name: "says nothing", setup: func(w *world) {
 			w.zone(usual)
