@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,7 @@ type load struct {
 	to    func(i int) string // recipient of message i
 	auth  string             // base64 of AUTH PLAIN, or empty
 	rate  float64            // messages a second; 0: as many as go
+	again bool               // what is refused for now is offered again a second later, and counted
 
 	began, lastReply time.Time
 	latency          []time.Duration // by message
@@ -134,27 +136,55 @@ func (l *load) worker(next *atomic.Int64, ready func(), start <-chan struct{}) e
 			time.Sleep(time.Until(l.began.Add(time.Duration(float64(i) / l.rate * float64(time.Second)))))
 		}
 		copy(msg[at:], fmt.Sprintf("%08d", i))
-		if _, err := fmt.Fprintf(conn, "MAIL FROM:<bench@bench.test>\r\nRCPT TO:<%s>\r\nDATA\r\n", l.to(i)); err != nil {
-			return err
-		}
-		for _, want := range []int{250, 250, 354} {
-			if err := expect(br, want); err != nil {
+		for {
+			err := l.submit(conn, br, i, msg)
+			if err == nil {
+				break
+			}
+			if _, later := errors.AsType[laterError](err); !l.again || !later {
 				return err
 			}
+			l.refused.Add(1)
+			time.Sleep(time.Second)
 		}
-		if _, err := conn.Write(msg); err != nil {
-			return err
-		}
-		dot := time.Now()
-		if l.rate > 0 {
-			l.dots[i] = dot
-		}
-		if err := expect(br, 250); err != nil {
-			return err
-		}
-		l.latency[i] = max(1, time.Since(dot))
 	}
 }
+
+// submit hands over message i, once. It returns a laterError for one that was
+// refused for now.
+func (l *load) submit(conn net.Conn, br *bufio.Reader, i int, msg []byte) error {
+	if _, err := fmt.Fprintf(conn, "MAIL FROM:<bench@bench.test>\r\nRCPT TO:<%s>\r\nDATA\r\n", l.to(i)); err != nil {
+		return err
+	}
+	if err := expect(br, 250); err != nil {
+		if _, later := errors.AsType[laterError](err); later { // RCPT and DATA follow from it
+			return cmp.Or(errors.Join(expect(br, 503), expect(br, 503)), err)
+		}
+		return err
+	}
+	for _, want := range []int{250, 354} {
+		if err := expect(br, want); err != nil {
+			return err
+		}
+	}
+	if _, err := conn.Write(msg); err != nil {
+		return err
+	}
+	dot := time.Now()
+	if l.rate > 0 {
+		l.dots[i] = dot
+	}
+	if err := expect(br, 250); err != nil {
+		return err
+	}
+	l.latency[i] = max(1, time.Since(dot))
+	return nil
+}
+
+// laterError is a reply that refuses for now.
+type laterError string
+
+func (e laterError) Error() string { return "refused for now: " + string(e) }
 
 // content is a message of about size octets with its number in a header, and the final dot.
 func content(size int) []byte {
@@ -178,6 +208,9 @@ func expect(br *bufio.Reader, want int) error {
 			continue
 		}
 		if code, _ := strconv.Atoi(line[:min(3, len(line))]); code != want { // a bad number is not the wanted one
+			if code >= 400 && code < 500 {
+				return laterError(strings.TrimSpace(line))
+			}
 			return fmt.Errorf("want %d, got %q", want, strings.TrimSpace(line))
 		}
 		return nil

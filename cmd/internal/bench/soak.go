@@ -47,11 +47,11 @@ func soak(o options) error {
 		began := time.Now()
 		every := max(o.soak/60, 2*time.Second)
 		done := make(chan error, 1)
-		total := 0
+		total, refused := 0, int64(0)
 		go func() { // in parts, so that no table of all messages is kept
 			for time.Since(began) < o.soak {
 				n := max(1, int(rate*min(time.Minute, o.soak-time.Since(began)).Seconds()))
-				l := &load{addr: r.addr, n: n, conns: 20, size: o.size, rate: rate, to: sinkUser}
+				l := &load{addr: r.addr, n: n, conns: 20, size: o.size, rate: rate, to: sinkUser, again: true}
 				res, err := l.run(s, 2*time.Minute)
 				if err == nil && res.Arrived < n {
 					err = fmt.Errorf("%d of %d messages arrived", res.Arrived, n)
@@ -61,6 +61,7 @@ func soak(o options) error {
 					return
 				}
 				total += n
+				refused += l.refused.Load()
 			}
 			done <- nil
 		}()
@@ -80,7 +81,7 @@ func soak(o options) error {
 				if err != nil {
 					return err
 				}
-				fmt.Printf("\n%d messages arrived, each once or more.\n", total)
+				fmt.Printf("\n%d messages arrived, each once or more; %d were refused for now at first.\n", total, refused)
 				return judge(samples)
 			}
 		}
