@@ -20,7 +20,7 @@ import (
 
 const (
 	metaFile     = "meta.json"
-	memTableSize = 16 << 20
+	memTableSize = 2 << 20 // of headers and the places of blocks: 10 million facts have less
 )
 
 // meta summarizes a partition, so that it need not be opened to know that it
@@ -218,7 +218,7 @@ func openBadger(opts badger.Options) (db *badger.DB, err error) {
 			db, err = nil, &badgerdir.DamageError{Dir: opts.Dir, List: []badgerdir.Damage{{File: "database", What: fmt.Sprintf("contradicts itself: %.200v", v)}}}
 		}
 	}()
-	return badger.Open(opts)
+	return badgerdir.Open(opts)
 }
 
 func readHeaders(db *badger.DB, log *zap.Logger) ([]*header, error) {

@@ -109,8 +109,11 @@ type committer struct {
 // submit hands c to the committer and waits until it is durable.
 func (q *Queue) submit(c *change) error {
 	c.done = make(chan error, 1)
-	if c.size() > q.batchBytes {
-		return fmt.Errorf("change of %d octets is too large for one transaction", c.size())
+	if n := c.size(); n > q.batchBytes {
+		// Its facts are compressed: those of many recipients are much alike.
+		if n += int64(len(packFacts(nil, c.lines)) - len(c.lines)); n > q.batchBytes {
+			return fmt.Errorf("change of %d octets is too large for one transaction", n)
+		}
 	}
 	q.com.mu.Lock()
 	if q.com.closed {

@@ -55,7 +55,8 @@ func newStock(t testing.TB, closed bool) *stock {
 	t.Helper()
 	h := open(t, nil)
 	s := &stock{dir: t.TempDir(), want: map[mail.QueueID]string{}}
-	trace := bytes.Repeat([]byte("Received: from a.test by b.test\r\n"), 6000)
+	line := []byte("Received: from a.test by b.test\r\n")
+	trace := bytes.Repeat(line, memTableSize/80/len(line)) // so that they are more than one memtable
 	for i := range 110 {
 		d := draft(t, fmt.Sprintf("u%d@example.com", i))
 		d.Trace = trace

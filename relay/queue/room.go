@@ -21,8 +21,9 @@ import (
 type room struct {
 	dir     string // of the database
 	reserve *badgerdir.Reserve
-	used    int64 // octets of the log in use, as many as it can be; the committer's own
-	last    int64 // of the last group
+	used    int64  // octets of the log in use, as many as it can be; the committer's own
+	last    int64  // of the last group
+	said    string // why the next log was not reserved; the committer's own
 
 	mu    sync.RWMutex // held for reading while a group is committed
 	shut  atomic.Bool  // no table may be begun
@@ -101,6 +102,7 @@ func (q *Queue) admit(group []*change) (done func(), ok bool) {
 	}
 	r.mu.RLock()
 	err := error(nil)
+	defer func() { q.sayReserve(err) }()
 	if !r.shut.Load() {
 		if err = r.reserve.Ready(); err == nil {
 			r.used += size
@@ -121,6 +123,18 @@ func (q *Queue) admit(group []*change) (done func(), ok bool) {
 		q.guard.full()
 	}
 	return nil, false
+}
+
+// sayReserve tells why the next log could not be reserved, once.
+func (q *Queue) sayReserve(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != "" && text != q.room.said {
+		q.remark("disk guard", text)
+	}
+	q.room.said = text
 }
 
 // holdBack refuses the changes of group, which there is no room for, but those
