@@ -21,11 +21,14 @@ func TestOpenSmaller(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close() // of the process that was killed
+	wb := db.NewWriteBatch()
 	for i := range entries {
-		err := db.Update(func(txn *badger.Txn) error { return txn.Set(fmt.Appendf(nil, "m/%06d", i), value(i)) })
-		if err != nil {
+		if err := wb.Set(fmt.Appendf(nil, "m/%06d", i), value(i)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := wb.Flush(); err != nil {
+		t.Fatal(err)
 	}
 	for _, test := range []struct {
 		name string
