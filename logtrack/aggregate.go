@@ -247,7 +247,7 @@ func (s *Store) Aggregate(ctx context.Context, q trackapi.AggregateQuery) (*trac
 	if len(blocks) > s.exactBlocks && a.canRoll(f) {
 		err = a.fromRollups(ctx, sn, f, blocks)
 	} else {
-		err = parallel(ctx, blocks, func(src *source) error { return a.block(sn, src, f) })
+		err = parallel(ctx, sn.s.crew, blocks, func(src *source) error { return a.block(sn, src, f) })
 	}
 	switch {
 	case isCut(ctx, err):
@@ -305,7 +305,7 @@ func (a *aggregation) fromRollups(ctx context.Context, sn *snapshot, f *filter, 
 		}
 	}
 	a.rolled = true
-	return parallel(ctx, jobs, func(j job) error { return a.block(sn, j.src, j.f) })
+	return parallel(ctx, sn.s.crew, jobs, func(j job) error { return a.block(sn, j.src, j.f) })
 }
 
 // holds reports whether a time is in the range of the filter.

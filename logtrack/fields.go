@@ -25,6 +25,7 @@ const (
 	postRemote
 	postParent
 	postExternal
+	postUndelivered // of another kind's values: see undelivered.go
 )
 
 // field is one thing that facts are searched by: the columns that hold it.

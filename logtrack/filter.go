@@ -18,13 +18,14 @@ import (
 
 // pred is one filter over facts.
 type pred struct {
-	term  trackapi.Term
-	text  func(string) bool // of a value of the field's text columns; never asked for ""
-	num   func(int64) bool
-	fact  func(name string) bool // of the fact's name
-	post  byte                   // index that finds it, or postNone
-	keys  []string               // index keys, any of which
-	field *field
+	term   trackapi.Term
+	text   func(string) bool // of a value of the field's text columns; never asked for ""
+	num    func(int64) bool
+	fact   func(name string) bool // of the fact's name
+	post   byte                   // index that finds it, or postNone
+	keys   []string               // index keys, any of which
+	failed bool                   // passes only facts that tell of an undelivered recipient
+	field  *field
 
 	privacy *Privacy // of the store
 }
@@ -443,6 +444,10 @@ func (p *pred) dispositions(list []string) error {
 			return bad(p.term, fmt.Sprintf("unknown disposition %.40q", w), "one of "+strings.Join(mail.Dispositions(), ", "))
 		}
 		set[d] = true
+	}
+	p.failed = true
+	for d, in := range set {
+		p.failed = p.failed && (!in || slices.Contains(undelivered, mail.Disposition(d))) //nolint:gosec // below 16
 	}
 	p.num = func(n int64) bool { return n > 0 && n < int64(len(set)) && set[n] }
 	p.fact = func(name string) bool { return set[dispositionOf(name)] }

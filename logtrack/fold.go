@@ -77,7 +77,7 @@ func (sn *snapshot) messageFacts(ctx context.Context, ids []position, set readSe
 		return nil, err
 	}
 	var mu sync.Mutex
-	err = parallel(ctx, blocks, func(b wantedBlock) error {
+	err = parallel(ctx, sn.s.crew, blocks, func(b wantedBlock) error {
 		recs, err := sn.recordsOf(b.src, want, set)
 		if err != nil {
 			sn.failed(b.src, err)

@@ -58,7 +58,7 @@ func (sn *snapshot) glances(ctx context.Context, ids []position) (folds map[stri
 		return nil, nil, err
 	}
 	var mu sync.Mutex
-	err = parallel(ctx, blocks, func(b wantedBlock) error {
+	err = parallel(ctx, sn.s.crew, blocks, func(b wantedBlock) error {
 		sn.looked.Add(1)
 		found := make([]glimpse, len(b.ids))
 		err := b.src.part.body(b.src.head.seq, func(body []byte) error { return glanceAt(b.src.head, body, b.ids, found) })

@@ -44,7 +44,8 @@ const (
 	// apart: one look-up in 2^7 reads a block in vain, if its times allow
 	// it, and differences of neighbours mostly fit into one octet.
 	spareBits  = 7
-	runVersion = 1
+	// runVersion 1 has no postings of undelivered recipients.
+	runVersion = 2
 )
 
 // fresh is a stored block that is in no run yet.
@@ -65,6 +66,7 @@ func (f *fresh) may(p posting) bool {
 // run is what memory holds of a run.
 type run struct {
 	key      []byte
+	version  byte
 	blocks   []uint32
 	sections map[byte]*section
 	roll     *rollHead // nil when there is no rollup
@@ -157,10 +159,10 @@ func appendSection(dirs, data []byte, list []posting) ([]byte, []byte) {
 
 // readRun reads what memory holds of a run.
 func readRun(key, src []byte) (*run, error) {
-	if len(src) < bodyStart+1 || src[0] != runVersion || crc32.Checksum(src[bodyStart:], castagnoli) != binary.BigEndian.Uint32(src[1:]) {
+	if len(src) < bodyStart+1 || src[0] < 1 || src[0] > runVersion || crc32.Checksum(src[bodyStart:], castagnoli) != binary.BigEndian.Uint32(src[1:]) {
 		return nil, damaged("run")
 	}
-	r := &run{key: slices.Clone(key), sections: map[byte]*section{}}
+	r := &run{key: slices.Clone(key), version: src[0], sections: map[byte]*section{}}
 	whole := len(src)
 	n := int(src[bodyStart])
 	blocks, src, err := readUvarint(src[bodyStart+1:], runMost)
@@ -208,6 +210,9 @@ func readRun(key, src []byte) (*run, error) {
 
 // find appends the blocks that may hold p to dst. value is the run as stored.
 func (r *run) find(dst []uint32, p posting, value []byte) ([]uint32, error) {
+	if p.kind() == postUndelivered && r.version < 2 { // any may
+		return append(dst, r.blocks...), nil
+	}
 	s := r.sections[p.kind()]
 	if s == nil {
 		return dst, nil
@@ -402,6 +407,10 @@ func postingsOf(v *view) ([]posting, error) {
 		if c := v.col(key); c != nil {
 			posts = appendPostings(posts, x.post, x.key, c.dict)
 		}
+	}
+	posts, err := appendUndeliveredOf(posts, v)
+	if err != nil {
+		return nil, err
 	}
 	return sortPostings(posts), nil
 }

@@ -731,7 +731,7 @@ func (q *rolling) roll(ctx context.Context, sn *snapshot, p *partition, f *filte
 // could: facts can be read instead of the others.
 func (sn *snapshot) eachRollup(ctx context.Context, p *partition, runs []*run, want map[string]bool, each func(*rollup)) (done []*run, err error) {
 	var mu sync.Mutex
-	err = parallel(ctx, runs, func(r *run) error {
+	err = parallel(ctx, sn.s.crew, runs, func(r *run) error {
 		err := p.db.View(func(txn *badger.Txn) error {
 			item, err := txn.Get(rollKey(r))
 			if err != nil {

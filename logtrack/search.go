@@ -27,10 +27,11 @@ type scan struct {
 	given  map[string]bool
 
 	indexed bool // the blocks are those that an index names
+	crew    crew
 }
 
-func newScan(oldest bool, blocks []*source, least, greatest func(h *header) int64) *scan {
-	sc := &scan{oldest: oldest, blocks: blocks, edge: greatest, found: map[string]position{}, given: map[string]bool{}}
+func newScan(c crew, oldest bool, blocks []*source, least, greatest func(h *header) int64) *scan {
+	sc := &scan{crew: c, oldest: oldest, blocks: blocks, edge: greatest, found: map[string]position{}, given: map[string]bool{}}
 	if oldest {
 		sc.edge = least
 	}
@@ -120,7 +121,7 @@ func (sc *scan) next(ctx context.Context, n int, each func(*source) ([]position,
 		for i := range index {
 			index[i] = i
 		}
-		err := parallel(ctx, index, func(i int) (err error) {
+		err := parallel(ctx, sc.crew, index, func(i int) (err error) {
 			results[i], err = each(now[i])
 			return err
 		})
@@ -198,10 +199,10 @@ func (s *Store) Messages(ctx context.Context, q trackapi.Query) (*trackapi.Messa
 	if err != nil {
 		return nil, err
 	}
-	sc := newScan(q.Sort == "time", blocks, func(h *header) int64 { return h.minAcc }, func(h *header) int64 { return h.maxAcc })
+	sc := newScan(s.crew, q.Sort == "time", blocks, func(h *header) int64 { return h.minAcc }, func(h *header) int64 { return h.maxAcc })
 	sc.after, sc.hasAft = after, hasAfter
 	sc.indexed = slices.ContainsFunc(preds, func(p *pred) bool {
-		return p.post != postNone && p.post != postRecipientDomain && p.post != postSenderDomain
+		return p.post != postNone && p.post != postRecipientDomain && p.post != postSenderDomain || p.failed
 	})
 	each := func(src *source) ([]position, error) { return sn.candidates(src, preds, f) }
 
@@ -448,7 +449,7 @@ func (s *Store) events(ctx context.Context, q trackapi.Query, page *trackapi.Pag
 	if err != nil {
 		return err
 	}
-	sc := newScan(q.Sort == "time", blocks, func(h *header) int64 { return h.minTS }, func(h *header) int64 { return h.maxTS })
+	sc := newScan(s.crew, q.Sort == "time", blocks, func(h *header) int64 { return h.minTS }, func(h *header) int64 { return h.maxTS })
 	sc.after, sc.hasAft = after, hasAfter
 	refs := newRefs()
 	list, err := sc.next(ctx, limit+1, func(src *source) ([]position, error) { return sn.facts(src, f, refs) })

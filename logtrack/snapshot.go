@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"waybill/relay/event"
 )
@@ -159,59 +156,46 @@ func (sn *snapshot) blocks(preds []*pred, keep func(h *header) bool) ([]*source,
 
 // indexed intersects the index entries of preds in p; nil means that no index helps.
 func (sn *snapshot) indexed(p *partition, preds []*pred) (allowed map[uint32]bool, by string, err error) {
+	failed := slices.ContainsFunc(preds, func(pr *pred) bool { return pr.failed })
 	for _, pr := range preds {
 		if pr.post == postNone {
 			continue
 		}
-		keys := make([]posting, len(pr.keys))
+		keys := make([]posting, len(pr.keys), 2*len(pr.keys))
 		for i, k := range pr.keys {
 			keys[i] = postingOf(pr.post, k)
+		}
+		both := failed && slices.Contains(undeliveredPosts, pr.post)
+		if both {
+			for _, k := range keys {
+				keys = append(keys, k.undelivered())
+			}
 		}
 		found, err := p.lookup(keys, nil)
 		if err != nil {
 			return nil, "", err
 		}
-		set := map[uint32]bool{}
-		for _, seqs := range found {
-			for _, seq := range seqs {
-				if allowed == nil || allowed[seq] {
-					set[seq] = true
-				}
-			}
-		}
-		allowed = set
+		allowed = intersect(allowed, found[:len(pr.keys)])
 		by += "index of " + pr.term.Field + " "
+		if both {
+			allowed = intersect(allowed, found[len(pr.keys):])
+			by += "and of what was not delivered "
+		}
 	}
 	return allowed, by, nil
 }
 
-// parallel calls each for every block at the same time, up to the number of
-// processors, until ctx is done.
-func parallel[T any](ctx context.Context, list []T, each func(T) error) error {
-	if len(list) == 1 {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		return each(list[0])
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(max(2, min(8, runtime.GOMAXPROCS(0))))
-	var stopped error
-	for _, x := range list {
-		if stopped = ctx.Err(); stopped != nil {
-			break // those under way may end well: the rest is left out all the same
-		}
-		g.Go(func() error {
-			if err := ctx.Err(); err != nil {
-				return err
+// intersect is those blocks of allowed, or of all when it is nil, that any of lists has.
+func intersect(allowed map[uint32]bool, lists [][]uint32) map[uint32]bool {
+	set := map[uint32]bool{}
+	for _, seqs := range lists {
+		for _, seq := range seqs {
+			if allowed == nil || allowed[seq] {
+				set[seq] = true
 			}
-			return each(x)
-		})
+		}
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	return stopped
+	return set
 }
 
 // explain is the plan of an answer, when it was asked for.

@@ -115,6 +115,7 @@ type Store struct {
 	journalErrors, sealErrors, readErrors                        atomic.Int64
 	bytes                                                        atomic.Int64
 	heavy                                                        chan struct{} // one token for each aggregate at once
+	crew                                                         crew
 }
 
 // memBlock is a block in memory: the open one, or one that waits to be stored.
@@ -187,7 +188,7 @@ func Open(opts Options) (*Store, error) {
 	s := &Store{
 		opts: opts, log: log.Named("track"), dir: filepath.Join(opts.Dir, "journal"), nextSeq: 1,
 		flushKick: make(chan struct{}, 1), sealKick: make(chan struct{}, 1), stop: make(chan struct{}),
-		cache: newViewCache(opts.CacheBytes), heavy: make(chan struct{}, 2),
+		cache: newViewCache(opts.CacheBytes), heavy: make(chan struct{}, 2), crew: newCrew(),
 		exactBlocks: exactBlocks,
 	}
 	s.room.L, s.synced.L = &s.mu, &s.mu
