@@ -51,6 +51,16 @@ func (c *viewCache) get(p *partition, h *header) *view {
 	return v
 }
 
+// peek is the view of a block that is there already, or nil.
+func (c *viewCache) peek(p *partition, h *header) *view {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.byKey[viewKey{p, h.seq}]; ok {
+		return e.Value.(*cached).view
+	}
+	return nil
+}
+
 // grew counts what a view has decoded.
 func (c *viewCache) grew(key viewKey, v *view, size int64) {
 	c.mu.Lock()

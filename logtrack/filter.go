@@ -24,6 +24,7 @@ type pred struct {
 	fact   func(name string) bool // of the fact's name
 	post   byte                   // index that finds it, or postNone
 	keys   []string               // index keys, any of which
+	hint   hint                   // in every value that passes text
 	failed bool                   // passes only facts that tell of an undelivered recipient
 	field  *field
 
@@ -169,6 +170,9 @@ func compileTerm(t trackapi.Term, privacy ...*Privacy) (*pred, error) {
 	case "message_id":
 		v := trimID(t.Value)
 		p.words([]string{v}, trimID, postMessageID)
+		if p.post == postMessageID && v != "" {
+			p.hint = hint{text: []byte(v)}
+		}
 	case "remote_host":
 		v := t.Value
 		if a, perr := netip.ParseAddr(v); perr == nil {
@@ -333,6 +337,7 @@ func (p *pred) address(v string) error {
 		}
 		g := glob(lower(v))
 		p.text = func(s string) bool { return g(addressKey(s)) }
+		p.hint = hint{longestPart(lower(v)), true}
 		return nil
 	}
 	if a, err := mail.ParseAddress(v); err == nil && v != "" {
@@ -342,7 +347,20 @@ func (p *pred) address(v string) error {
 	}
 	p.post, p.keys = post, p.privacy.hashes(v)
 	p.text = func(s string) bool { return slices.Contains(p.keys, addressKey(s)) }
+	if len(p.keys) == 1 {
+		p.hint = hint{longestPart(p.keys[0]), true}
+	}
 	return nil
+}
+
+// longestPart is the longest text of a pattern without "*", or nil.
+func longestPart(pattern string) (longest []byte) {
+	for part := range strings.SplitSeq(pattern, "*") {
+		if len(part) > len(longest) {
+			longest = []byte(part)
+		}
+	}
+	return longest
 }
 
 func (p *pred) domain(v string, post byte) error {
@@ -352,6 +370,7 @@ func (p *pred) domain(v string, post byte) error {
 			d := domainOf(s)
 			return d != "" && g(d)
 		}
+		p.hint = hint{longestPart(foldPattern(v)), true}
 		return nil
 	}
 	d, err := mail.ParseDomain(v)
@@ -360,6 +379,7 @@ func (p *pred) domain(v string, post byte) error {
 	}
 	p.post, p.keys = post, []string{d}
 	p.text = func(s string) bool { return domainOf(s) == d }
+	p.hint = hint{[]byte("@" + d), true}
 	return nil
 }
 
@@ -447,7 +467,7 @@ func (p *pred) dispositions(list []string) error {
 	}
 	p.failed = true
 	for d, in := range set {
-		p.failed = p.failed && (!in || slices.Contains(undelivered, mail.Disposition(d))) //nolint:gosec // below 16
+		p.failed = p.failed && (!in || slices.Contains(undelivered, mail.Disposition(d)))
 	}
 	p.num = func(n int64) bool { return n > 0 && n < int64(len(set)) && set[n] }
 	p.fact = func(name string) bool { return set[dispositionOf(name)] }

@@ -72,7 +72,7 @@ func (sn *snapshot) messageFacts(ctx context.Context, ids []position, set readSe
 			}
 		}
 	}
-	blocks, err := sn.blocksOf(ids)
+	blocks, err := sn.blocksOf(ids, func(string, viewKey) bool { return false })
 	if err != nil {
 		return nil, err
 	}
@@ -100,8 +100,9 @@ type wantedBlock struct {
 	ids []string
 }
 
-// blocksOf lists the stored blocks that may have facts about messages.
-func (sn *snapshot) blocksOf(ids []position) (blocks []wantedBlock, err error) {
+// blocksOf lists the stored blocks that may have facts about messages, but for
+// those that skip has been told of.
+func (sn *snapshot) blocksOf(ids []position, skip func(id string, key viewKey) bool) (blocks []wantedBlock, err error) {
 	keys, accepted := make([]posting, len(ids)), make([]int64, len(ids))
 	for i, pos := range ids {
 		keys[i], accepted[i] = postingOf(postQueueID, pos.id), acceptMS(pos.id)
@@ -124,7 +125,7 @@ func (sn *snapshot) blocksOf(ids []position) (blocks []wantedBlock, err error) {
 			}
 			b := wantedBlock{src: &source{head: h, part: p}}
 			for _, i := range list {
-				if h.mayHold(accepted[i]) && !slices.Contains(b.ids, ids[i].id) {
+				if h.mayHold(accepted[i]) && !slices.Contains(b.ids, ids[i].id) && !skip(ids[i].id, viewKey{p, h.seq}) {
 					b.ids = append(b.ids, ids[i].id)
 				}
 			}

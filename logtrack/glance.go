@@ -19,6 +19,14 @@ type glimpse struct {
 	recs     []event.Record
 	attempts int  // of which nothing else was read
 	odd      bool // a fact may say more than those that were read
+	blocks   []viewKey
+}
+
+// add adds what another block has of the message.
+func (g *glimpse) add(o *glimpse) {
+	g.recs = append(g.recs, o.recs...)
+	g.attempts += o.attempts
+	g.odd = g.odd || o.odd
 }
 
 // rowRoles says what facts are to a glimpse. Facts that are not in it make a
@@ -44,7 +52,9 @@ const (
 func (sn *snapshot) glances(ctx context.Context, ids []position) (folds map[string]*fold, rest []position, err error) {
 	seen := make(map[string]*glimpse, len(ids))
 	for _, pos := range ids {
-		seen[pos.id] = &glimpse{}
+		if seen[pos.id] = sn.glimpsed[pos.id]; seen[pos.id] == nil {
+			seen[pos.id] = &glimpse{}
+		}
 	}
 	for _, m := range sn.mem {
 		for i := range m.recs {
@@ -53,7 +63,7 @@ func (sn *snapshot) glances(ctx context.Context, ids []position) (folds map[stri
 			}
 		}
 	}
-	blocks, err := sn.blocksOf(ids)
+	blocks, err := sn.blocksOf(ids, func(id string, key viewKey) bool { return slices.Contains(seen[id].blocks, key) })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -69,9 +79,8 @@ func (sn *snapshot) glances(ctx context.Context, ids []position) (folds map[stri
 		defer mu.Unlock()
 		for i, id := range b.ids {
 			g := seen[id]
-			g.recs = append(g.recs, found[i].recs...)
-			g.attempts += found[i].attempts
-			g.odd = g.odd || found[i].odd || err != nil
+			g.add(&found[i])
+			g.odd = g.odd || err != nil
 		}
 		return nil
 	})
@@ -126,6 +135,12 @@ func glanceAt(head *header, body []byte, ids []string, found []glimpse) error {
 	if err != nil || k.queue.d == nil {
 		return err
 	}
+	return k.glance(codes, found)
+}
+
+// glance reads what the block has of the messages with some codes.
+func (k *picker) glance(codes []uint32, found []glimpse) error {
+	head := k.head
 	var rows []pickedRow
 	var of []int // the message of each row
 	sets := make([]readSet, len(head.types))

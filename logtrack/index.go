@@ -43,7 +43,7 @@ const (
 	// spareBits is how many more bits of a hash are kept than tell the entries
 	// apart: one look-up in 2^7 reads a block in vain, if its times allow
 	// it, and differences of neighbours mostly fit into one octet.
-	spareBits  = 7
+	spareBits = 7
 	// runVersion 1 has no postings of undelivered recipients.
 	runVersion = 2
 )

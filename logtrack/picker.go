@@ -36,6 +36,9 @@ type picker struct {
 	last    []stretch
 	lists   map[string]*listOfRows
 	times   timesScratch
+	keep    []bool // rows that pass all filters so far
+	hit     []bool // rows that pass one
+	ok      []bool // entries of a dictionary that pass one
 }
 
 // codesOfRows are the codes of a column, and what follows them.
@@ -349,6 +352,27 @@ func (k *picker) timesOf(d *dirEntry, raw []byte) (_ []int64, err error) {
 
 // texts reads the values of a text column at places.
 func (k *picker) texts(d *dirEntry, places []int, out []string) ([]string, error) {
+	dict, err := k.codesAndDict(d)
+	if err != nil {
+		return nil, err
+	}
+	for _, at := range places {
+		if at >= len(k.codes) {
+			return nil, k.noRow()
+		}
+		out = append(out, "")
+		if code := k.codes[at]; code > 0 {
+			if out[len(out)-1], err = k.entry(dict, int(code)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
+}
+
+// codesAndDict reads the codes of a text column into the picker's room for
+// them, and finds its dictionary.
+func (k *picker) codesAndDict(d *dirEntry) (dict []byte, err error) {
 	if d.form&formKind != formText {
 		return nil, errNotPicked
 	}
@@ -364,31 +388,22 @@ func (k *picker) texts(d *dirEntry, places []int, out []string) ([]string, error
 	if err != nil {
 		return nil, err
 	}
-	dict, err := k.codesAt(d, raw, entries)
-	if err != nil {
+	if dict, err = k.codesAt(d, raw, entries); err != nil {
 		return nil, err
 	}
 	if d.form&formShared != 0 {
-		shared := k.dir.get(sharedDicts[d.name])
-		if shared == nil {
-			return nil, damaged("shared dictionary")
-		}
-		if dict, err = k.unpack(shared); err != nil {
-			return nil, err
-		}
+		return k.shared(d)
 	}
-	for _, at := range places {
-		if at >= len(k.codes) {
-			return nil, k.noRow()
-		}
-		out = append(out, "")
-		if code := k.codes[at]; code > 0 {
-			if out[len(out)-1], err = k.entry(dict, int(code)); err != nil {
-				return nil, err
-			}
-		}
+	return dict, nil
+}
+
+// shared is the dictionary that a column shares with others.
+func (k *picker) shared(d *dirEntry) ([]byte, error) {
+	shared := k.dir.get(sharedDicts[d.name])
+	if shared == nil {
+		return nil, damaged("shared dictionary")
 	}
-	return out, nil
+	return k.unpack(shared)
 }
 
 // noRow is the error of a row that is not there.

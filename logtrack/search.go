@@ -52,9 +52,14 @@ func (sc *scan) before(a, b position) bool {
 	return a.compare(b) > 0
 }
 
+// wants reports whether an item was not given yet, and does not stand before the cursor.
+func (sc *scan) wants(pos position) bool {
+	return !sc.given[pos.id] && (!sc.hasAft || sc.before(sc.after, pos))
+}
+
 // add takes an item, unless it was given already or stands before the cursor.
 func (sc *scan) add(pos position) {
-	if sc.given[pos.id] || sc.hasAft && !sc.before(sc.after, pos) {
+	if !sc.wants(pos) {
 		return
 	}
 	if old, ok := sc.found[pos.id]; !ok || sc.before(pos, old) {
@@ -134,11 +139,13 @@ func (sc *scan) next(ctx context.Context, n int, each func(*source) ([]position,
 				sc.add(pos)
 			}
 		}
-		if walked += k; sc.indexed { // most blocks have something: as many as are likely to be enough
-			have := len(list) + len(sc.found)
-			batch = min(max((n-have)*walked/max(have, 1), firstBlocks), 64)
+		walked += k
+		have := len(list) + len(sc.found)
+		likely := max((n-have)*walked/max(have, 1), firstBlocks) // to be enough
+		if sc.indexed {                                          // most blocks have something
+			batch = min(likely, 64)
 		} else {
-			batch = min(batch*2, 16)
+			batch = min(likely, batch*2, 128)
 		}
 	}
 }
@@ -204,7 +211,8 @@ func (s *Store) Messages(ctx context.Context, q trackapi.Query) (*trackapi.Messa
 	sc.indexed = slices.ContainsFunc(preds, func(p *pred) bool {
 		return p.post != postNone && p.post != postRecipientDomain && p.post != postSenderDomain || p.failed
 	})
-	each := func(src *source) ([]position, error) { return sn.candidates(src, preds, f) }
+	gather := sc.indexed && f.reads() == readRow
+	each := func(src *source) ([]position, error) { return sn.look(src, preds, f, sc.wants, gather) }
 
 	out := &trackapi.Messages{Messages: []trackapi.Message{}}
 	more, all := false, len(blocks)

@@ -30,8 +30,9 @@ type snapshot struct {
 	looked  atomic.Int32 // blocks that were read
 	folded  int          // messages, of a search for them
 
-	mu    sync.Mutex
-	notes []string
+	mu       sync.Mutex
+	notes    []string
+	glimpsed map[string]*glimpse // messages of which some blocks were read already
 }
 
 // snapshot takes the blocks that may hold what want asks for, as the summary of
