@@ -307,7 +307,7 @@ func (k *picker) matchTexts(p *pred, text []byte) (some bool) {
 		}
 		s := text[at : at+int(k.lens[next])]
 		next, at = next+1, at+len(s)
-		if len(s) > 0 && p.text(unsafe.String(&s[0], len(s))) { // compared, and not kept
+		if len(s) > 0 && p.text(unsafe.String(&s[0], len(s))) { //nolint:gosec // compared, and not kept
 			k.ok[next] = true
 			some = true
 		}

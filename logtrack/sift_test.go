@@ -25,11 +25,24 @@ func TestSiftEqualsView(t *testing.T) {
 	plain := facts(63, 250)
 	blocks := []*encoded{encodeBlock(1, recs), encodeBlock(2, plain), encodeBlock(3, randomRecords(rng, 300))}
 	terms := []trackapi.Term{
-		{Field: "recipient", Value: "*ann*"}, {Field: "recipient", Value: "*@*.example"}, {Field: "recipient", Value: "@gmail.example"},
-		{Field: "recipient", Value: "@bücher.example"}, {Field: "recipient", Value: "mixed.case@gmail.example"}, {Field: "recipient", Value: "*7*@*"},
-		{Field: "recipient", Value: "@.example"}, {Field: "domain", Value: "y.example"}, {Field: "sender", Value: "*"}, {Field: "sender", Value: "<>"},
-		{Field: "disposition", Value: "bounced"}, {Field: "disposition", Value: "deferred,relayed"}, {Field: "code", Value: "550,4.x.x"}, {Field: "event", Value: "attempt_finished"},
-		{Field: "client_ip", Value: "10.0.0.0/8"}, {Field: "auth_user", Value: "app1"}, {Field: "connector", Value: "internet"}, {Field: "min_size", Value: "5KiB"},
+		{Field: "recipient", Value: "*ann*"},
+		{Field: "recipient", Value: "*@*.example"},
+		{Field: "recipient", Value: "@gmail.example"},
+		{Field: "recipient", Value: "@bücher.example"},
+		{Field: "recipient", Value: "mixed.case@gmail.example"},
+		{Field: "recipient", Value: "*7*@*"},
+		{Field: "recipient", Value: "@.example"},
+		{Field: "domain", Value: "y.example"},
+		{Field: "sender", Value: "*"},
+		{Field: "sender", Value: "<>"},
+		{Field: "disposition", Value: "bounced"},
+		{Field: "disposition", Value: "deferred,relayed"},
+		{Field: "code", Value: "550,4.x.x"},
+		{Field: "event", Value: "attempt_finished"},
+		{Field: "client_ip", Value: "10.0.0.0/8"},
+		{Field: "auth_user", Value: "app1"},
+		{Field: "connector", Value: "internet"},
+		{Field: "min_size", Value: "5KiB"},
 	}
 	for _, r := range slices.Concat(recs, plain) {
 		switch ev := r.Event.(type) { //nolint:gochecksumtype // values to look for
