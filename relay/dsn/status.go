@@ -14,7 +14,6 @@ func status(opts *Options) part {
 	wide := false
 	for i := range opts.Recipients {
 		r := &opts.Recipients[i]
-		r.ORcpt = plainORcpt(r.ORcpt)
 		wide = wide || !r.Address.ASCII() || !isPlain(r.ORcpt)
 	}
 	var b strings.Builder
@@ -34,7 +33,10 @@ func status(opts *Options) part {
 	for i := range opts.Recipients {
 		r := &opts.Recipients[i]
 		b.WriteString("\r\n")
-		if kind, orig, ok := strings.Cut(r.ORcpt, ";"); ok {
+		if kind, orig, isUTF8, ok := mail.SplitORcpt(r.ORcpt); ok {
+			if isUTF8 && !wide { // RFC 6533 section 3: the form for a 7-bit report
+				orig = mail.EncodeUXText(orig)
+			}
 			field("Original-Recipient", word(kind)+"; ", orig, maxAddress)
 		}
 		kind := "rfc822; "

@@ -65,7 +65,7 @@ func (n Notify) Wants(k Notify) bool {
 type Recipient struct {
 	Address Address `json:"address"`
 	Notify  Notify  `json:"notify,omitzero"`
-	ORcpt   string  `json:"orcpt,omitzero"` // RFC 3461 section 4.2, such as "rfc822;user@example.com"; xtext decoded
+	ORcpt   string  `json:"orcpt,omitzero"` // RFC 3461 section 4.2, such as "rfc822;user@example.com"; decoded
 }
 
 // Envelope is what MAIL and RCPT said (RFC 5321 section 2.3.1).
@@ -270,12 +270,11 @@ func ParseRcpt(args string, smtputf8 bool) (Recipient, error) {
 				return errBadValue
 			}
 		case "ORCPT":
-			kind, enc, ok := strings.Cut(val, ";")
-			s, err := DecodeXText(enc)
-			if !ok || kind == "" || err != nil || s == "" || len(val) > 500 || !isAtom(kind) {
+			s, err := parseORcpt(val)
+			if err != nil {
 				return errBadValue
 			}
-			r.ORcpt = kind + ";" + s
+			r.ORcpt = s
 		default:
 			return ErrUnknownParameter
 		}

@@ -158,6 +158,7 @@ func TestBodyString(t *testing.T) {
 func FuzzParseMail(f *testing.F) {
 	f.Add("FROM:<a@b.example> SIZE=10 BODY=BINARYMIME SMTPUTF8 RET=HDRS ENVID=x+2By AUTH=<>", "TO:<c@d.example> NOTIFY=DELAY ORCPT=rfc822;x+40y")
 	f.Add("FROM:<>", "TO:<postmaster> ORCPT=utf-8;ä")
+	f.Add("FROM:<> SMTPUTF8", `TO:<ä@b.example> ORCPT=UTF-8;j\x{F6}rg+2Bß\x{1F600}@c.example`)
 	f.Add("FROM:<> REQUIRETLS MT-PRIORITY=-9 HOLDUNTIL=2030-01-02T03:04:05+01:00", "TO:<a@b.example>")
 	f.Add("FROM:<> BY=-60;NT", "TO:<a@b.example>")
 	f.Add("FROM:<> HOLDFOR=60 MT-PRIORITY=0", "TO: <a@b.example>")

@@ -312,6 +312,30 @@ func TestParameters(t *testing.T) {
 			},
 			want: "FROM:<sender@x.example> SIZE=33 RET=HDRS ENVID=a+2Bb+20c TO:<a@y.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;x+3Dy@z",
 		},
+		{
+			name: "original recipient of type utf-8", change: func(m *Message) {
+				m.Envelope.UTF8, m.Envelope.Recipients[0].ORcpt = true, "utf-8;jörg+a=b@y.example"
+			},
+			want: `FROM:<sender@x.example> SIZE=33 SMTPUTF8 TO:<a@y.example> ORCPT=utf-8;jörg\x{2B}a\x{3D}b@y.example`,
+		},
+		{
+			name: "the same, the transaction is not under SMTPUTF8", change: func(m *Message) {
+				m.Envelope.Recipients[0].ORcpt = "utf-8;jörg+a=b@y.example"
+			},
+			want: `FROM:<sender@x.example> SIZE=33 TO:<a@y.example> ORCPT=utf-8;j\x{F6}rg\x{2B}a\x{3D}b@y.example`,
+		},
+		{
+			name: "the same, SMTPUTF8 not offered and not needed", without: []string{"SMTPUTF8"}, change: func(m *Message) {
+				m.Envelope.UTF8, m.Envelope.Recipients[0].ORcpt = true, "utf-8;😀@y.example"
+			},
+			want: `FROM:<sender@x.example> SIZE=33 TO:<a@y.example> ORCPT=utf-8;\x{1F600}@y.example`,
+		},
+		{
+			name: "original recipient too long for 7 bits", change: func(m *Message) {
+				m.Envelope.Recipients[0].ORcpt = "utf-8;" + strings.Repeat("ö", 100) + "@y.example"
+			},
+			want: "FROM:<sender@x.example> SIZE=33 TO:<a@y.example>",
+		},
 		{name: "DSN not offered", without: []string{"DSN"}, change: func(m *Message) {
 			m.Envelope.Ret, m.Envelope.EnvID, m.Envelope.Recipients[0].Notify = "HDRS", "x", mail.NotifyNever
 		}, want: "FROM:<sender@x.example> SIZE=33 TO:<a@y.example>"},

@@ -132,8 +132,8 @@ func (t *transaction) rcptArg(i int) string {
 	if r.Notify != 0 {
 		arg += " NOTIFY=" + r.Notify.String()
 	}
-	if kind, value, ok := strings.Cut(r.ORcpt, ";"); ok && kind != "" && value != "" {
-		arg += " ORCPT=" + mail.EncodeXText(kind) + ";" + mail.EncodeXText(value)
+	if value := r.ORcptValue(t.utf8); value != "" {
+		arg += " ORCPT=" + value
 	}
 	return arg
 }
