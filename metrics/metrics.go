@@ -136,7 +136,7 @@ type tables struct {
 	tokenRefreshes *counters
 	lookupDuration *histograms
 
-	backoffs, attemptQuestions *counters
+	backoffs, attemptQuestions, converted *counters
 }
 
 // newTables is long because it is the list of all metrics.
@@ -195,6 +195,8 @@ func newTables(d *definer, o Options) *tables {
 		"DNS questions of delivery attempts, by whether the cache answered them. Divided by delivery_attempts_total: look-ups per attempt.", send, answeredDim)
 	t.dnsDuration = d.histograms("dns_duration_seconds", "Time of DNS questions that the cache could not answer.",
 		[]float64{.001, .005, .01, .05, .1, .25, .5, 1, 5, 10, 30}, dnsTypeDim)
+	t.converted = d.counters("contents_converted_total",
+		"Delivery attempts whose content was encoded for a next hop that does not take it as it is, by the encoding of its parts.", send, encodingDim)
 	t.reused = d.counters("connections_reused_total", "Delivery attempts on a connection that an earlier attempt had opened.", send)
 	t.dsn = d.counters("dsn_total", "Delivery status notifications.", dsnKindDim, dsnResultDim)
 
@@ -349,6 +351,9 @@ func (t *tables) attempt(ev *event.AttemptFinished, uid string) {
 	t.attempts.inc(ev.ConnectorOut, provider, attemptWord(ev.Disposition))
 	if ev.Reused {
 		t.reused.inc(ev.ConnectorOut)
+	}
+	if ev.Converted != "" {
+		t.converted.inc(ev.ConnectorOut, encodingOf(ev.Converted))
 	}
 	if ev.DNSAsked > 0 {
 		cached := min(max(ev.DNSCached, 0), ev.DNSAsked)

@@ -71,7 +71,7 @@ func facts() []event.Event {
 		event.MessageRouted{Info: info, ConnectorOut: "internet"},
 		event.AttemptFinished{
 			Info: info, Hop: hop, Disposition: mail.Relayed, Attempt: 1, Recipients: []event.Recipient{{Disposition: mail.Relayed, Code: 250}},
-			TSched: ms(1), DNSAsked: 3, DNSCached: 1, Stages: event.Stages{TDNS: ms(2), TConnect: ms(20), TBanner: ms(30), TTLS: ms(40), TEnvelope: ms(50), TData: ms(60), TReply: ms(700)},
+			TSched: ms(1), DNSAsked: 3, DNSCached: 1, Converted: "quoted-printable:1 base64:2", Stages: event.Stages{TDNS: ms(2), TConnect: ms(20), TBanner: ms(30), TTLS: ms(40), TEnvelope: ms(50), TData: ms(60), TReply: ms(700)},
 		},
 		event.AttemptFinished{
 			Info: info, Hop: hop, Disposition: mail.Bounced, Attempt: 2, Reused: true,
@@ -489,6 +489,8 @@ func TestCounting(t *testing.T) {
 		{"waybill_delivery_stage_duration_seconds_count", []string{`stage="sched"`}, 2},
 		{"waybill_delivery_stage_duration_seconds_count", []string{`stage="tls"`}, 1},
 		{"waybill_connections_reused_total", nil, 1},
+		{"waybill_contents_converted_total", nil, 1},
+		{"waybill_contents_converted_total", []string{`encoding="both"`}, 1},
 		{"waybill_dns_duration_seconds_count", nil, 1},
 		{"waybill_auth_attempts_total", []string{`result="error"`}, 1},
 		{"waybill_queue_actions_total", nil, 1},
@@ -509,6 +511,28 @@ func TestCounting(t *testing.T) {
 
 // TestEveryFactIsCounted fails when a fact is missing in facts above, so that
 // the golden file shows what a new fact does.
+func TestEncodingOf(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		in   string
+		want string
+	}{
+		{"text", "quoted-printable:3", "quoted-printable"},
+		{"the rest", "base64:1", "base64"},
+		{"both", "quoted-printable:1 base64:2", "both"},
+		{"twice", "base64:1 base64:2", "base64"},
+		{"something new", "uuencode:1", other},
+		{"something new beside", "base64:1 uuencode:1 base64:1", other},
+		{"blank", " ", other},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := encodingOf(test.in); got != test.want {
+				t.Errorf("encodingOf(%q) = %q, want %q", test.in, got, test.want)
+			}
+		})
+	}
+}
+
 func TestEveryFactIsCounted(t *testing.T) {
 	seen := map[string]bool{}
 	for _, ev := range facts() {

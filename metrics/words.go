@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"strconv"
+	"strings"
 
 	"waybill/relay/event"
 	"waybill/relay/mail"
@@ -97,6 +98,7 @@ var (
 	sloDim        = dim{label: "outcome", words: []string{"within", "late"}, exact: true}
 	verifyDim     = dim{label: "verify", words: []string{"none", "unverified", "pkix", "pkix_name", "dane", "mta_sts"}, fold: foldRarely}
 	dnsTypeDim    = dim{label: "type", words: []string{"MX", "A", "AAAA", "TLSA", "TXT", "PTR"}, fold: foldRarely}
+	encodingDim   = dim{label: "encoding", words: []string{"quoted-printable", "base64", "both"}, fold: foldRarely}
 	answeredDim   = dim{label: "answered_by", words: []string{"cache", "server"}, exact: true}
 	backoffDim    = dim{label: "backoff", words: event.BackoffModes(), fold: foldRarely}
 	lookupDim     = dim{label: "lookup", words: event.Lookups(), fold: foldRarely}
@@ -122,6 +124,26 @@ func codeClass(code int) string {
 		return "5xx"
 	}
 	return other
+}
+
+// encodingOf is the encodings of a fact, such as "quoted-printable:1 base64:2", in
+// one word of encodingDim.
+func encodingOf(converted string) string {
+	found := ""
+	for word := range strings.FieldsSeq(converted) {
+		switch encoding, _, _ := strings.Cut(word, ":"); {
+		case encoding != "quoted-printable" && encoding != "base64":
+			return other
+		case found != "" && found != encoding:
+			found = "both"
+		default:
+			found = encoding
+		}
+	}
+	if found == "" {
+		return other
+	}
+	return found
 }
 
 // codeWord is code as codeDim has it, without allocating for any code that a
