@@ -59,13 +59,21 @@ func queueListCmd(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t := newTable("NEXT HOP", "CONNECTOR", "STATE", "MESSAGES", "ACTIVE", "DEFERRED", "HELD", "SIZE", "OLDEST", "DUE LAG", "IN/MIN", "OUT/MIN", "NEXT", "LAST ERROR")
-			t.flex, t.spare = []int{0, 1, 13}, []int{4, 10, 11, 7, 9, 1, 6, 12}
+			heads := []string{"NEXT HOP", "CONNECTOR", "STATE", "MESSAGES", "ACTIVE", "DEFERRED", "HELD", "SIZE", "OLDEST", "DUE LAG", "IN/MIN", "OUT/MIN", "NEXT", "CLASS", "LAST ERROR"}
+			t := newTable(append(heads, e.whyHeads()...)...)
+			t.flex, t.spare = []int{0, 1, 14}, []int{4, 10, 11, 7, 9, 1, 6, 12, 13}
+			var whys meanings
 			for _, q := range answer.Queues {
-				t.add(q.Name, q.Connector, stateOfQueue(q), fmt.Sprint(q.Messages), fmt.Sprint(q.Active), fmt.Sprint(q.Deferred), fmt.Sprint(q.Held), e.size(q.Bytes),
-					e.seconds(q.OldestAge), e.seconds(q.DueLag), fmt.Sprintf("%.0f", q.InRate), fmt.Sprintf("%.0f", q.OutRate), e.until(nextOfQueue(q)), q.LastError)
+				whys.add(q.LastClass, q.LastRule, "", q.LastMeans)
+				t.add(append([]string{
+					q.Name, q.Connector, stateOfQueue(q), fmt.Sprint(q.Messages), fmt.Sprint(q.Active), fmt.Sprint(q.Deferred), fmt.Sprint(q.Held), e.size(q.Bytes),
+					e.seconds(q.OldestAge), e.seconds(q.DueLag), fmt.Sprintf("%.0f", q.InRate), fmt.Sprintf("%.0f", q.OutRate), e.until(nextOfQueue(q)), q.LastClass, q.LastError,
+				}, e.whyCells(q.LastRule, q.LastMeans)...)...)
 			}
 			if err := render(e, answer, answer.Queues, t); err != nil {
+				return err
+			}
+			if err := e.tellMeanings(&whys); err != nil {
 				return err
 			}
 			if e.format == "table" {
@@ -119,22 +127,33 @@ func queueMessagesCmd(e *env) *cobra.Command {
 					break
 				}
 			}
-			t := newTable("ACCEPTED", "QUEUE ID", "STATE", "SENDER", "RECIPIENT", "AGE", "ATTEMPTS", "NEXT", "LAST REPLY")
-			t.flex, t.spare = []int{3, 4, 8}, []int{6, 0, 7, 3}
+			heads := []string{"ACCEPTED", "QUEUE ID", "STATE", "SENDER", "RECIPIENT", "AGE", "ATTEMPTS", "NEXT", "CLASS", "LAST REPLY"}
+			t := newTable(append(heads, e.whyHeads()...)...)
+			t.flex, t.spare = []int{3, 4, 9}, []int{6, 0, 7, 8, 3}
+			var whys meanings
 			for _, m := range rows {
 				var to []string
-				attempts, next, reply := 0, time.Time{}, ""
+				attempts, next := 0, time.Time{}
+				var last trackapi.QueuedRecipient
 				for _, r := range m.Recipients {
 					to = append(to, r.Address)
 					attempts = max(attempts, r.Attempts)
 					if next.IsZero() || !r.Next.IsZero() && r.Next.Before(next) {
 						next = r.Next
 					}
-					reply = or(r.Reply, reply)
+					if r.Reply != "" {
+						last = r
+					}
+					whys.add(r.Class, r.Rule, r.Permanence, r.Explanation)
 				}
-				t.add(e.clock(m.Time), m.QueueID, m.State, m.Sender, e.addresses(to), e.seconds(m.Age), fmt.Sprint(attempts), e.until(next), reply)
+				t.add(append([]string{
+					e.clock(m.Time), m.QueueID, m.State, m.Sender, e.addresses(to), e.seconds(m.Age), fmt.Sprint(attempts), e.until(next), last.Class, last.Reply,
+				}, e.whyCells(last.Rule, last.Explanation)...)...)
 			}
 			if err := render(e, trackapi.QueuedMessages{Messages: rows, Cursor: cursor}, rows, t); err != nil {
+				return err
+			}
+			if err := e.tellMeanings(&whys); err != nil {
 				return err
 			}
 			if e.format == "table" && cursor != "" {
@@ -180,10 +199,14 @@ func queueShowCmd(e *env) *cobra.Command {
 				return &exitError{code: exitNo, err: fmt.Errorf("several messages begin with %s", args[0])}
 			}
 			m := list.Messages[0]
-			t := newTable("RECIPIENT", "STATE", "NEXT HOP", "ATTEMPTS", "NEXT", "LAST HOST", "LAST REPLY")
-			t.flex, t.spare = []int{0, 2, 5, 6}, []int{5, 3, 2}
+			t := newTable(append([]string{"RECIPIENT", "STATE", "NEXT HOP", "ATTEMPTS", "NEXT", "LAST HOST", "CLASS", "LAST REPLY"}, e.whyHeads()...)...)
+			t.flex, t.spare = []int{0, 2, 5, 7}, []int{5, 3, 6, 2}
+			var whys meanings
 			for _, r := range m.Recipients {
-				t.add(r.Address, r.State, r.Queue, fmt.Sprint(r.Attempts), e.until(r.Next), e.dash(r.Host), e.dash(r.Reply))
+				whys.add(r.Class, r.Rule, r.Permanence, r.Explanation)
+				t.add(append([]string{
+					r.Address, r.State, r.Queue, fmt.Sprint(r.Attempts), e.until(r.Next), e.dash(r.Host), e.dash(r.Class), e.dash(r.Reply),
+				}, e.whyCells(r.Rule, r.Explanation)...)...)
 			}
 			if e.format == "table" {
 				held := ""
@@ -194,10 +217,10 @@ func queueShowCmd(e *env) *cobra.Command {
 					e.paint("bold", m.QueueID), e.paint(cellStyle("STATE", m.State), m.State), clean(m.Sender), clean(or(m.MessageID, "-")), size(m.Size),
 					clock(m.Time), seconds(m.Age), or(m.Connector, "the relay itself"), until(m.Expires), clean(held))
 			}
-			if err := render(e, m, m.Recipients, t); err != nil || e.format != "table" {
+			if err := render(e, m, m.Recipients, t); err != nil {
 				return err
 			}
-			return e.explainQueued(m.Recipients)
+			return e.tellMeanings(&whys)
 		},
 	}
 	cmd.Flags().BoolVar(&content, "content", false, "the message itself, as it would leave")

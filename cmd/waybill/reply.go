@@ -3,12 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"waybill/cmd/internal/config"
-	"waybill/logtrack/trackapi"
 	"waybill/relay/failure"
 	"waybill/relay/mail"
 )
@@ -95,6 +96,11 @@ Exit code 1 when no rule knows the reply.`,
 
 // meaning is what a failure means, for a terminal.
 func (e *env) meaning(class, rule, permanence, explanation string) string {
+	return e.paint("cyan", "→ "+clean(explanation)) + " " + e.paint("dim", whose(class, rule, permanence))
+}
+
+// whose says in brackets what decided about a failure.
+func whose(class, rule, permanence string) string {
 	var words []string
 	for _, s := range []string{class, permanence} {
 		if s != "" {
@@ -104,23 +110,61 @@ func (e *env) meaning(class, rule, permanence, explanation string) string {
 	if rule != "" {
 		words = append(words, "rule "+rule)
 	}
-	return e.paint("cyan", "→ "+clean(explanation)) + " " + e.paint("dim", "("+clean(strings.Join(words, ", "))+")")
+	return "(" + clean(strings.Join(words, ", ")) + ")"
 }
 
-// explainQueued says under the table what the recipients' last failures mean.
-func (e *env) explainQueued(list []trackapi.QueuedRecipient) error {
-	seen := map[string]bool{}
-	for _, r := range list {
-		if r.Explanation == "" || seen[r.Explanation] {
-			continue
+// meanings are what failures mean, each once, in the order in which they came.
+type meanings struct{ list []meant }
+
+type meant struct{ class, rule, permanence, explanation string }
+
+func (m *meanings) add(class, rule, permanence, explanation string) {
+	if explanation != "" && !slices.ContainsFunc(m.list, func(have meant) bool { return have.explanation == explanation }) {
+		m.list = append(m.list, meant{class, rule, permanence, explanation})
+	}
+}
+
+// tellMeanings says under a table what the failures in it mean.
+func (e *env) tellMeanings(m *meanings) error {
+	if e.format != "table" {
+		return nil
+	}
+	var b strings.Builder
+	for _, why := range m.list {
+		lines, brackets := wrap("→ "+clean(why.explanation), max(e.columns()-2, 30)), whose(why.class, why.rule, why.permanence)
+		for i, line := range lines {
+			if i > 0 {
+				line = "\n  " + line
+			}
+			b.WriteString(e.paint("cyan", line))
 		}
-		if len(seen) == 0 {
-			fmt.Fprintln(e.out)
+		if utf8.RuneCountInString(lines[len(lines)-1])+3+utf8.RuneCountInString(brackets) <= e.columns() {
+			b.WriteByte(' ')
+		} else {
+			b.WriteString("\n  ")
 		}
-		seen[r.Explanation] = true
-		if _, err := fmt.Fprintln(e.out, e.meaning(r.Class, r.Rule, r.Permanence, r.Explanation)); err != nil {
-			return err
-		}
+		b.WriteString(e.paint("dim", brackets) + "\n")
+	}
+	if b.Len() == 0 {
+		return nil
+	}
+	_, err := io.WriteString(e.out, "\n"+b.String())
+	return err
+}
+
+// whyHeads are the columns that say in a spreadsheet what stands under a table
+// for people.
+func (e *env) whyHeads() []string {
+	if e.format == "csv" {
+		return []string{"RULE", "EXPLANATION"}
+	}
+	return nil
+}
+
+// whyCells fill those columns.
+func (e *env) whyCells(rule, explanation string) []string {
+	if e.format == "csv" {
+		return []string{rule, explanation}
 	}
 	return nil
 }

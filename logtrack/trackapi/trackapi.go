@@ -299,6 +299,8 @@ type Queue struct {
 	DueLag    float64   `json:"due_lag_seconds"`
 	LastError string    `json:"last_error,omitempty"`
 	LastClass string    `json:"last_class,omitempty"`
+	LastRule  string    `json:"last_class_rule,omitempty"`
+	LastMeans string    `json:"last_explanation,omitempty"` // one line: what the last error means, and who must act
 	LastAt    time.Time `json:"last_at,omitzero"`
 	Next      time.Time `json:"next_retry,omitzero"`
 	InRate    float64   `json:"in_per_minute"`
@@ -337,7 +339,7 @@ type QueuedRecipient struct {
 	Class    string    `json:"last_class,omitempty"`
 	Host     string    `json:"last_host,omitempty"`
 
-	// What the last failure means, by the rules in use now.
+	// What the last failure means.
 	Rule        string `json:"last_class_rule,omitempty"`
 	Permanence  string `json:"last_permanence,omitempty"`  // temporary, permanent
 	Explanation string `json:"last_explanation,omitempty"` // one line: what it means, and who must act

@@ -10,8 +10,9 @@ import (
 // recorded stays as it is.
 func (s *Scheduler) SetFailures(rules failure.Rules) { s.failures.Store(&rules) }
 
-// Explain says what the last failure of a queued recipient means, by the rules
-// in use now. It is the zero Meaning when nothing has failed.
+// Explain says what the last failure of a queued recipient means, as it was
+// recorded then, or else by the rules in use now. It is the zero Meaning when
+// nothing has failed.
 func (s *Scheduler) Explain(st *queue.State) failure.Meaning {
 	if st.Last == (mail.Reply{}) || st.Disposition == mail.Relayed {
 		return failure.Meaning{}
@@ -26,12 +27,15 @@ func (s *Scheduler) last(st *queue.State) mail.Outcome {
 	if st.Disposition == mail.Bounced {
 		o.Disposition = mail.Bounced
 	}
-	if !o.Remote {
+	switch {
+	case st.LastRule != "":
+		o.Class, o.ClassRule, o.Explanation = st.LastClass, st.LastRule, st.LastMeans
+	case !o.Remote:
 		o.Class = st.LastClass
 	}
 	s.failures.Load().Complete(&o)
 	if st.LastClass != mail.ClassNone {
-		o.Class = st.LastClass // as it was recorded
+		o.Class = st.LastClass
 	}
 	return o
 }

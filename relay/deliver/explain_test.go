@@ -34,7 +34,20 @@ func TestExplain(t *testing.T) {
 			failure.Meaning{Class: mail.ClassInvalidRecipient, Rule: "text-unknown", Permanence: mail.Permanent, Explanation: "there is no such address"},
 		},
 		{
-			"the class stays as it was recorded",
+			"as it was recorded, whatever the rules say now",
+			queue.State{
+				Disposition: mail.Deferred, Last: mail.Reply{Code: 451, Text: "over quota"}, LastClass: mail.ClassThrottled, LastRule: "was-once",
+				LastMeans: "they want less; nothing to do", LastHost: "mx.example.com",
+			},
+			failure.Meaning{Class: mail.ClassThrottled, Rule: "was-once", Permanence: mail.Temporary, Explanation: "they want less; nothing to do"},
+		},
+		{
+			"a rule of our own, recorded",
+			queue.State{Disposition: mail.Deferred, Last: mail.Reply{Enhanced: "4.7.28", Text: "used up"}, LastClass: mail.ClassThrottled, LastRule: failure.RuleQuota, LastMeans: "the quota"},
+			failure.Meaning{Class: mail.ClassThrottled, Rule: failure.RuleQuota, Permanence: mail.Temporary, Explanation: "the quota"},
+		},
+		{
+			"the class stays as an older program recorded it",
 			queue.State{Disposition: mail.Deferred, Last: mail.Reply{Code: 451, Text: "over quota"}, LastClass: mail.ClassOther, LastHost: "mx.example.com"},
 			failure.Meaning{Class: mail.ClassOther, Rule: "text-full", Permanence: mail.Temporary, Explanation: "there is no room"},
 		},

@@ -271,7 +271,7 @@ func (l *fakeLease) Settle(ctx context.Context, s queue.Settlement) error {
 		if o.Disposition != mail.Relayed && (o.Class == mail.ClassNone || o.ClassRule == "") {
 			l.q.t.Errorf("%s: no class for %+v", l.m.ID, o)
 		}
-		st.Disposition, st.Last, st.LastClass = o.Disposition, o.Reply, o.Class
+		st.Disposition, st.Last, st.LastClass, st.LastRule, st.LastMeans = o.Disposition, o.Reply, o.Class, o.ClassRule, o.Explanation
 		if !s.NoAttempt {
 			st.Attempts++
 			st.LastAt, st.LastHost = now, s.Attempt.RemoteName

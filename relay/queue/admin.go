@@ -396,7 +396,8 @@ func (q *Queue) bounceRecipients(c *change, emit event.Emitter, m *stored, index
 	outcomes := operatorOutcomes(m, index, "Returned by the administrator. "+clip(a.Reason, 256))
 	for k, i := range index {
 		m.States[i].endWait(now)
-		m.States[i].Last, m.States[i].LastClass, m.States[i].LastAt = outcomes[k].Reply, mail.ClassPolicy, now
+		m.States[i].note(&outcomes[k])
+		m.States[i].LastAt = now
 		if err := q.stateFinal(c, emit.Source(event.SourceAdmin), m, i, &outcomes[k], hopOf(m.States[i].Hop), now); err != nil {
 			return err
 		}

@@ -478,8 +478,7 @@ func (q *Queue) settle(c *change, l *Lease, m *stored, s *Settlement) error {
 			st.LastAt = now
 			st.LastHost = clip(s.Attempt.RemoteName, 255)
 		}
-		st.Last, st.LastClass = o.Reply, o.Class
-		st.Last.Text = clip(st.Last.Text, maxReply)
+		st.note(o)
 		if o.Disposition == mail.Deferred {
 			st.Disposition, st.Due, st.since = mail.Deferred, next, now
 			st.DelaySent = st.DelaySent || s.DelaySent
@@ -587,9 +586,9 @@ func (q *Queue) noteError(c *change, l *Lease, s *Settlement, index []int, now t
 			worst = &s.Outcomes[k]
 		}
 	}
-	text, class := "", mail.ClassNone
+	var failed failure
 	if worst.Disposition != mail.Relayed {
-		text, class = clip(worst.Reply.String(), maxReply), worst.Class
+		failed = failure{clip(worst.Reply.String(), maxReply), worst.Class, worst.ClassRule, clip(worst.Explanation, maxReply)}
 	}
 	apply := c.apply
 	c.apply = func() {
@@ -597,8 +596,8 @@ func (q *Queue) noteError(c *change, l *Lease, s *Settlement, index []int, now t
 		if !s.NoAttempt {
 			l.hop.lastAt = now
 		}
-		if text != "" || class != mail.ClassNone { // the last error stays until the next
-			l.hop.lastError, l.hop.lastClass = text, class
+		if failed != (failure{}) { // the last error stays until the next
+			l.hop.last = failed
 		}
 	}
 }

@@ -42,7 +42,7 @@ func (h *hopQueue) snapshot(now time.Time) HopStatus {
 	s := HopStatus{
 		Hop: h.hop, Queued: h.count[statusQueued] + h.count[statusUnroutable], Active: h.count[statusActive], Deferred: h.count[statusDeferred],
 		Held: h.count[statusHeld], Poison: h.count[statusPoison], Bytes: h.bytes, OldestBy: map[string]time.Time{},
-		LastError: h.lastError, LastClass: h.lastClass, LastAt: h.lastAt, In: h.in, Out: h.out,
+		LastError: h.last.text, LastClass: h.last.class, LastRule: h.last.rule, LastMeans: h.last.means, LastAt: h.lastAt, In: h.in, Out: h.out,
 	}
 	for age := range h.ages {
 		items := h.ages[age].items

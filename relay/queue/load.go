@@ -40,13 +40,19 @@ type scanned struct {
 	key      string // of a damaged one
 }
 
-// loadRecords calls f with what every record said, in the order of the keys, and
-// never at the same time.
-func (q *Queue) loadRecords(start time.Time, f func(*scanned)) error {
+// scannedRange is what the records of a range of keys said.
+type scannedRange struct {
+	list   []scanned
+	failed failures
+}
+
+// loadRecords calls f with what the records of every range said, in the order of
+// the keys, and never at the same time.
+func (q *Queue) loadRecords(start time.Time, f func(*scannedRange)) error {
 	from := q.keyRanges()
-	results := make([]chan []scanned, len(from))
+	results := make([]chan scannedRange, len(from))
 	for i := range results {
-		results[i] = make(chan []scanned, 1)
+		results[i] = make(chan scannedRange, 1)
 	}
 	workers := min(len(from), max(1, runtime.GOMAXPROCS(0)))
 	group, ctx := errgroup.WithContext(context.Background())
@@ -79,21 +85,19 @@ func (q *Queue) loadRecords(start time.Time, f func(*scanned)) error {
 				if i+1 < len(from) {
 					end = from[i+1]
 				}
-				list, err := q.loadRange(ctx, start, from[i], end)
+				found, err := q.loadRange(ctx, start, from[i], end)
 				if err != nil {
 					return err
 				}
-				results[i] <- list
+				results[i] <- found
 			}
 		})
 	}
 	group.Go(func() error {
 		for _, r := range results {
 			select {
-			case list := <-r:
-				for k := range list {
-					f(&list[k])
-				}
+			case found := <-r:
+				f(&found)
 				<-free
 			case <-ctx.Done():
 				return nil
@@ -126,7 +130,8 @@ func (q *Queue) keyRanges() [][]byte {
 }
 
 // loadRange reads the records from key from to before end, or to the last.
-func (q *Queue) loadRange(ctx context.Context, start time.Time, from, end []byte) (list []scanned, err error) {
+func (q *Queue) loadRange(ctx context.Context, start time.Time, from, end []byte) (found scannedRange, err error) {
+	found.failed = failures{}
 	err = q.db.View(func(txn *badger.Txn) error {
 		opts := badger.DefaultIteratorOptions
 		opts.Prefix = []byte(prefixMessage)
@@ -138,7 +143,7 @@ func (q *Queue) loadRange(ctx context.Context, start time.Time, from, end []byte
 			if end != nil && bytes.Compare(item.Key(), end) >= 0 {
 				return nil
 			}
-			if len(list)%1024 == 0 && ctx.Err() != nil {
+			if len(found.list)%1024 == 0 && ctx.Err() != nil {
 				return nil
 			}
 			id, ok := parseIdent(mail.QueueID(item.Key()[len(prefixMessage):]))
@@ -152,16 +157,17 @@ func (q *Queue) loadRange(ctx context.Context, start time.Time, from, end []byte
 			}
 			switch {
 			case errors.Is(err, errRecord):
-				list = append(list, scanned{damage: err.Error(), key: string(item.Key()[len(prefixMessage):])})
+				found.list = append(found.list, scanned{damage: err.Error(), key: string(item.Key()[len(prefixMessage):])})
 			case err != nil:
 				return err
 			default:
-				list = append(list, q.findOut(id, m, start))
+				found.list = append(found.list, q.findOut(id, m, start))
+				found.failed.gather(m)
 			}
 		}
 		return nil
 	})
-	return list, err
+	return found, err
 }
 
 // findOut takes from m what memory is to hold of it.
@@ -215,8 +221,8 @@ func (q *Queue) load(start time.Time) (*event.QueueLoaded, error) {
 	if loaded.Reemitted, err = q.reemit(); err != nil {
 		return nil, err
 	}
-	l := loading{Queue: q, now: start.UnixMicro(), ends: map[uint64]int64{}}
-	if err := q.loadRecords(start, l.take); err != nil {
+	l := loading{Queue: q, now: start.UnixMicro(), ends: map[uint64]int64{}, failed: failures{}}
+	if err := q.loadRecords(start, l.takeRange); err != nil {
 		return nil, err
 	}
 	if l.damaged > 0 { // their contents are somewhere in these files
@@ -236,6 +242,7 @@ func (q *Queue) load(start time.Time) (*event.QueueLoaded, error) {
 	q.sortKept()
 	q.contents.trim(l.ends)
 	q.enlist(l.entries, l.now)
+	l.failed.recall(q.sched.hops)
 	loaded.Messages = q.sched.messages
 	return loaded, q.deleteKeys(l.gone)
 }
@@ -247,8 +254,16 @@ type loading struct {
 	ends    map[uint64]int64 // of what is needed of each segment
 	entries []*entry
 	gone    []ident // whose keys may go
+	failed  failures
 	damaged int
 	dropped int // without content
+}
+
+func (l *loading) takeRange(found *scannedRange) {
+	for k := range found.list {
+		l.take(&found.list[k])
+	}
+	l.failed.merge(found.failed)
 }
 
 // take puts what a record said where it belongs.

@@ -119,6 +119,8 @@ type State struct {
 	Due         time.Time // next attempt
 	Last        mail.Reply
 	LastClass   mail.Class
+	LastRule    string // which rule decided LastClass; empty when an older program wrote the state
+	LastMeans   string // what it means and who must act, in one line
 	LastAt      time.Time
 	LastHost    string
 	DelaySent   bool // a delay DSN was made
@@ -191,6 +193,8 @@ type HopStatus struct {
 	Next      time.Time            // earliest due time
 	LastError string
 	LastClass mail.Class
+	LastRule  string // which rule decided LastClass
+	LastMeans string // what it means and who must act, in one line
 	LastAt    time.Time
 	In, Out   uint64 // messages that came and left since start
 	HeldBy    string

@@ -346,3 +346,49 @@ func TestSegmentsAreUsedAgain(t *testing.T) {
 		t.Errorf("%d files after the restart, want 1: spares go at the end", files)
 	}
 }
+
+// What failures mean is known after a restart too: of each recipient, and of
+// each hop what it said last.
+func TestFailuresOutliveRestart(t *testing.T) {
+	h := open(t, nil)
+	fail := func(rule string) mail.QueueID {
+		t.Helper()
+		id := h.put(t, "x", "a@example.com", "b@example.com")
+		l := h.claim(t)
+		os := outcomes(l, mail.Deferred)
+		os[0] = mail.Outcome{Disposition: mail.Relayed, Reply: mail.Reply{Code: 250}}
+		os[1].ClassRule, os[1].Explanation = rule, "because of "+rule
+		if err := h.Settle(t.Context(), l, Settlement{Outcomes: os, Next: time.Now().Add(time.Hour), Attempt: event.AttemptFinished{Hop: event.Hop{RemoteName: "mx"}}}); err != nil {
+			t.Fatal(err)
+		}
+		h.idle(t)
+		return id
+	}
+	ids := []mail.QueueID{fail("one"), fail("two")}
+	h.put(t, "x", "a@other.example")
+	before := h.Hops()
+	if before[0].LastRule != "two" || before[0].LastMeans != "because of two" {
+		t.Fatalf("Hops() = %+v", before[0])
+	}
+	h = h.reopen(t, nil)
+	for i, rule := range []string{"one", "two"} {
+		m, err := h.Get(ids[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := &m.States[1]; s.LastRule != rule || s.LastMeans != "because of "+rule {
+			t.Errorf("state = %+v, want rule %s", s, rule)
+		}
+		if s := &m.States[0]; s.LastRule != "" || s.LastMeans != "" {
+			t.Errorf("state of who was relayed = %+v", s)
+		}
+	}
+	after := h.Hops()
+	if len(after) != 2 || after[1].LastError != "" || after[1].LastRule != "" || !after[1].LastAt.IsZero() {
+		t.Fatalf("Hops() = %+v, want example.com, and other.example without an error", after)
+	}
+	got, want := after[0], before[0]
+	if got.LastError != want.LastError || got.LastClass != want.LastClass || got.LastRule != want.LastRule || got.LastMeans != want.LastMeans || !got.LastAt.Equal(want.LastAt.Truncate(time.Microsecond)) {
+		t.Errorf("after the restart %+v, want %+v", got, want)
+	}
+}

@@ -15,7 +15,7 @@ import (
 
 // The record of one message, the value of its key. DESIGN.md draws it.
 const (
-	recordVersion = 3
+	recordVersion = 4
 	recordFirst   = 1 // the oldest version that is still read
 	recordLive    = 1
 	recordDone    = 2
@@ -24,6 +24,9 @@ const (
 	// threshold: larger values go to the value log, whose sync errors Badger
 	// only logs.
 	maxRecord = 768 << 10
+	// maxWhys is how many different meanings of failures a record keeps; what
+	// recipients were told in other ways is explained anew. By taste.
+	maxWhys = 32
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -68,6 +71,20 @@ func (m *stored) open() bool {
 		}
 	}
 	return false
+}
+
+// why is a rule that decided the class of a failure, and what it says.
+type why struct{ rule, means string }
+
+// whysOf are the meanings of m's failures, each once.
+func whysOf(m *stored) (list []why) {
+	for i := range m.States {
+		s := &m.States[i]
+		if w := (why{s.LastRule, s.LastMeans}); w != (why{}) && len(list) < maxWhys && !slices.Contains(list, w) {
+			list = append(list, w)
+		}
+	}
+	return list
 }
 
 type encoder struct{ b []byte }
@@ -178,6 +195,12 @@ func (e *encoder) live(m *stored, start int) []byte {
 		e.str(h.Connector)
 		e.str(h.Name)
 	}
+	whys := whysOf(m)
+	e.uint(uint64(len(whys)))
+	for _, w := range whys {
+		e.str(w.rule)
+		e.str(w.means)
+	}
 	e.uint(uint64(len(v.Recipients)))
 	for i := range v.Recipients {
 		r, s := &v.Recipients[i], &m.States[i]
@@ -191,6 +214,7 @@ func (e *encoder) live(m *stored, start int) []byte {
 		e.time(s.Due)
 		e.reply(s.Last)
 		e.str(string(s.LastClass))
+		e.uint(uint64(slices.Index(whys, why{s.LastRule, s.LastMeans}) + 1)) //nolint:gosec // 0: none
 		e.time(s.LastAt)
 		e.str(s.LastHost)
 		e.flags(s.DelaySent, s.Late)
@@ -394,6 +418,13 @@ func (d *decoder) live(m *stored, version byte) {
 	for i := range hops {
 		hops[i] = route.Hop{Connector: d.str(), Name: d.str()}
 	}
+	var whys []why
+	if version > 3 {
+		whys = make([]why, d.small(min(len(d.s)/2, maxWhys)+1))
+		for i := range whys {
+			whys[i] = why{d.str(), d.str()}
+		}
+	}
 	n := d.small(len(d.s)/16 + 1) // each takes 16 octets at least
 	v.Recipients = make([]mail.Recipient, n)
 	m.States = make([]State, n)
@@ -401,7 +432,9 @@ func (d *decoder) live(m *stored, version byte) {
 		r, s := &v.Recipients[i], &m.States[i]
 		r.Address = mail.Address{Local: d.str(), Domain: d.str()}
 		r.Notify = mail.Notify(d.small(16)) //nolint:gosec // below 16
-		r.ORcpt = d.str()
+		if r.ORcpt = d.str(); version < 4 {
+			r.ORcpt = mail.ReadableORcpt(r.ORcpt)
+		}
 		s.Disposition = mail.Disposition(d.small(int(mail.Moved) + 1)) //nolint:gosec // small
 		if h := d.small(len(hops)); !d.bad {
 			s.Hop = hops[h]
@@ -410,6 +443,11 @@ func (d *decoder) live(m *stored, version byte) {
 		s.Due = d.time()
 		s.Last = d.reply()
 		s.LastClass = mail.Class(d.str())
+		if version > 3 {
+			if w := d.small(len(whys) + 1); w > 0 {
+				s.LastRule, s.LastMeans = whys[w-1].rule, whys[w-1].means
+			}
+		}
 		s.LastAt = d.time()
 		s.LastHost = d.str()
 		d.flags(&s.DelaySent, &s.Late)

@@ -3,8 +3,12 @@ package queue
 import (
 	"bytes"
 	"encoding/binary"
+	"flag"
+	"fmt"
 	"hash/crc32"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -14,6 +18,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
+
+var update = flag.Bool("update", false, "rewrite golden files")
 
 // fullRecord has something in every field.
 func fullRecord() *stored {
@@ -29,7 +35,7 @@ func fullRecord() *stored {
 					DeliverBy: mail.DeliverBy{Deadline: at.Add(time.Hour), Return: true, Trace: true},
 					Recipients: []mail.Recipient{
 						{Address: mail.Address{Local: "x", Domain: "example.com"}, Notify: mail.NotifyFailure | mail.NotifyDelay, ORcpt: "rfc822;x@example.com"},
-						{Address: mail.Address{Local: "y", Domain: "bücher.example"}},
+						{Address: mail.Address{Local: "y", Domain: "bücher.example"}, ORcpt: "utf-8;café+a@example.com"},
 					},
 				},
 				Origin: mail.Origin{
@@ -43,7 +49,7 @@ func fullRecord() *stored {
 			States: []State{
 				{
 					Disposition: mail.Deferred, Hop: hop, Attempts: 3, Due: at.Add(time.Minute), Last: mail.Reply{Code: 451, Enhanced: "4.7.1", Text: "later"},
-					LastClass: mail.ClassGreylist, LastAt: at, LastHost: "mx", DelaySent: true, Late: true, since: at, backoff: time.Minute, queued: time.Hour,
+					LastClass: mail.ClassGreylist, LastRule: "greylisting", LastMeans: "later; nothing to do", LastAt: at, LastHost: "mx", DelaySent: true, Late: true, since: at, backoff: time.Minute, queued: time.Hour,
 				},
 				{Disposition: mail.Queued, Hop: route.Unroutable, Due: at},
 			},
@@ -84,23 +90,74 @@ func TestRecordRoundTrip(t *testing.T) {
 	}
 }
 
-// TestOlderRecordVersions reads what older versions wrote: with fewer fields.
-func TestOlderRecordVersions(t *testing.T) {
+// TestRecordVersions reads what this version and those before it wrote, and
+// writes what this one does.
+func TestRecordVersions(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		since func(m *stored) // takes away what came later
+	}{
+		{"v1", func(m *stored) {
+			v := &m.Envelope
+			v.RequireTLS, v.Priority, v.Release, v.DeliverBy = false, 0, time.Time{}, mail.DeliverBy{}
+		}},
+		{"v2", func(m *stored) {
+			v := &m.Envelope
+			v.RequireTLS, v.Priority, v.Release, v.DeliverBy = false, 0, time.Time{}, mail.DeliverBy{} // it could tell, but was not asked
+		}},
+		{"v3", func(*stored) {}},
+		{"v4", nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			want := fullRecord()
+			if test.since != nil {
+				test.since(want)
+				want.States[0].LastRule, want.States[0].LastMeans = "", ""
+			}
+			path := filepath.Join("testdata", "record-"+test.name+".bin")
+			if test.since == nil && *update {
+				if err := os.WriteFile(path, encodeRecord(nil, want), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := decodeRecord(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(want, got, compareStored); d != "" {
+				t.Errorf("record (-want +got):\n%s", d)
+			}
+			if test.since == nil && !bytes.Equal(encodeRecord(nil, want), b) {
+				t.Errorf("this version writes something else now: a change of the layout takes a new version")
+			}
+		})
+	}
+}
+
+// A record keeps so many different meanings of failures; all else stays.
+func TestRecordOfManyMeanings(t *testing.T) {
 	want := fullRecord()
-	v := &want.Envelope
-	v.RequireTLS, v.Priority, v.Release, v.DeliverBy = false, 0, time.Time{}, mail.DeliverBy{}
-	full := encodeRecord(nil, want)
-	end := bytes.Index(full, []byte("\x01e\x01u")) + 4 // the five are empty after it, and one octet each
-	for version, since := range map[byte]int{1: 0, 2: 3} {
-		b := append(full[:end+since:end+since], full[end+5:len(full)-4]...)
-		b[0] = version
-		got, err := decodeRecord(binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)))
-		if err != nil {
-			t.Fatalf("version %d: %v", version, err)
-		}
-		if d := cmp.Diff(want, got, compareStored); d != "" {
-			t.Errorf("version %d (-want +got):\n%s", version, d)
-		}
+	want.Envelope.Recipients, want.States = nil, nil
+	for i := range maxWhys + 2 {
+		want.Envelope.Recipients = append(want.Envelope.Recipients, mail.Recipient{Address: mail.Address{Local: "x", Domain: "example.com"}})
+		want.States = append(want.States, State{Disposition: mail.Deferred, LastClass: mail.ClassOther, LastRule: fmt.Sprint("rule-", i), LastMeans: "it means"})
+	}
+	want.States = append(want.States, want.States[3])
+	want.Envelope.Recipients = append(want.Envelope.Recipients, want.Envelope.Recipients[3])
+	got, err := decodeRecord(encodeRecord(nil, want))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		s := &want.States[maxWhys+i]
+		s.LastRule, s.LastMeans = "", ""
+	}
+	if d := cmp.Diff(want, got, compareStored); d != "" {
+		t.Errorf("record (-want +got):\n%s", d)
 	}
 }
 

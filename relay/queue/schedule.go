@@ -261,9 +261,8 @@ type hopQueue struct {
 	in, out  uint64
 	idle     time.Time // when it was first seen empty, or zero
 
-	lastError string
-	lastClass mail.Class
-	lastAt    time.Time
+	last   failure
+	lastAt time.Time
 
 	// where the hop is: in the ring of those with work, asleep until next, or at its capacity
 	inRing     bool

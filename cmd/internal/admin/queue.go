@@ -39,7 +39,7 @@ func (h *Handler) queues(w http.ResponseWriter, _ *http.Request) {
 		row := trackapi.Queue{
 			Name: s.Hop.Name, Connector: s.Hop.Connector, State: s.State,
 			Messages: s.Queued + s.Active + s.Deferred + s.Held + s.Poison, Queued: s.Queued, Active: s.Active, Deferred: s.Deferred, Held: s.Held,
-			Bytes: s.Bytes, DueLag: s.DueLag.Seconds(), LastError: s.LastError, LastClass: string(s.LastClass), LastAt: s.LastAt, Next: s.Next,
+			Bytes: s.Bytes, DueLag: s.DueLag.Seconds(), LastError: s.LastError, LastClass: string(s.LastClass), LastRule: s.LastRule, LastMeans: s.LastMeans, LastAt: s.LastAt, Next: s.Next,
 			InRate: in, OutRate: out, Velocity: out - in, HeldBy: s.HeldBy, HeldUntil: s.HeldUntil,
 		}
 		if !s.Oldest.IsZero() {

@@ -103,6 +103,7 @@ func (d *Datasource) queueTable(rows []trackapi.Queue) *data.Frame {
 		column(rows, "next_retry", "Next retry", func(r *queue) *time.Time { return ifTime(r.Next) }, width(175)),
 		column(rows, "last_class", "Last class", func(r *queue) string { return r.LastClass }, filterable, width(120)),
 		column(rows, "last_error", "Last error", func(r *queue) string { return r.LastError }, width(330)),
+		column(rows, "last_explanation", "What it means", func(r *queue) string { return r.LastMeans }, width(330)),
 		column(rows, "last_at", "Last attempt", func(r *queue) *time.Time { return ifTime(r.LastAt) }, width(175)),
 		column(rows, "held_by", "Held by", func(r *queue) string { return r.HeldBy }, width(110)),
 		column(rows, "held_until", "Held until", func(r *queue) *time.Time { return ifTime(r.HeldUntil) }, width(175)),
