@@ -76,15 +76,15 @@ func latency(o options) error {
 	}
 	defer s.close()
 	fmt.Printf("\nEnd to end, from the final dot at the relay to that at the sink, messages of %d octets, 20 connections, medians of %d rounds:\n\n", o.size, o.rounds)
-	fmt.Println("| relay | messages/s | p50 | p99 |")
-	fmt.Println("|---|---|---|---|")
+	fmt.Println("| relay | messages/s | p50 | p99 | p50 of the 250 | p99 |")
+	fmt.Println("|---|---|---|---|---|---|")
 	for _, step := range []struct {
 		rate float64
 		most time.Duration
 	}{{100, 5 * time.Millisecond}, {1000, 50 * time.Millisecond}} {
 		for _, sub := range o.subjects("waybill", "postfix") {
 			n := min(o.n, int(10*step.rate))
-			var p50, p99 []time.Duration
+			var p50, p99, reply50, reply99 []time.Duration
 			for range o.rounds {
 				err := sub.in(o, s.port(), func(r *running) error {
 					warm := &load{addr: r.addr, n: max(20, n/20), conns: 20, size: o.size, to: sinkUser}
@@ -97,13 +97,15 @@ func latency(o options) error {
 						err = fmt.Errorf("%d of %d messages arrived", res.Arrived, n)
 					}
 					p50, p99 = append(p50, res.E2E50), append(p99, res.E2E99)
+					reply50, reply99 = append(reply50, res.P50), append(reply99, res.P99)
 					return err
 				})
 				if err != nil {
 					return err
 				}
 			}
-			fmt.Printf("| %s | %.0f | %s | %s |\n", sub.name, step.rate, ms(float64(middle(p50))), ms(float64(middle(p99))))
+			fmt.Printf("| %s | %.0f | %s | %s | %s | %s |\n", sub.name, step.rate,
+				ms(float64(middle(p50))), ms(float64(middle(p99))), ms(float64(middle(reply50))), ms(float64(middle(reply99))))
 			if sub.name == "waybill" {
 				defer verdict("latency", middle(p99) <= step.most, fmt.Sprintf("p99 at %.0f/s %s, at most %s", step.rate, ms(float64(middle(p99))), ms(float64(step.most))))
 			}
