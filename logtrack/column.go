@@ -1,6 +1,7 @@
 package logtrack
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -357,20 +358,30 @@ func appendEventIDs(dst []byte, ids []string, ts []int64) ([]byte, bool) {
 	off := make([]int64, len(ids))
 	low := make([]int64, len(ids))
 	packed := make([][16]byte, len(ids))
-	bases := map[int64][16]byte{}
+	of := make([]int, len(ids)) // the place of its millisecond in bases
+	var bases [][16]byte        // the least identifier of each
+	places := map[int64]int{}
+	last, at := int64(-1), 0 // most are of the millisecond of the one before
 	for i, s := range ids {
 		b, ok := packULID(s)
 		if !ok {
 			return nil, false
 		}
 		ms := ulidMS(b)
-		packed[i], off[i] = b, ms-rowMS(ts[i])
-		if base, ok := bases[ms]; !ok || string(b[6:]) < string(base[6:]) {
-			bases[ms] = b
+		if ms != last {
+			if at, ok = places[ms]; !ok {
+				at = len(bases)
+				places[ms], bases = at, append(bases, b)
+			}
+			last = ms
 		}
+		if bytes.Compare(b[6:], bases[at][6:]) < 0 {
+			bases[at] = b
+		}
+		packed[i], off[i], of[i] = b, ms-rowMS(ts[i]), at
 	}
-	for i, b := range packed {
-		base := bases[ulidMS(b)]
+	for i := range packed {
+		b, base := &packed[i], &bases[of[i]]
 		d := binary.BigEndian.Uint64(b[8:]) - binary.BigEndian.Uint64(base[8:])
 		if b[6] != base[6] || b[7] != base[7] || d > 1<<31 {
 			return nil, false
@@ -379,9 +390,8 @@ func appendEventIDs(dst []byte, ids []string, ts []int64) ([]byte, bool) {
 	}
 	dst = appendNums(dst, off)
 	dst = appendNums(dst, low)
-	for _, ms := range sortedMS(bases) {
-		b := bases[ms]
-		dst = append(dst, b[6:]...)
+	for _, ms := range sortedMS(places) {
+		dst = append(dst, bases[places[ms]][6:]...)
 	}
 	return dst, true
 }

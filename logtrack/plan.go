@@ -36,8 +36,10 @@ type leaf struct {
 	size   uintptr // of a list's element
 	sub    []leaf  // of a list: the fields of its elements
 
-	key   string // of its column in a block
-	nanos string // of the column of what is below the microsecond
+	is      reflect.Kind
+	seconds bool   // its values are in nanoseconds, those of its column in microseconds
+	key     string // of its column in a block
+	nanos   string // of the column of what is below the microsecond
 }
 
 // plan is how to take one type of fact apart and to put it together again.
@@ -99,7 +101,7 @@ func planLeaves(typ reflect.Type, index []int, base uintptr, prefix string) []le
 			continue
 		}
 		key, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		l := leaf{name: prefix + key, index: at, offset: base + f.Offset, typ: f.Type, kind: kindOf(f.Type, prefix == "")}
+		l := leaf{name: prefix + key, index: at, offset: base + f.Offset, typ: f.Type, kind: kindOf(f.Type, prefix == ""), is: f.Type.Kind(), seconds: f.Type == reflect.TypeFor[event.Seconds]()}
 		l.key, l.nanos = colKey(l.name, l.isText()), colKey(l.name+"/ns", false)
 		if l.kind == kindList {
 			l.size = f.Type.Elem().Size()
@@ -166,8 +168,8 @@ func (l *leaf) num(v event.Value) (n, nanos int64) {
 	if l.kind == kindTime {
 		return packTime(f.Time())
 	}
-	n = f.Int(l.typ.Kind())
-	if l.typ == reflect.TypeFor[event.Seconds]() {
+	n = f.Int(l.is)
+	if l.seconds {
 		n = time.Duration(n).Microseconds()
 	}
 	return n, 0
@@ -198,7 +200,7 @@ func (l *leaf) setNum(v reflect.Value, n, nanos int64) {
 	switch {
 	case l.kind == kindTime:
 		f.Set(reflect.ValueOf(unpackTime(n, nanos)))
-	case l.typ == reflect.TypeFor[event.Seconds]():
+	case l.seconds:
 		if n > math.MaxInt64/1000 || n < math.MinInt64/1000 {
 			return
 		}

@@ -25,23 +25,25 @@ func packULID(s string) (b [16]byte, ok bool) {
 		return b, false
 	}
 	// 130 bits, of which the first two are none: 50 of time, then twice 40.
-	var part [3]uint64
-	bad := crockValue[s[0]] & 0xf8
-	for i, c := range [...]struct{ from, to int }{{0, 10}, {10, 18}, {18, 26}} {
-		var n uint64
-		for k := c.from; k < c.to; k++ {
-			d := crockValue[s[k]]
-			bad |= d & 0xe0
-			n = n<<5 | uint64(d)
-		}
-		part[i] = n
-	}
-	if bad != 0 {
+	first, bad := crockDigits(s[:10])
+	second, bad2 := crockDigits(s[10:18])
+	third, bad3 := crockDigits(s[18:26])
+	if (bad|bad2|bad3)&0xe0 != 0 || crockValue[s[0]] > 7 {
 		return b, false
 	}
-	binary.BigEndian.PutUint64(b[:8], part[0]<<16|part[1]>>24)
-	binary.BigEndian.PutUint64(b[8:], part[1]<<40|part[2])
+	binary.BigEndian.PutUint64(b[:8], first<<16|second>>24)
+	binary.BigEndian.PutUint64(b[8:], second<<40|third)
 	return b, true
+}
+
+// crockDigits reads digits; bad has one of the three upper bits set when some are none.
+func crockDigits(s string) (n uint64, bad byte) {
+	for i := range len(s) {
+		d := crockValue[s[i]]
+		bad |= d
+		n = n<<5 | uint64(d)
+	}
+	return n, bad
 }
 
 func appendULID(dst []byte, b [16]byte) []byte {
