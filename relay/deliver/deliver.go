@@ -258,6 +258,23 @@ func lastTried(v *queue.Lease) (at time.Time) {
 	return at
 }
 
+// expires is when the life of the lease's recipients ends. It is told from now,
+// with now's monotonic reading, so that an attempt may go on while the clock is
+// set: the lease knows of what was before its claim only.
+func (s *Scheduler) expires(v *queue.Lease, retry Retry, now time.Time) time.Time {
+	end := v.Message.ExpiresAt.Add(v.Shift)
+	if retry.Lifetime > 0 {
+		end = earlier(end, v.Message.Begins().Add(v.Shift+retry.Lifetime))
+	}
+	if v.Hop.Connector != "" && end.Before(s.started) && lastTried(v).Before(s.started) {
+		end = s.started.Add(lastChance) // nobody tried while we were not there, or the clock was wrong
+	}
+	if by := v.Message.Envelope.DeliverBy; by.Return { // RFC 2852: then it goes back, and is not relayed any more
+		end = earlier(end, by.Deadline.Add(v.Shift))
+	}
+	return now.Add(end.Sub(v.Claimed))
+}
+
 // handle decides what to do with a lease, and ends it. Nothing new begins once
 // ctx is done; an attempt goes on until attempts is.
 func (s *Scheduler) handle(ctx, attempts context.Context, l Lease) {
@@ -278,17 +295,7 @@ func (s *Scheduler) handle(ctx, attempts context.Context, l Lease) {
 	var known bool
 	j.connector, known = s.opts.Connectors(v.Hop.Connector)
 	j.connector.Retry, _ = j.connector.Retry.For(v.Hop.Name)
-	begins := v.Message.Begins().Add(v.Shift)
-	j.expires = v.Message.ExpiresAt.Add(v.Shift)
-	if lifetime := j.connector.Retry.Lifetime; lifetime > 0 {
-		j.expires = earlier(j.expires, begins.Add(lifetime))
-	}
-	if by := v.Message.Envelope.DeliverBy; by.Return { // RFC 2852: then it goes back
-		j.expires = earlier(j.expires, by.Deadline.Add(v.Shift))
-	}
-	if v.Hop.Connector != "" && j.expires.Before(s.started) && lastTried(v).Before(s.started) {
-		j.expires = s.started.Add(lastChance) // nobody tried while we were not there, or the clock was wrong
-	}
+	j.expires = s.expires(v, j.connector.Retry, j.now)
 	switch {
 	case v.Hop == route.Oversize:
 		j.bounce(ctx, mail.Outcome{

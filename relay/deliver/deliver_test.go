@@ -788,3 +788,41 @@ func TestLastChance(t *testing.T) {
 		}
 	})
 }
+
+// TestNoLastChanceAfterDeadline has a message that was to be delivered by a time
+// before the start, or to go back: it goes back.
+func TestNoLastChanceAfterDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newFakeQueue(t)
+		q.add(internet, func(m *queue.Message) {
+			m.Envelope.DeliverBy = mail.DeliverBy{Deadline: time.Now().Add(time.Minute), Return: true}
+		}, "bob@example.com")
+		time.Sleep(time.Hour)
+		_, stop := start(t, q, Connector{Attempter: attempter(func(_ context.Context, _ route.Hop, m smtpout.Message) smtpout.Result {
+			t.Error("it was attempted after its deadline")
+			return answer(m, relayed)
+		})}, nil)
+		time.Sleep(time.Minute)
+		_ = stop()
+		if s := q.settlements(); len(s) != 1 || s[0].Outcomes[0].Disposition != mail.Expired {
+			t.Errorf("%d settlements, want one that it expired", len(s))
+		}
+	})
+}
+
+// TestLifetimeIsMeasuredSteadily: the clock may be set while an attempt is under
+// way, and that must not end the message's life.
+func TestLifetimeIsMeasuredSteadily(t *testing.T) {
+	claimed := time.Now()
+	v := &queue.Lease{
+		Message: &queue.Message{AcceptedAt: claimed.Round(0), ExpiresAt: claimed.Round(0).Add(time.Hour)}, Claimed: claimed.Round(0), Shift: time.Hour,
+	}
+	s := New(Options{})
+	got := s.expires(v, Retry{}, claimed)
+	if d := got.Sub(claimed); d != 2*time.Hour {
+		t.Errorf("it expires after %s, want 2h", d)
+	}
+	if !strings.Contains(got.String(), " m=") {
+		t.Errorf("%s is compared by the wall clock", got)
+	}
+}

@@ -278,8 +278,8 @@ func (j *job) settle(ctx context.Context, res *smtpout.Result, outcomes []mail.O
 // limit is when something is due at the latest: the end, or the moment to tell
 // the sender that it is late.
 func (j *job) limit() time.Time {
-	if by := j.view.Message.Envelope.DeliverBy; by.Deadline.After(j.now) {
-		return earlier(j.expires, by.Deadline)
+	if by := j.view.Message.Envelope.DeliverBy.Deadline.Add(j.view.Shift); by.After(j.now) {
+		return earlier(j.expires, by)
 	}
 	return j.expires
 }

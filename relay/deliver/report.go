@@ -73,7 +73,7 @@ func (j *job) delayAt() (at time.Time) {
 		at = m.Begins().Add(j.view.Shift + after)
 	}
 	if by := m.Envelope.DeliverBy; by.Deadline.After(m.AcceptedAt) && !by.Return { // RFC 2852; otherwise a host before us has told it
-		at = earlier(at, by.Deadline)
+		at = earlier(at, by.Deadline.Add(j.view.Shift))
 	}
 	return at
 }
