@@ -291,7 +291,7 @@ func (s *Scheduler) handle(ctx, attempts context.Context, l Lease) {
 		l.Release()
 		return
 	}
-	j := job{Scheduler: s, lease: l, view: v, now: time.Now()}
+	j := job{Scheduler: s, lease: l, view: v, now: time.Now(), cut: attempts.Done()}
 	var known bool
 	j.connector, known = s.opts.Connectors(v.Hop.Connector)
 	j.connector.Retry, _ = j.connector.Retry.For(v.Hop.Name)

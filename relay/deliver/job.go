@@ -25,6 +25,7 @@ type job struct {
 	expires   time.Time
 	now       time.Time // when it was claimed, later when the attempt ended
 	damaged   atomic.Bool
+	cut       <-chan struct{} // closed when attempts are cut off
 }
 
 // attempt lets the connector attempt the lease, when hop and rate allow, and
@@ -394,7 +395,7 @@ func (j *job) finish(ctx context.Context, s queue.Settlement, res *smtpout.Resul
 	for k := range s.Outcomes {
 		j.failures.Load().Complete(&s.Outcomes[k])
 	}
-	s.Expires = j.expires
+	s.Expires, s.Hurry = j.expires, j.cut
 	s.Reports, s.DelaySent = j.reports(context.WithoutCancel(ctx), &s, res)
 	// What is done is done, whoever wants to stop: it must be written down.
 	if err := j.lease.Settle(context.WithoutCancel(ctx), s); err != nil {

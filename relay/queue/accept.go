@@ -186,6 +186,9 @@ func (in *Incoming) Commit(ctx context.Context, d mail.Draft) error {
 	}
 	if err := q.submit(c); err != nil {
 		in.discard(seg)
+		if errors.Is(err, errLogFull) {
+			return fullReply(err)
+		}
 		return storageReply(err)
 	}
 	putBuffer(in.buf)

@@ -53,7 +53,6 @@ type change struct {
 	segs    []*segment     // contents that must be on disk first
 	dir     bool           // one of them is a new file
 	apply   func()         // after the commit, with q.mu held
-	patient bool           // waits when there is no room, instead of being refused
 	arrived []arrival
 	done    chan error
 }
@@ -173,7 +172,9 @@ func (q *Queue) commitLoop() {
 		}
 		done, ok := q.admit(group)
 		if !ok {
-			q.holdBack(group)
+			for _, c := range group {
+				c.done <- errLogFull
+			}
 			continue
 		}
 		q.latency.begin(time.Now())

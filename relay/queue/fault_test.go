@@ -417,3 +417,100 @@ func TestResurrected(t *testing.T) {
 		}
 	}
 }
+
+// TestSettleWaitsForRoom has outcomes that cannot be written: they wait until
+// there is room, or until whoever waits for them must end.
+func TestSettleWaitsForRoom(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		full func(h *harness, f *faulty, full bool)
+	}{
+		{"of the log", func(h *harness, _ *faulty, full bool) {
+			if full {
+				h.room.used = logMost
+			}
+			if err := h.room.shutTables(full); err != nil {
+				t.Error(err)
+			}
+		}},
+		{"of a report", func(_ *harness, f *faulty, full bool) {
+			f.set(func(f *faulty) {
+				if f.writeErr = nil; full {
+					f.writeErr = syscall.ENOSPC
+				}
+			})
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h, f := openFaulty(t)
+			h.put(t, "x", "a@example.com")
+			settle := func(l *Lease, hurry chan struct{}) chan error {
+				done := make(chan error, 1)
+				s := Settlement{Outcomes: outcomes(l, mail.Bounced), Hurry: hurry, Reports: []Report{{
+					Draft: draft(t, "sender@example.org"), Content: []byte("gone"), Fact: event.DSNQueued{Kind: "failed"},
+				}}}
+				go func() { done <- h.Settle(t.Context(), l, s) }()
+				return done
+			}
+			l := h.claim(t)
+			test.full(h, f, true)
+			wantReply(t, "Put", h.Put(t.Context(), draft(t, "b@example.com"), []byte("x")), "4.3.1", "backpressure")
+
+			hurry := make(chan struct{})
+			done := settle(l, hurry)
+			select {
+			case err := <-done:
+				t.Fatalf("Settle = %v, want that it waits", err)
+			case <-time.After(3 * holdBackFor):
+			}
+			close(hurry)
+			if err := <-done; err == nil {
+				t.Fatal("Settle = nil, want an error")
+			}
+
+			h.guard.check()
+			l = h.claim(t) // as if released
+			done = settle(l, nil)
+			test.full(h, f, false)
+			if err := <-done; err != nil {
+				t.Fatalf("Settle = %v", err)
+			}
+			eventually(t, "one bounce is told", func() bool { return len(find[event.RecipientBounced](h.rec)) > 0 })
+			if n := len(find[event.RecipientBounced](h.rec)); n != 1 {
+				t.Errorf("%d recipients bounced, want 1", n)
+			}
+			if got := h.Levels().Messages; got != 1 {
+				t.Errorf("%d messages, want the report", got)
+			}
+		})
+	}
+}
+
+// TestRoomSaysWhy has the next log not be reserved for a reason that nobody would
+// guess from the free space.
+func TestRoomSaysWhy(t *testing.T) {
+	h, _ := openFaulty(t)
+	manifest := filepath.Join(h.dir, "badger", "MANIFEST")
+	if err := h.room.reserve.End(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(manifest, manifest+".away"); err != nil {
+		t.Fatal(err)
+	}
+	h.put(t, "x", "a@example.com")
+	h.guard.check()
+	h.put(t, "x", "b@example.com")
+	h.guard.check() // the directory has its name again
+	if err := os.Rename(manifest+".away", manifest); err != nil {
+		t.Fatal(err)
+	}
+	said := 0
+	for _, ev := range find[event.Remarked](h.rec) {
+		if strings.Contains(ev.Detail, "MANIFEST") {
+			said++
+		}
+	}
+	if said != 1 {
+		t.Errorf("it was told %d times, want once", said)
+	}
+}

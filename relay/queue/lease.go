@@ -356,7 +356,8 @@ func (q *Queue) regroup(e *entry, ws []wait, now int64) {
 }
 
 // Settle makes the outcomes of a lease durable, with their facts and reports,
-// and ends the lease. What was removed in the meantime is left out silently.
+// and ends the lease. What was removed in the meantime is left out silently. On a
+// full disk it waits for room, because the next hop has answered already.
 // After an error other than ErrStorage the lease has ended without effect, as
 // if released.
 func (q *Queue) Settle(_ context.Context, l *Lease, s Settlement) error {
@@ -374,31 +375,39 @@ func (q *Queue) Settle(_ context.Context, l *Lease, s Settlement) error {
 		return fmt.Errorf("settle %s: the lease has ended", l.Message.ID)
 	}
 	defer q.flight.leave(l)
-	id := l.entry.id
-	defer q.lock(id)()
+	err := q.trySettle(l, &s)
+	for noRoom(err) && q.pause(s.Hurry) {
+		err = q.trySettle(l, &s)
+	}
+	if err != nil {
+		l.unclaim()
+		return fmt.Errorf("settle %s: %w", l.entry.id.QueueID(), err)
+	}
+	return nil
+}
+
+// trySettle settles, or leaves everything as it was.
+func (q *Queue) trySettle(l *Lease, s *Settlement) error {
+	defer q.lock(l.entry.id)()
 	m, err := l.current()
 	if errors.Is(err, ErrNotFound) {
 		l.unclaim()
 		return nil
 	}
 	if err != nil {
-		l.unclaim()
 		return err
 	}
-	c := &change{patient: true}
-	err = q.settle(c, l, m, &s)
-	if err == nil {
-		q.endWith(c, l, &s)
+	c := &change{}
+	if err = q.settle(c, l, m, s); err == nil {
+		q.endWith(c, l, s)
 		err = q.submit(c)
 	}
 	if err != nil {
 		for _, seg := range c.segs {
 			q.contents.abort(seg)
 		}
-		l.unclaim()
-		return fmt.Errorf("settle %s: %w", id.QueueID(), err)
 	}
-	return nil
+	return err
 }
 
 // current returns the record as it is now, to be changed. The stripe is held.

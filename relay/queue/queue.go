@@ -160,6 +160,7 @@ type Settlement struct {
 	Outcomes  []mail.Outcome        // parallel to Lease.Index; Relayed, Deferred, Bounced or Expired
 	Next      time.Time             // when deferred recipients are due again
 	Expires   time.Time             // when the message's life ends, where that is later than it says itself
+	Hurry     <-chan struct{}       // closed when Settle shall wait for room on the disk no longer; nil: it waits until Close
 	Attempt   event.AttemptFinished // Info, Recipients and TSched are filled in by the queue
 	NoAttempt bool                  // no attempt was made (the lifetime ended while waiting): state no AttemptFinished
 	Waits     bool                  // with NoAttempt: the outcomes say why the hop's mail waits, as its last error

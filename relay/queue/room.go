@@ -17,7 +17,7 @@ import (
 // is used, and so has the next one; and from the mark on at which nothing is
 // claimed either, Badger may begin no table, until there is room again. What is
 // under way then still goes into the log in use. When that is used up as well,
-// settlements wait, and everything else is refused.
+// everything is refused, and settlements come again until there is room.
 type room struct {
 	dir     string // of the database
 	reserve *badgerdir.Reserve
@@ -104,25 +104,22 @@ func (q *Queue) admit(group []*change) (done func(), ok bool) {
 	err := error(nil)
 	defer func() { q.sayReserve(err) }()
 	if !r.shut.Load() {
-		if err = r.reserve.Ready(); err == nil {
-			r.used += size
-			r.last = size
-			return r.mu.RUnlock, true
+		err = r.reserve.Ready()
+	}
+	spare := err == nil && !r.shut.Load()
+	if !spare && r.used+size > logMost {
+		r.mu.RUnlock()
+		if err != nil {
+			q.guard.full()
 		}
+		return nil, false
 	}
-	if r.used+size <= logMost {
-		r.used += size
-		r.last = size
-		if err == nil {
-			return r.mu.RUnlock, true
-		}
-		return func() { r.mu.RUnlock(); q.guard.full() }, true
+	r.used += size
+	r.last = size
+	if err == nil {
+		return r.mu.RUnlock, true
 	}
-	r.mu.RUnlock()
-	if err != nil {
-		q.guard.full()
-	}
-	return nil, false
+	return func() { r.mu.RUnlock(); q.guard.full() }, true
 }
 
 // sayReserve tells why the next log could not be reserved, once.
@@ -137,38 +134,24 @@ func (q *Queue) sayReserve(err error) {
 	q.room.said = text
 }
 
-// holdBack refuses the changes of group, which there is no room for, but those
-// that must not be forgotten: they go back to the front of what waits.
-func (q *Queue) holdBack(group []*change) {
-	var kept []*change
-	for _, c := range group {
-		if c.patient {
-			kept = append(kept, c)
-		} else {
-			c.done <- errLogFull
-		}
-	}
-	if len(kept) == 0 {
-		return
-	}
-	q.com.mu.Lock()
-	closed := q.com.closed
-	if !closed {
-		q.com.waiting = append(kept, q.com.waiting...)
-	}
-	q.com.mu.Unlock()
-	if closed {
-		for _, c := range kept {
-			c.done <- ErrClosed
-		}
-		return
-	}
+// noRoom reports whether what failed with err may succeed when there is room again.
+func noRoom(err error) bool {
+	return !errors.Is(err, ErrStorage) && (errors.Is(err, errLogFull) || errors.Is(err, errNoRoom) || isFull(err) || isExhausted(err))
+}
+
+// pause lets some time pass before what found no room is tried again. It reports
+// whether it is to be.
+func (q *Queue) pause(hurry <-chan struct{}) bool {
 	timer := time.NewTimer(holdBackFor)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return true
+	case <-hurry:
 	case <-q.closing:
+	case <-q.broken:
 	}
+	return false
 }
 
 // holdBackFor is until a settlement that found no room is tried again. Chosen by taste.
