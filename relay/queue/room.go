@@ -102,9 +102,9 @@ func (q *Queue) admit(group []*change) (done func(), ok bool) {
 	}
 	r.mu.RLock()
 	err := error(nil)
-	defer func() { q.sayReserve(err) }()
 	if !r.shut.Load() {
 		err = r.reserve.Ready()
+		q.sayReserve(err)
 	}
 	spare := err == nil && !r.shut.Load()
 	if !spare && r.used+size > logMost {
