@@ -443,6 +443,7 @@ func TestSettleWaitsForRoom(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h, f := openFaulty(t)
+			defer h.guard.check() // or else the database stays shut, and is not closed
 			h.put(t, "x", "a@example.com")
 			settle := func(l *Lease, hurry chan struct{}) chan error {
 				done := make(chan error, 1)
@@ -490,6 +491,7 @@ func TestSettleWaitsForRoom(t *testing.T) {
 // guess from the free space.
 func TestRoomSaysWhy(t *testing.T) {
 	h, _ := openFaulty(t)
+	defer h.guard.check()
 	manifest := filepath.Join(h.dir, "badger", "MANIFEST")
 	if err := h.room.reserve.End(); err != nil {
 		t.Fatal(err)
