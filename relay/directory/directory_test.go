@@ -290,8 +290,9 @@ func TestFailover(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			good := ldaptest.New(t, ldaptest.Options{Entries: people()})
-			c := newClient(t, Options{Servers: []string{test.first(t), good.URL()}, Timeout: time.Second})
+			c := newClient(t, Options{Servers: []string{test.first(t), good.URL()}, Timeout: 5 * time.Second}) // the second has it, too
 			u := newUsers(t, c, UserOptions{Schema: schema(t, "generic")})
 			if _, err := u.Verify(t.Context(), "ann", "secret"); err != nil {
 				t.Fatalf("Verify = %v, want the second server's yes", err)
