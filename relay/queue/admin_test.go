@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -415,6 +416,11 @@ func TestOutboxAfterRestart(t *testing.T) {
 				}
 			}
 			if test.confirm {
+				eventually(t, "handed out", func() bool { // after which it is noted that all have them
+					h.outbox.mu.Lock()
+					defer h.outbox.mu.Unlock()
+					return !slices.ContainsFunc(h.outbox.rows, func(r outboxRow) bool { return !r.out })
+				})
 				if err := h.confirm(); err != nil {
 					t.Fatal(err)
 				}

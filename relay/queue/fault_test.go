@@ -365,7 +365,7 @@ func TestDamagedRecord(t *testing.T) {
 	}
 	h.settle(t, l, mail.Relayed, time.Time{})
 	h.idle(t)
-	if evs := find[event.MessagePoisoned](h.rec); len(evs) != 1 {
+	if evs := stated[event.MessagePoisoned](t, h.rec, 1); len(evs) != 1 {
 		t.Errorf("poisoned = %+v, want one", evs)
 	}
 	h = h.reopen(t, nil)

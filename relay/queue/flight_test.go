@@ -49,7 +49,7 @@ func TestMessageThatEndsTheProcess(t *testing.T) {
 		h.claim(t)
 	}
 	h = h.crash(t)
-	if evs := find[event.MessagePoisoned](h.rec); len(evs) != 1 || evs[0].Error == "" {
+	if evs := stated[event.MessagePoisoned](t, h.rec, 1); len(evs) != 1 || evs[0].Error == "" {
 		t.Errorf("poisoned = %+v, want one", evs)
 	}
 	if m, err := h.Get(bad); err != nil || m.Poison == "" {

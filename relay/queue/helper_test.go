@@ -301,6 +301,18 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// stated waits for n events of type E: a fact is published some time after what
+// it tells of is on disk, and known to who asked for it.
+func stated[E event.Event](t testing.TB, r *recorder, n int) []E {
+	t.Helper()
+	var list []E
+	eventually(t, fmt.Sprintf("%d of %T", n, *new(E)), func() bool {
+		list = find[E](r)
+		return len(list) >= n
+	})
+	return list
+}
+
 func equalStrings(t testing.TB, what string, got []string, want ...string) {
 	t.Helper()
 	if fmt.Sprint(got) != fmt.Sprint(want) {

@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -202,6 +203,9 @@ func TestRedirect(t *testing.T) {
 	}
 	l.Release()
 	var why []string
+	eventually(t, "routed elsewhere", func() bool {
+		return slices.ContainsFunc(find[event.MessageRouted](h.rec), func(ev event.MessageRouted) bool { return ev.Queue == "@relay.example:2525" })
+	})
 	for _, ev := range find[event.MessageRouted](h.rec) {
 		if ev.Queue == "@relay.example:2525" {
 			why = append(why, ev.Why)
@@ -245,6 +249,7 @@ func TestRemoveWithReport(t *testing.T) {
 	})
 	id := h.put(t, "x", "a@example.com")
 	h.act(t, 1, Action{Action: "remove", Filter: Filter{ID: id}, Report: true, Reason: "as agreed"})
+	stated[event.MessageRetired](t, h.rec, 1)
 	equalStrings(t, "facts", h.rec.names(id)[2:], "recipient_dropped", "dsn_queued", "message_retired")
 	if outcome.Reply.Text != "Removed by the administrator. as agreed" || h.Levels().Messages != 1 {
 		t.Errorf("outcome = %+v, %d messages", outcome, h.Levels().Messages)

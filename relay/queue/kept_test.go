@@ -95,8 +95,15 @@ func TestResend(t *testing.T) {
 		t.Errorf("content %q", got)
 	}
 	h.settle(t, l, mail.Relayed, time.Time{})
-	acted := find[event.AdminActed](h.rec)
-	if ev := acted[len(acted)-1]; ev.Action != "resend" || ev.Affected != 1 || ev.Actor != "op" || ev.Reason != "lost there" {
+	var ev event.AdminActed
+	eventually(t, "the resend", func() bool {
+		acted := find[event.AdminActed](h.rec)
+		if len(acted) > 0 {
+			ev = acted[len(acted)-1]
+		}
+		return ev.Action == "resend"
+	})
+	if ev.Affected != 1 || ev.Actor != "op" || ev.Reason != "lost there" {
 		t.Errorf("acted = %+v", ev)
 	}
 	if _, err := h.Resend(t.Context(), Action{}); err == nil {

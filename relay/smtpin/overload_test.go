@@ -34,6 +34,20 @@ func eventually(t testing.TB, f func() error) {
 	}
 }
 
+// left waits until n sessions are left: a session gives its place back after the
+// fact that it has ended.
+func (r *relay) left(t testing.TB, n int) {
+	t.Helper()
+	eventually(t, func() error {
+		r.Server.mu.Lock()
+		defer r.Server.mu.Unlock()
+		if got := len(r.sessions); got != n {
+			return fmt.Errorf("%d sessions, want %d", got, n)
+		}
+		return nil
+	})
+}
+
 func rules(t *testing.T, list ...throttle.Rule) *throttle.Set {
 	t.Helper()
 	for i := range list {
@@ -157,14 +171,7 @@ func TestThrottledConnections(t *testing.T) {
 			}
 			c.talk("QUIT=>221")
 			await[event.SessionClosed](t, r.rec, 1)
-			eventually(t, func() error { // the fact comes before the release
-				r.Server.mu.Lock()
-				defer r.Server.mu.Unlock()
-				if n := len(r.sessions); n > 0 {
-					return fmt.Errorf("%d sessions", n)
-				}
-				return nil
-			})
+			r.left(t, 0)
 			r.dial(t).expect(test.after)
 		})
 	}

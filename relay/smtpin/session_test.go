@@ -555,7 +555,7 @@ func TestConnectionLimits(t *testing.T) {
 				t.Errorf("fact %+v", f)
 			}
 			a.talk("QUIT=>221")
-			await[event.SessionClosed](t, r.rec, 1)
+			r.left(t, 1)
 			r.dial(t).talk("=>220") // there is room again
 		})
 	}
