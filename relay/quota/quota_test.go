@@ -279,3 +279,21 @@ func FuzzFile(f *testing.F) {
 		}
 	})
 }
+
+// TestManyWait: however often messages were put off, they come again within the
+// time over which they are spread, and never before there is room.
+func TestManyWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBook(t)
+		a := b.Account("x", Limits{RecipientsPerDay: 100})
+		now := time.Now()
+		a.Take(now, 100)
+		b.accounts["x"].waiting = 1e9
+		for range 100 {
+			_, again := a.Take(now, 100)
+			if wait := again.Sub(now); wait < 24*time.Hour || wait > 25*time.Hour+5*time.Minute {
+				t.Fatalf("come again in %v, want in a day, and an hour at most", wait)
+			}
+		}
+	})
+}
