@@ -174,11 +174,12 @@ func (b *body) size() int64 {
 	return b.m.Size
 }
 
-// whole calls f with all of the message, apart from what each reads.
+// whole calls f with all of the message, apart from what each reads. The error is
+// of f, as it is, or of the content, as a *contentError.
 func (b *body) whole(f func(r io.Reader) error) error {
 	src, err := b.m.Open()
 	if err != nil {
-		return fmt.Errorf("open content: %w", err)
+		return &contentError{fmt.Errorf("open content: %w", err)}
 	}
 	defer src.Close()
 	return f(io.MultiReader(bytes.NewReader(b.m.Trace), storage{src}))

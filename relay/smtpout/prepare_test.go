@@ -117,22 +117,34 @@ func TestDowngradeAgain(t *testing.T) {
 
 func TestDowngradeOfContentThatFails(t *testing.T) {
 	broken := errors.New("disk")
-	for fails := 1; fails <= 4; fails++ { // of the times that the content is opened
-		h := relaytest.NewSmartHost(t, relaytest.WithExtensions("SIZE"))
-		c := smart(t, nil, h)
-		m, opened := message(umlauts), 0
-		m.Open = func() (io.ReadCloser, error) {
-			if opened++; opened == fails {
-				return io.NopCloser(io.MultiReader(strings.NewReader(umlauts[:60]), iotest.ErrReader(broken))), nil
-			}
-			return io.NopCloser(strings.NewReader(umlauts)), nil
-		}
-		r := c.Attempt(t.Context(), outHop, m)
-		if o := r.Outcomes[0]; o.Disposition != mail.Deferred || o.Reply.Code != 451 || !strings.Contains(o.Reply.Text, "disk") {
-			t.Errorf("outcome = %s %s, want a deferral because of the disk", brief(r.Outcomes), o.Reply.Text)
-		}
-		if len(h.Messages()) > 0 {
-			t.Error("half a message arrived")
+	for _, test := range []struct {
+		name string
+		open func() (io.ReadCloser, error)
+	}{
+		{"while it is read", func() (io.ReadCloser, error) {
+			return io.NopCloser(io.MultiReader(strings.NewReader(umlauts[:60]), iotest.ErrReader(broken))), nil
+		}},
+		{"when it is opened", func() (io.ReadCloser, error) { return nil, broken }},
+	} {
+		for fails := 1; fails <= 4; fails++ { // of the times that the content is opened
+			t.Run(test.name+" the "+strconv.Itoa(fails)+". time", func(t *testing.T) {
+				h := relaytest.NewSmartHost(t, relaytest.WithExtensions("SIZE"))
+				c := smart(t, nil, h)
+				m, opened := message(umlauts), 0
+				m.Open = func() (io.ReadCloser, error) {
+					if opened++; opened == fails {
+						return test.open()
+					}
+					return io.NopCloser(strings.NewReader(umlauts)), nil
+				}
+				r := c.Attempt(t.Context(), outHop, m)
+				if o := r.Outcomes[0]; o.Disposition != mail.Deferred || o.Reply.Code != 451 || o.Class != mail.ClassOther || !strings.Contains(o.Reply.Text, "disk") {
+					t.Errorf("outcome = %s %s %s, want a deferral because of the disk", brief(r.Outcomes), o.Class, o.Reply.Text)
+				}
+				if len(h.Messages()) > 0 {
+					t.Error("half a message arrived")
+				}
+			})
 		}
 	}
 }
