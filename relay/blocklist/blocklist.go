@@ -189,8 +189,11 @@ func (w *Watcher) ask(ctx context.Context, list string, ip netip.Addr) ([]netip.
 	return codes, nil
 }
 
-// maxReason bounds what a list says about an entry.
-const maxReason = 200
+// Bounds of what a list says about an entry.
+const (
+	maxReason = 200 // octets
+	maxCodes  = 16
+)
 
 // note keeps what a list said, and states what has changed.
 func (w *Watcher) note(ctx context.Context, i int, codes []netip.Addr, err error) {
@@ -217,7 +220,7 @@ func (w *Watcher) note(ctx context.Context, i int, codes []netip.Addr, err error
 		ev.Error = err.Error()
 	}
 	var words []string
-	for _, c := range codes {
+	for _, c := range codes[:min(len(codes), maxCodes)] {
 		words = append(words, c.String())
 	}
 	ev.Codes = strings.Join(words, " ")

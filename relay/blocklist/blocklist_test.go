@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -198,5 +199,30 @@ func TestReasonIsBounded(t *testing.T) {
 	}
 	if got, want := printable("a\r\nb\x1b[1m\xffc"), "a  b [1m?c"; got != want {
 		t.Errorf("printable() = %q, want %q", got, want)
+	}
+}
+
+// TestManyCodes has a list answer with more codes than any list has: a fact says
+// some of them.
+func TestManyCodes(t *testing.T) {
+	records := []string{test4 + ".bl.example. 60 A 127.0.0.2"}
+	for i := range maxCodes + 9 {
+		records = append(records, fmt.Sprintf("%s.bl.example. 60 A 127.0.1.%d", ours, i))
+	}
+	s := relaytest.NewNameServer(t, records...)
+	resolver, err := dns.New(dns.Options{Servers: []string{s.Addr()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = resolver.Close() })
+	var rec relaytest.Recorder
+	w := New(Options{Lists: []string{"bl.example"}, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.9")}, Resolver: resolver, Emitter: rec.Emitter()})
+	w.look(t.Context())
+	list := rec.Named("listing_changed")
+	if len(list) != 1 {
+		t.Fatalf("%d facts, want one", len(list))
+	}
+	if ev := list[0].Event.(event.ListingChanged); len(strings.Fields(ev.Codes)) != maxCodes {
+		t.Errorf("fact = %+v, want %d codes", ev, maxCodes)
 	}
 }
