@@ -242,7 +242,7 @@ func (q *Account) Take(now time.Time, recipients int) (limit string, again time.
 		}
 		window := time.Duration(len(l.window.counts)) * l.window.slot
 		each := float64(window) / float64(l.limit) * float64(max(1, l.need(recipients)))
-		spread := min(a.waiting*each, float64(longestSpread)) // bounded first: so much may wait that no Duration holds it
+		spread := min(a.waiting*each, float64(longestSpread))              // bounded first: so much may wait that no Duration holds it
 		limit, again = l.key, at.Add(time.Duration(rand.Float64()*spread)) //nolint:gosec // spreads load
 	}
 	if limit != "" {
