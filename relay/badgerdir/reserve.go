@@ -112,7 +112,8 @@ func (r *Reserve) reserveManifest() error {
 	return nil
 }
 
-// End gives up what is reserved, after the database was closed.
+// End gives up what is reserved. Nothing may be written to the database after it,
+// but what closing it writes.
 func (r *Reserve) End() error {
 	if r == nil || r.spare == nil {
 		return nil

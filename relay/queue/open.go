@@ -306,7 +306,7 @@ const unloadAbove = 48 << 20
 func (q *Queue) unload() {
 	q.life.RLock()
 	defer q.life.RUnlock()
-	if q.closed {
+	if q.closed || q.room.shut.Load() { // then they are not where their names say
 		return
 	}
 	if err := badgerdir.Unload(q.db, q.databaseDir(), unloadAbove); err != nil {
