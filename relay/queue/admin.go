@@ -207,7 +207,6 @@ func (q *Queue) act(ctx context.Context, a *Action) (Affected, error) {
 	if err != nil || a.DryRun {
 		return aff, err
 	}
-	aff = Affected{}
 	err = q.alter(ctx, ids, func(c *change, emit event.Emitter, m *stored) (bool, error) {
 		changed, err := q.actOn(c, emit, m, a)
 		if changed {
@@ -228,17 +227,25 @@ func (q *Queue) act(ctx context.Context, a *Action) (Affected, error) {
 	return aff, err
 }
 
-// choose finds the messages that a has something to do on.
+// choose finds the messages that a has something to do on. It counts them for a
+// dry run, and otherwise those alone that it has dealt with already.
 func (q *Queue) choose(ctx context.Context, a *Action) (aff Affected, ids []ident, err error) {
 	nowhere := 0
+	called := map[route.Hop]bool{}
 	err = q.scan(ctx, a.Filter, "", func(id ident, m *stored, index []int) bool {
 		if a.skips(m, index) {
+			return true
+		}
+		if a.Action == "retry" && !a.DryRun && q.callNow(id, m, index, called) {
+			aff.count(m)
 			return true
 		}
 		if a.Action == "redirect" && a.Via == "" && slices.ContainsFunc(index, func(i int) bool { return m.States[i].Hop.Connector == "" }) {
 			nowhere++
 		}
-		aff.count(m)
+		if a.DryRun {
+			aff.count(m)
+		}
 		ids = append(ids, id)
 		return true
 	})
@@ -246,6 +253,49 @@ func (q *Queue) choose(ctx context.Context, a *Action) (aff Affected, ids []iden
 		err = fmt.Errorf("%w: redirect: no send connector takes %d of the messages; say which one is to carry them", ErrRefused, nowhere)
 	}
 	return aff, ids, err
+}
+
+// callNow lets recipients index of m be attempted now, if their record says already
+// that they are due: they wait for a hop that cannot be reached, which is seen to
+// at once then, or they were spread out after the start. So when a hop comes
+// back, what waited for it goes without a record of each being written before.
+// Each hop is seen to once, and is in called then.
+func (q *Queue) callNow(id ident, m *stored, index []int, called map[route.Hop]bool) bool {
+	at := time.Now()
+	now := at.UnixMicro()
+	if m.Poison != "" || slices.ContainsFunc(index, func(i int) bool { return m.States[i].Due.After(at) }) {
+		return false
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	e := q.messages[id]
+	if e == nil {
+		return false
+	}
+	wanted := func(g *group) bool {
+		return slices.ContainsFunc(index, func(i int) bool { return m.States[i].Hop == g.hop.hop })
+	}
+	ready := true
+	e.groups(func(g *group) {
+		if wanted(g) && g.hop.hop != route.Unroutable && g.due > now && !g.parked && !g.spread {
+			ready = false // it was put off since, or its record has changed
+		}
+	})
+	if !ready {
+		return false
+	}
+	e.groups(func(g *group) {
+		switch {
+		case !wanted(g) || g.hop.hop == route.Unroutable:
+		case g.parked && !called[g.hop.hop]:
+			called[g.hop.hop] = true
+			q.sched.call(g.hop, now)
+		case g.spread && g.due > now:
+			q.sched.set(e, g.hop.hop, now, g.tried, now)
+		}
+	})
+	q.rearm(at)
+	return true
 }
 
 func (a *Affected) count(m *stored) {

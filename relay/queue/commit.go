@@ -216,6 +216,12 @@ func (q *Queue) commitGroup(group []*change) (row uint64, err error) {
 	for _, c := range group {
 		q.guard.spend(2 * c.size()) // into the log now, and into a table later
 	}
+	before := q.db.NewTransaction(false)
+	defer func() {
+		if err != nil {
+			before.Discard()
+		}
+	}()
 	txn := q.db.NewTransaction(true)
 	defer txn.Discard()
 	var lines []byte
@@ -259,6 +265,7 @@ func (q *Queue) commitGroup(group []*change) (row uint64, err error) {
 		return 0, fmt.Errorf("commit: %w", err)
 	}
 	q.commits++
+	q.snapshots.set(&snapshot{before: before, last: written(group)})
 	q.witness.write(q.commits)
 	if rows > 0 {
 		q.outbox.add(row, rows, len(lines), time.Now())

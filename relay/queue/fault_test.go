@@ -351,7 +351,6 @@ func TestDamagedContent(t *testing.T) {
 func TestDamagedRecord(t *testing.T) {
 	h := open(t, nil)
 	bad := h.put(t, "bad", "a@example.com")
-	good := h.put(t, "good", "b@example.com")
 	txn := h.db.NewTransaction(true)
 	if err := txn.Set(messageKey(string(bad)), []byte{recordVersion, recordLive, 1, 2, 3, 4, 5, 6}); err != nil {
 		t.Fatal(err)
@@ -359,6 +358,7 @@ func TestDamagedRecord(t *testing.T) {
 	if err := txn.Commit(); err != nil {
 		t.Fatal(err)
 	}
+	good := h.put(t, "good", "b@example.com")
 	l := h.claim(t) // the damaged one is met first, and passed over
 	if l.Message.ID != good {
 		t.Errorf("claimed %s, want %s", l.Message.ID, good)

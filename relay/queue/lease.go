@@ -123,13 +123,34 @@ func (l *Lease) unclaim() {
 	q.flight.leave(l)
 	now := time.Now()
 	q.mu.Lock()
-	q.sched.done(l.group, l.hop, l.number, now.UnixMicro())
+	l.end(now.UnixMicro())
 	q.rearm(now)
 	q.mu.Unlock()
 }
 
-// read reads the record of a message that is not finished.
-func (q *Queue) read(id ident) (*stored, error) {
+// end ends the lease in the schedule. q.mu is held.
+func (l *Lease) end(now int64) {
+	if s := l.queue.sched; l.freed {
+		s.settled(l.group, l.hop, l.number, now)
+	} else {
+		s.done(l.group, l.hop, l.number, now)
+	}
+}
+
+// free lets the hop have another lease while this one is settled.
+func (l *Lease) free() {
+	q := l.queue
+	now := time.Now()
+	q.mu.Lock()
+	if !l.ended.Load() && !l.freed && q.sched.free(l.hop, int(l.entry.prio), now.UnixMicro()) {
+		l.freed = true
+		q.rearm(now)
+	}
+	q.mu.Unlock()
+}
+
+// readLive reads the record of a message that is not finished.
+func (q *Queue) readLive(id ident) (*stored, error) {
 	m, err := q.readRecord(id)
 	if err == nil && m.done {
 		return nil, ErrNotFound
@@ -375,6 +396,9 @@ func (q *Queue) Settle(_ context.Context, l *Lease, s Settlement) error {
 		return fmt.Errorf("settle %s: the lease has ended", l.Message.ID)
 	}
 	defer q.flight.leave(l)
+	if s.Reached {
+		l.free()
+	}
 	err := q.trySettle(l, &s)
 	for noRoom(err) && q.pause(s.Hurry) {
 		err = q.trySettle(l, &s)
@@ -445,7 +469,7 @@ func (q *Queue) endWith(c *change, l *Lease, s *Settlement) {
 			q.sched.lost(l.hop, s.DownUntil.UnixMicro(), now)
 		}
 		if !ended {
-			q.sched.done(l.group, l.hop, l.number, now)
+			l.end(now)
 		}
 	}
 }

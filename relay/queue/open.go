@@ -58,14 +58,15 @@ func (t tuning) commit() error {
 
 // Queue is the queue of one node.
 type Queue struct {
-	opts     Options
-	db       *badger.DB
-	dirLock  io.Closer
-	contents *contents
-	guard    *guard
-	outbox   outbox
-	com      committer
-	latency  latency
+	opts      Options
+	db        *badger.DB
+	dirLock   io.Closer
+	contents  *contents
+	guard     *guard
+	outbox    outbox
+	snapshots snapshots
+	com       committer
+	latency   latency
 
 	batchBytes  int64 // of one transaction
 	batchKeys   int64
@@ -262,6 +263,7 @@ func (q *Queue) closeFiles() error {
 	errs := []error{q.contents.close()}
 	can, err := q.room.close()
 	errs = append(errs, err)
+	q.snapshots.set(nil)
 	if q.db != nil && can {
 		errs = append(errs, q.db.Close())
 	}

@@ -48,7 +48,7 @@ type Options struct {
 	Emitter     event.Emitter       // readers of facts
 	Confirm     Confirmer           // nil: no outbox is kept
 	Lifetime    time.Duration       // for the facts' Expires; zero means 48h
-	Concurrency func(route.Hop) int // leases at once for a hop; nil means 20. Asked often; must be fast and not call the queue
+	Concurrency func(route.Hop) int // leases at once for a hop, and as many again that wait for nothing but the disk; nil means 20. Asked often; must be fast and not call the queue
 	LateAfter   time.Duration       // hand-over target of normal mail where Priorities has none; zero means 5m
 	Priorities  map[mail.Priority]Class
 	Workers     int   // leases at once over all hops, which the shares of Priorities are of; zero: shares of each hop alone
@@ -152,6 +152,7 @@ type Lease struct {
 	version uint16 // of the entry when stored was read
 	routing uint64 // which routing table was in use
 	spread  bool   // the group was put off at start
+	freed   bool   // it does not count for its hop any more; the queue's lock guards it
 	ended   atomic.Bool
 }
 

@@ -253,6 +253,7 @@ type hopQueue struct {
 	bytes    int64
 	older    [ageCount][len(ages)]int
 	leases   [priorities]int
+	settling int // leases that count no more, because only their commit is waited for
 	held     *hold
 	down     bool  // it cannot be reached
 	probeAt  int64 // while it is down: when a parked group is to see whether it is back
@@ -776,14 +777,45 @@ func (s *schedule) done(g *group, h *hopQueue, lease uint32, now int64) {
 	was := s.barred(p)
 	h.leases[p]--
 	s.leases[p]--
+	s.over(g, h, lease, now)
+	if was {
+		s.recheckSome(now)
+	}
+}
+
+// free lets a hop that has more to do have one lease more, because the attempt of
+// one is over and only its commit is waited for. It says whether it did: then
+// [schedule.settled] ends that lease, and not done. So a disk that is slow does not
+// keep connections idle. At most as many leases as the hop may have are out in this
+// way, too.
+func (s *schedule) free(h *hopQueue, p int, now int64) bool {
+	if !h.capped && !h.inRing || h.settling >= s.capacity(h.hop) {
+		return false
+	}
+	was := s.barred(p)
+	h.settling++
+	h.leases[p]--
+	s.leases[p]--
+	s.place(h, now)
+	if was {
+		s.recheckSome(now)
+	}
+	return true
+}
+
+// settled ends a lease that was freed.
+func (s *schedule) settled(g *group, h *hopQueue, lease uint32, now int64) {
+	h.settling--
+	s.over(g, h, lease, now)
+}
+
+// over takes the lease off its group, if it still is on it.
+func (s *schedule) over(g *group, h *hopQueue, lease uint32, now int64) {
 	if g.hop == h && g.lease == lease {
 		g.lease = 0
 		s.refresh(g, now)
 	} else {
 		s.place(h, now)
-	}
-	if was {
-		s.recheckSome(now)
 	}
 }
 
@@ -826,10 +858,15 @@ func (s *schedule) back(h *hopQueue, now int64) {
 // probe lets every hop that is down be tried at once.
 func (s *schedule) probe(now int64) {
 	for _, h := range s.hops {
-		if h.down && h.probeAt > now {
-			h.probeAt = now
-			s.place(h, now)
-		}
+		s.call(h, now)
+	}
+}
+
+// call lets h be tried at once if it is down.
+func (s *schedule) call(h *hopQueue, now int64) {
+	if h.down && h.probeAt > now {
+		h.probeAt = now
+		s.place(h, now)
 	}
 }
 
@@ -848,7 +885,7 @@ func (s *schedule) wait(now int64) (time.Duration, bool) {
 func (s *schedule) reap(now time.Time, after time.Duration) {
 	for k, h := range s.hops {
 		switch {
-		case h.used() > 0 || h.groups() > 0:
+		case h.used() > 0 || h.settling > 0 || h.groups() > 0:
 			h.idle = time.Time{}
 		case h.idle.IsZero():
 			h.idle = now

@@ -35,8 +35,9 @@ type oracle struct {
 	s      *schedule
 	limits map[string]int
 	all    []*entry
-	leased []*group // with their hops at the time
+	leased []*group // with their hops at the time, and whether they count for them
 	hops   []*hopQueue
+	freed  []bool
 	now    int64
 }
 
@@ -193,14 +194,27 @@ func TestScheduleOracle(t *testing.T) {
 						t.Fatalf("claimed rank %d, best is %d", b, a)
 					}
 				}
-				o.leased, o.hops = append(o.leased, g), append(o.hops, g.hop)
+				o.leased, o.hops, o.freed = append(o.leased, g), append(o.hops, g.hop), append(o.freed, false)
+			},
+			"free": func(t *rapid.T) {
+				if len(o.leased) == 0 {
+					t.Skip("nothing")
+				}
+				k := rapid.IntRange(0, len(o.leased)-1).Draw(t, "lease")
+				if h := o.hops[k]; !o.freed[k] {
+					o.freed[k] = o.s.free(h, int(o.leased[k].msg.prio), o.now)
+					if h.settling > o.limits[h.hop.Name] {
+						t.Fatalf("%d leases of %v do not count, of at most %d", h.settling, h.hop, o.limits[h.hop.Name])
+					}
+				}
 			},
 			"end": func(t *rapid.T) {
 				if len(o.leased) == 0 {
 					t.Skip("nothing")
 				}
 				k := rapid.IntRange(0, len(o.leased)-1).Draw(t, "lease")
-				g, h := o.leased[k], o.hops[k]
+				g, h, freed := o.leased[k], o.hops[k], o.freed[k]
+				o.freed = slices.Delete(o.freed, k, k+1)
 				o.leased, o.hops = slices.Delete(o.leased, k, k+1), slices.Delete(o.hops, k, k+1)
 				lease := g.lease
 				if g.hop != h { // its message was removed
@@ -209,7 +223,11 @@ func TestScheduleOracle(t *testing.T) {
 				if rapid.Bool().Draw(t, "park") {
 					o.s.park(g, h, lease, soon(), soon(), o.now)
 				}
-				o.s.done(g, h, lease, o.now)
+				if freed {
+					o.s.settled(g, h, lease, o.now)
+				} else {
+					o.s.done(g, h, lease, o.now)
+				}
 			},
 			"wait": func(*rapid.T) {
 				o.now += rapid.Int64Range(0, 10).Draw(t, "minutes") * int64(time.Minute/time.Microsecond)

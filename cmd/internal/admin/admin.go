@@ -44,7 +44,7 @@ type Options struct {
 	TrackBroken error
 	Metrics     http.Handler
 	Ready       func() error                       // nil when mail is taken
-	Acted       func()                             // after a change of the queue that lets messages go; may be nil
+	Acted       func()                             // after a change of the queue that lets messages go, and before a retry; may be nil
 	Slowed      func(hop route.Hop) Slowed         // how a next hop is treated; may be nil
 	Explain     func(*queue.State) failure.Meaning // what a recipient's last failure means; may be nil
 	Reload      func() error

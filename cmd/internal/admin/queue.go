@@ -160,6 +160,9 @@ func (h *Handler) act(w http.ResponseWriter, r *http.Request) {
 	if in.Action == "resend" {
 		do = h.opts.Queue.Resend
 	}
+	if h.opts.Acted != nil && !in.DryRun && in.Action == "retry" { // so that what waits for a hop goes while the others are still being changed
+		h.opts.Acted()
+	}
 	done, err := do(r.Context(), act)
 	if errors.Is(err, queue.ErrRefused) {
 		problem(w, http.StatusBadRequest, "Nothing was changed", err.Error(), "", "")

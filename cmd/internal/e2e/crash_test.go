@@ -31,8 +31,8 @@ const (
 // waiting.
 const crashDaemons = 2
 
-// crashAtOnce is limits.connections_per_destination: how many attempts can be in
-// flight at a kill.
+// crashAtOnce is limits.connections_per_destination: how many attempts can be under
+// way at a kill. As many again can be over without having been written down.
 const crashAtOnce = 10
 
 // chances are random numbers for many goroutines.
@@ -327,7 +327,7 @@ func reconcileCrash(t *testing.T, d *daemon, book *ledger, sink *relaytest.Smart
 		twice += n - 1
 	}
 	t.Logf("%d recipients, of which the sink refused %d and deferred %d; %d arrivals more than one over %d kills", recipients, refused, deferred, twice, kills)
-	if most := kills * crashAtOnce * 4; twice > most {
+	if most := kills * 2 * crashAtOnce * 4; twice > most {
 		t.Errorf("%d arrivals too many, want at most the %d recipients in flight at %d kills", twice, most, kills)
 	}
 	if refused == 0 || deferred == 0 {
