@@ -208,6 +208,7 @@ func (b *Body) nextChunk() ([]byte, error) {
 			if b.policy == Reject {
 				return nil, b.impure(false)
 			}
+			b.repaired = true
 			return []byte{' '}, nil
 		}
 		if in.len() == 0 {
@@ -234,6 +235,7 @@ func (b *Body) nextChunk() ([]byte, error) {
 			case b.policy == Reject:
 				return nil, b.impure(false)
 			}
+			b.repaired = true
 			return []byte{' '}, nil
 		}
 		in.advance(len(p))

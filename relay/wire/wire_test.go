@@ -29,6 +29,7 @@ type backend struct {
 	stop     int64          // refuse contents above it; 0 none
 	overlaps int            // how often Reset was called during Data
 	bodies   sync.WaitGroup // calls of Data
+	repaired bool           // the latest content was
 }
 
 type message struct {
@@ -140,6 +141,9 @@ func (s *session) Data(r io.Reader) error {
 	s.b.mu.Lock()
 	defer s.b.mu.Unlock()
 	s.b.messages = append(s.b.messages, message{s.from, strings.TrimSpace(s.to), buf.String()})
+	if s.b.wire {
+		s.b.repaired = s.c.Conn().(*Conn).Body().Repaired()
+	}
 	return nil
 }
 
@@ -398,6 +402,8 @@ func TestChunkBoundaries(t *testing.T) {
 					}
 				case len(got) != 1 || !clean([]byte(got[0].content), false) || good && got[0].content != content:
 					t.Fatalf("%q cut at %d: taken as %q", content, cut, got)
+				case s.repaired == good: // got has waited for the message
+					t.Fatalf("%q cut at %d: repaired %t, taken as %q", content, cut, s.repaired, got)
 				}
 				c.talk("QUIT\r\n=>221")
 			}
