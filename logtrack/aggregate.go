@@ -256,6 +256,8 @@ func (s *Store) Aggregate(ctx context.Context, q trackapi.AggregateQuery) (*trac
 		return nil, err
 	case sn.bad.Load() > 0 && a.cut == "":
 		a.cut = fmt.Sprintf("%d damaged blocks were left out", sn.bad.Load())
+	case a.cut == "":
+		a.cut = s.missing()
 	}
 	out := a.answer(q)
 	out.TookMS = sn.took()

@@ -290,12 +290,22 @@ func (s *Store) addMessages(ctx context.Context, sn *snapshot, f *filter, ids []
 	return false, nil
 }
 
+// missing says which days no answer has, or is empty.
+func (s *Store) missing() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.leftOut) == 0 {
+		return ""
+	}
+	return "damaged days were left out: " + strings.Join(s.leftOut, ", ")
+}
+
 func (sn *snapshot) finish(p *trackapi.Page, explain bool) {
 	if n := sn.bad.Load(); n > 0 && p.Cut == "" {
 		p.Cut = fmt.Sprintf("%d damaged blocks were left out; the log says which", n)
 	}
-	if left := sn.s.leftOut; len(left) > 0 && p.Cut == "" {
-		p.Cut = fmt.Sprintf("damaged days were left out: %s", strings.Join(left, ", "))
+	if p.Cut == "" {
+		p.Cut = sn.s.missing()
 	}
 	p.Explain = sn.explain(explain)
 	p.TookMS = sn.took()

@@ -411,6 +411,9 @@ func TestDamagedPartitionIsLeftOut(t *testing.T) {
 	if page, err := s.Events(t.Context(), trackapi.Query{}); err != nil || !strings.Contains(page.Cut, "damaged days") {
 		t.Errorf("an answer without a day says %q, %v", page.Cut, err)
 	}
+	if sum, err := s.Aggregate(t.Context(), trackapi.AggregateQuery{}); err != nil || !strings.Contains(sum.Cut, "damaged days") {
+		t.Errorf("numbers without a day say %q, %v", sum.Cut, err)
+	}
 	if done, err := s.Repair(t.Context()); err != nil || done.Partitions != 1 {
 		t.Errorf("Repair() = %+v, %v", done, err)
 	}

@@ -3,6 +3,7 @@ package logtrack
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -98,5 +99,28 @@ func TestHeavyQueriesWait(t *testing.T) {
 	<-s.heavy
 	if _, err := s.Aggregate(t.Context(), trackapi.AggregateQuery{Metric: "count"}); err != nil {
 		t.Errorf("after one has ended: %v", err)
+	}
+}
+
+// TestLeftOutMeanwhile has a query end while another finds a day damaged.
+func TestLeftOutMeanwhile(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	sn, err := s.snapshot(func(*meta) bool { return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sn.release()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.leaveOut("20260301-0001", errors.New("damaged"))
+	}()
+	sn.finish(&trackapi.Page{}, false)
+	<-done
+	var page trackapi.Page
+	if sn.finish(&page, false); !strings.Contains(page.Cut, "20260301-0001") {
+		t.Errorf("cut %q, want the day that is left out", page.Cut)
 	}
 }
