@@ -287,6 +287,12 @@ const PAGES: Record<string, (plugin: Plugin) => ReactNode> = {
   stages: (plugin) => (
     <QueryPage plugin={plugin} height={760} initial={{ queryType: 'timeline', id: MESSAGE, view: 'stages' }} />
   ),
+  attempts: (plugin) => (
+    <QueryPage plugin={plugin} height={240} initial={{ queryType: 'timeline', id: MESSAGE, view: 'attempts' }} />
+  ),
+  checks: (plugin) => (
+    <QueryPage plugin={plugin} height={340} initial={{ queryType: 'timeline', id: MESSAGE, view: 'checks' }} />
+  ),
   transcript: (plugin) => (
     <QueryPage plugin={plugin} height={520} initial={{ queryType: 'timeline', id: MESSAGE, view: 'transcript' }} />
   ),
@@ -305,6 +311,26 @@ const PAGES: Record<string, (plugin: Plugin) => ReactNode> = {
         queryType: 'aggregate',
         metric: 'latency_p95',
         by: 'recipient_domain,class',
+        step: 'total',
+        view: 'table',
+      }}
+    />
+  ),
+  percentiles: (plugin) => (
+    <QueryPage
+      plugin={plugin}
+      height={360}
+      initial={{ queryType: 'aggregate', metric: 'latency_p50,latency_p95,latency_p99', by: '', step: 'auto' }}
+    />
+  ),
+  spread: (plugin) => (
+    <QueryPage
+      plugin={plugin}
+      height={260}
+      initial={{
+        queryType: 'aggregate',
+        metric: 'latency_p50,latency_p99',
+        by: 'recipient_domain',
         step: 'total',
         view: 'table',
       }}

@@ -57,16 +57,18 @@ func (v *view) look(ctx context.Context) (numbers, error) {
 			n.out[s.Labels["event"]] = *s.Points[0].Value / 10
 		}
 	}
-	for metric, to := range map[string]*float64{"latency_p50": &n.p50, "latency_p99": &n.p99} {
-		q := recent
-		q.From = now.Add(-time.Minute)
-		agg, err := v.api.Aggregate(ctx, trackapi.AggregateQuery{Query: q, Metric: metric})
-		if err != nil {
-			return n, err
-		}
-		for _, s := range agg.Series {
-			if len(s.Points) > 0 && s.Points[0].Value != nil {
-				*to = *s.Points[0].Value
+	recent.From = now.Add(-time.Minute)
+	agg, err = v.api.Aggregate(ctx, trackapi.AggregateQuery{Query: recent, Metric: "latency_p50,latency_p99"})
+	if err != nil {
+		return n, err
+	}
+	for _, s := range agg.Series {
+		if len(s.Points) > 0 && s.Points[0].Value != nil {
+			switch s.Metric {
+			case "latency_p50":
+				n.p50 = *s.Points[0].Value
+			case "latency_p99":
+				n.p99 = *s.Points[0].Value
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package host
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,10 +41,15 @@ func Canned(folder, token string) http.Handler {
 	file("values", "values")
 	file("messages/{id}/transcript", "transcript")
 	mux.HandleFunc("GET /api/v1/aggregate", func(w http.ResponseWriter, r *http.Request) {
+		total := func(q url.Values) bool { return q.Get("step") == "" || q.Get("step") == "0s" || q.Get("step") == "0" }
 		switch q := r.URL.Query(); {
 		case q.Get("domain") == "nowhere.example":
 			serveFile(w, folder, "aggregate_empty")
-		case q.Get("step") == "" || q.Get("step") == "0s" || q.Get("step") == "0":
+		case strings.Contains(q.Get("metric"), ",") && total(q):
+			serveFile(w, folder, "aggregate_percentiles_total")
+		case strings.Contains(q.Get("metric"), ","):
+			serveFile(w, folder, "aggregate_percentiles")
+		case total(q):
 			serveFile(w, folder, "aggregate_total")
 		default:
 			serveFile(w, folder, "aggregate")

@@ -18,7 +18,7 @@ import (
 // aggregateQuery asks for numbers over facts: over time, or one for each group.
 type aggregateQuery struct {
 	Filter
-	Metric string `json:"metric"`
+	Metric words  `json:"metric"` // one, or several latencies
 	By     words  `json:"by"`
 	Step   string `json:"step"` // "auto" (the default), "total", or a duration
 	Top    number `json:"top"`
@@ -46,13 +46,16 @@ func aggregate(ctx context.Context, d *Datasource, q aggregateQuery, in backend.
 	case len(q.By) > 2:
 		return nil, badQuery("numbers can be grouped by at most two fields, not %d", len(q.By))
 	}
-	metric := q.Metric
-	if metric == "" {
-		metric = "count"
+	metrics := q.Metric
+	if len(metrics) == 0 {
+		metrics = words{"count"}
 	}
-	answer, err := d.api.Aggregate(ctx, trackapi.AggregateQuery{Query: find, Metric: metric, By: q.By, Step: step, Top: int(min(q.Top, trackapi.MaxTop))})
+	answer, err := d.api.Aggregate(ctx, trackapi.AggregateQuery{Query: find, Metric: strings.Join(metrics, ","), By: q.By, Step: step, Top: int(min(q.Top, trackapi.MaxTop))})
 	if err != nil {
 		return nil, err
+	}
+	if len(metrics) > 1 {
+		tellApart(answer)
 	}
 	// The order of series decides their colours: make it the same each time.
 	slices.SortStableFunc(answer.Series, func(a, b trackapi.Series) int {
@@ -61,17 +64,39 @@ func aggregate(ctx context.Context, d *Datasource, q aggregateQuery, in backend.
 	var frames data.Frames
 	switch {
 	case q.View == "table":
-		frames = data.Frames{groupTable(answer, metric, q.By)}
+		frames = data.Frames{groupTable(answer, metrics, q.By)}
 	case step == 0:
-		frames = numbers(answer, metric, q.Legend)
+		frames = numbers(answer, metrics[0], q.Legend)
 	default:
-		frames = overTime(answer, metric, q.Legend, step)
+		frames = overTime(answer, metrics[0], q.Legend, step)
 	}
 	notice(frames[0], data.NoticeSeverityWarning, answer.Cut)
 	if answer.Error > 0 {
 		notice(frames[0], data.NoticeSeverityInfo, fmt.Sprintf("From histograms: values may be off by %.2g %%.", 100*answer.Error))
 	}
 	return frames, nil
+}
+
+// metricLabel is the label that tells the series of several metrics apart.
+const metricLabel = "metric"
+
+// tellApart gives series of several metrics a label: Grafana's alerting wants
+// different labels for different numbers, and a legend can name them.
+func tellApart(a *trackapi.Aggregate) {
+	for i := range a.Series {
+		s := &a.Series[i]
+		labels := map[string]string{metricLabel: s.Metric}
+		maps.Copy(labels, s.Labels)
+		s.Labels = labels
+	}
+}
+
+// metricOf is the metric of s, which says so only when it is one of several.
+func metricOf(s trackapi.Series, only string) string {
+	if s.Metric == "" {
+		return only
+	}
+	return s.Metric
 }
 
 // overTime makes one frame per series, of type timeseries-multi.
@@ -84,7 +109,7 @@ func overTime(a *trackapi.Aggregate, metric, legend string, step time.Duration) 
 		}
 		at := data.NewField("time", nil, times)
 		at.Config = &data.FieldConfig{Interval: float64(step.Milliseconds())}
-		frames = append(frames, newFrame(metric, data.FrameTypeTimeSeriesMulti, version01, data.VisTypeGraph, at, numberField(a, s, metric, legend, values)))
+		frames = append(frames, newFrame(metricOf(s, metric), data.FrameTypeTimeSeriesMulti, version01, data.VisTypeGraph, at, numberField(a, s, metric, legend, values)))
 	}
 	if len(frames) == 0 {
 		frames = append(frames, newFrame(metric, data.FrameTypeTimeSeriesMulti, version01, data.VisTypeGraph))
@@ -96,7 +121,7 @@ func overTime(a *trackapi.Aggregate, metric, legend string, step time.Duration) 
 func numbers(a *trackapi.Aggregate, metric, legend string) data.Frames {
 	frames := data.Frames{}
 	for _, s := range a.Series {
-		frames = append(frames, newFrame(metric, data.FrameTypeNumericMulti, version01, "", numberField(a, s, metric, legend, []*float64{total(s)})))
+		frames = append(frames, newFrame(metricOf(s, metric), data.FrameTypeNumericMulti, version01, "", numberField(a, s, metric, legend, []*float64{total(s)})))
 	}
 	if len(frames) == 0 {
 		frames = append(frames, newFrame(metric, data.FrameTypeNumericMulti, version01, ""))
@@ -112,6 +137,7 @@ func total(s trackapi.Series) *float64 {
 }
 
 func numberField(a *trackapi.Aggregate, s trackapi.Series, metric, legend string, values []*float64) *data.Field {
+	metric = metricOf(s, metric)
 	f := data.NewField(metric, data.Labels(s.Labels), values)
 	f.Config = &data.FieldConfig{Unit: units[a.Unit], DisplayNameFromDS: legendOf(legend, metric, s.Labels)}
 	if colour, ok := colourOf(s.Labels); ok {
@@ -134,12 +160,39 @@ func colourOf(labels map[string]string) (string, bool) {
 	return "", false
 }
 
-// groupTable makes one frame with a row per group, of type numeric-long, the
-// largest first.
-func groupTable(a *trackapi.Aggregate, metric string, by []string) *data.Frame {
-	rows := slices.Clone(a.Series)
-	slices.SortStableFunc(rows, func(x, y trackapi.Series) int {
-		switch vx, vy := total(x), total(y); {
+// groupRow is a group with its number of each metric.
+type groupRow struct {
+	labels map[string]string
+	values []*float64
+}
+
+// groupRows puts the series of each group side by side.
+func groupRows(a *trackapi.Aggregate, metrics, by []string) (rows []groupRow) {
+	at := map[string]int{}
+	for _, s := range a.Series {
+		var key strings.Builder
+		for _, name := range by {
+			fmt.Fprintf(&key, "%q", s.Labels[name])
+		}
+		i, known := at[key.String()]
+		if !known {
+			i = len(rows)
+			at[key.String()] = i
+			rows = append(rows, groupRow{s.Labels, make([]*float64, len(metrics))})
+		}
+		if k := slices.Index(metrics, metricOf(s, metrics[0])); k >= 0 {
+			rows[i].values[k] = total(s)
+		}
+	}
+	return rows
+}
+
+// groupTable makes one frame with a row per group, of type numeric-long, those
+// with the greatest first metric first.
+func groupTable(a *trackapi.Aggregate, metrics, by []string) *data.Frame {
+	rows := groupRows(a, metrics, by)
+	slices.SortStableFunc(rows, func(x, y groupRow) int {
+		switch vx, vy := x.values[0], y.values[0]; {
 		case vx == nil && vy == nil:
 			return 0
 		case vx == nil || vy != nil && *vx < *vy:
@@ -149,16 +202,18 @@ func groupTable(a *trackapi.Aggregate, metric string, by []string) *data.Frame {
 		}
 		return 0
 	})
-	frame := newFrame(metric, data.FrameTypeNumericLong, version01, data.VisTypeTable)
+	frame := newFrame(metrics[0], data.FrameTypeNumericLong, version01, data.VisTypeTable)
 	for _, name := range by {
 		options := []func(*data.FieldConfig){filterable}
 		switch name {
 		case "disposition":
 			options = append(options, coloured(dispositionColours))
 		}
-		frame.Fields = append(frame.Fields, column(rows, name, strings.ReplaceAll(title(name), "_", " "), func(s *trackapi.Series) string { return s.Labels[name] }, options...))
+		frame.Fields = append(frame.Fields, column(rows, name, strings.ReplaceAll(title(name), "_", " "), func(r *groupRow) string { return r.labels[name] }, options...))
 	}
-	frame.Fields = append(frame.Fields, column(rows, metric, strings.ReplaceAll(title(metric), "_", " "), func(s *trackapi.Series) *float64 { return total(*s) }, unit(units[a.Unit])))
+	for k, metric := range metrics {
+		frame.Fields = append(frame.Fields, column(rows, metric, strings.ReplaceAll(title(metric), "_", " "), func(r *groupRow) *float64 { return r.values[k] }, unit(units[a.Unit])))
+	}
 	return frame
 }
 
@@ -171,24 +226,28 @@ func title(s string) string {
 
 var placeholder = regexp.MustCompile(`\{\{\s*([\w.]+)\s*\}\}`)
 
-// legendOf names a series: by the template, else by the values of its labels,
-// else by the metric.
+// legendOf names a series: by the template, else by the values of its labels and
+// its metric, as far as they tell it from others.
 func legendOf(template, metric string, labels map[string]string) string {
 	if template != "" {
 		return placeholder.ReplaceAllStringFunc(template, func(p string) string {
 			return labels[placeholder.FindStringSubmatch(p)[1]]
 		})
 	}
-	if len(labels) == 0 {
-		return strings.ReplaceAll(metric, "_", " ")
-	}
+	metric = strings.ReplaceAll(metric, "_", " ")
 	var values []string
 	for _, name := range slices.Sorted(maps.Keys(labels)) {
 		value := labels[name]
-		if value == "" {
+		switch {
+		case name == metricLabel:
+			continue
+		case value == "":
 			value = fmt.Sprintf("no %s", strings.ReplaceAll(name, "_", " "))
 		}
 		values = append(values, value)
+	}
+	if _, several := labels[metricLabel]; several || len(values) == 0 {
+		values = append(values, metric)
 	}
 	return strings.Join(values, ", ")
 }

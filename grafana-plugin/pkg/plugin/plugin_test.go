@@ -250,6 +250,10 @@ func TestParameters(t *testing.T) {
 			url.Values{"from": {from}, "to": {to}, "metric": {"rate"}, "by": {"recipient_domain,disposition"}, "step": {"15m0s"}},
 		},
 		{
+			"several percentiles", "aggregate", `{"metric":"latency_p50, latency_p99","step":"total"}`,
+			url.Values{"from": {from}, "to": {to}, "metric": {"latency_p50,latency_p99"}},
+		},
+		{
 			"total", "aggregate", `{"step":"total","top":1000,"event":"recipient_bounced,*"}`,
 			url.Values{"from": {from}, "to": {to}, "metric": {"count"}, "top": {"100"}, "event": {"recipient_bounced"}},
 		},
@@ -425,6 +429,9 @@ func TestEmpty(t *testing.T) {
 		{"series", "aggregate", `{}`, data.FrameTypeTimeSeriesMulti, version01, false},
 		{"numbers", "aggregate", `{"step":"total"}`, data.FrameTypeNumericMulti, version01, false},
 		{"groups", "aggregate", `{"step":"total","view":"table","by":"class"}`, data.FrameTypeNumericLong, version01, true},
+		{"series of percentiles", "aggregate", `{"metric":"latency_p50,latency_p95,latency_p99"}`, data.FrameTypeTimeSeriesMulti, version01, false},
+		{"percentiles", "aggregate", `{"metric":"latency_p50,latency_p99","step":"total","by":"recipient_domain"}`, data.FrameTypeNumericMulti, version01, false},
+		{"groups of percentiles", "aggregate", `{"metric":"latency_p50,latency_p99","step":"total","view":"table","by":"recipient_domain"}`, data.FrameTypeNumericLong, version01, true},
 		{"queues", "queues", `{}`, data.FrameTypeTable, version00, true},
 		{"queue numbers", "queues", `{"value":"messages"}`, data.FrameTypeNumericMulti, version01, false},
 		{"no message chosen yet", "timeline", `{"id":" ","view":"trace"}`, data.FrameTypeTable, version00, false},
@@ -650,6 +657,9 @@ func TestLegend(t *testing.T) {
 	}{
 		{"no labels", "", nil, "latency p95"},
 		{"labels", "", map[string]string{"recipient_domain": "example.org", "class": ""}, "no class, example.org"},
+		{"several metrics", "", map[string]string{"metric": "latency_p95"}, "latency p95"},
+		{"several metrics of groups", "", map[string]string{"metric": "latency_p95", "recipient_domain": "example.org"}, "example.org, latency p95"},
+		{"template with the metric", "{{metric}}", map[string]string{"metric": "latency_p95"}, "latency_p95"},
 		{"template", "to {{ recipient_domain }} ({{class}})", map[string]string{"recipient_domain": "example.org", "class": "dns"}, "to example.org (dns)"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -752,7 +762,7 @@ func TestErrorOfPercentiles(t *testing.T) {
 			}))
 			defer srv.Close()
 			d := &Datasource{api: &trackapi.Client{BaseURL: srv.URL, HTTP: srv.Client()}}
-			frames, err := aggregate(t.Context(), d, aggregateQuery{Metric: "latency_p95", Step: "total"}, backend.DataQuery{TimeRange: backend.TimeRange{From: time.Unix(0, 0), To: time.Unix(3600, 0)}})
+			frames, err := aggregate(t.Context(), d, aggregateQuery{Metric: words{"latency_p95"}, Step: "total"}, backend.DataQuery{TimeRange: backend.TimeRange{From: time.Unix(0, 0), To: time.Unix(3600, 0)}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -227,10 +227,10 @@ func attemptTable(t *trackapi.Timeline) *data.Frame {
 		column(rows, "start", "Start", func(a *attempt) time.Time { return a.Start.UTC() }, width(195)),
 		column(rows, "attempt", "Attempt", func(a *attempt) int64 { return int64(a.Attempt) }, width(80)),
 		column(rows, "disposition", "Disposition", func(a *attempt) string { return a.Disposition }, width(110), coloured(dispositionColours)),
-		column(rows, "remote_host", "Next hop", func(a *attempt) string { return a.RemoteHost }, width(220)),
-		column(rows, "reply", "Reply", func(a *attempt) string { return replyInWords(a.Code, a.Enhanced, a.Reply) }, width(420)),
-		column(rows, "class", "Class", func(a *attempt) string { return a.Class }, width(140)),
-		column(rows, "took", "Took", func(a *attempt) float64 { return max(0, a.End.Sub(a.Start).Seconds()) }, unit("s"), width(95)),
+		column(rows, "remote_host", "Next hop", func(a *attempt) string { return a.RemoteHost }, width(170)),
+		column(rows, "reply", "Reply", func(a *attempt) string { return replyInWords(a.Code, a.Enhanced, a.Reply) }, width(290)),
+		column(rows, "class", "Class", func(a *attempt) string { return a.Class }, width(100)),
+		column(rows, "took", "Took", func(a *attempt) float64 { return max(0, a.End.Sub(a.Start).Seconds()) }, unit("s"), width(80)),
 		column(rows, "stages", "Stages", func(a *attempt) string { return stagesInWords(a.Stages) }, width(420)),
 		column(rows, "recipients", "Recipients", func(a *attempt) string { return strings.Join(a.Recipients, ", ") }, width(260)),
 		column(rows, "tls", "TLS", func(a *attempt) string { return a.TLS }, width(200)),
@@ -261,8 +261,8 @@ func checkTable(t *trackapi.Timeline) *data.Frame {
 		column(rows, "time", "Time", func(c *check) time.Time { return c.Time.UTC() }, width(195)),
 		column(rows, "check", "Check", func(c *check) string { return c.Name }, width(150)),
 		column(rows, "result", "Result", func(c *check) string { return c.Result }, width(90), coloured(resultColours)),
-		column(rows, "detail", "What was found", func(c *check) string { return c.Detail }, width(560)),
 		column(rows, "attempt", "Attempt", func(c *check) *int64 { return ifSet(int64(c.Attempt)) }, width(80)),
+		column(rows, "detail", "What was found", func(c *check) string { return c.Detail }),
 	)
 }
 
@@ -274,9 +274,9 @@ func changeTable(t *trackapi.Timeline) *data.Frame {
 		"changes",
 		column(rows, "time", "Time", func(c *change) time.Time { return c.Time.UTC() }, width(195)),
 		column(rows, "change", "Change", func(c *change) string { return c.Name }, width(150)),
-		column(rows, "detail", "What was changed", func(c *change) string { return c.Detail }, width(560)),
 		column(rows, "attempt", "Attempt", func(c *change) *int64 { return ifSet(int64(c.Attempt)) }, width(80)),
 		column(rows, "actor", "By", func(c *change) string { return c.Actor }, width(120)),
+		column(rows, "detail", "What was changed", func(c *change) string { return c.Detail }),
 	)
 }
 

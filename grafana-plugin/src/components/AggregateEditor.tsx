@@ -1,6 +1,7 @@
 import React from 'react';
 import { InlineField, InlineFieldRow, RadioButtonGroup } from '@grafana/ui';
 import type { EditorProps } from '../queries';
+import { words } from '../filters';
 import { AggregateQuery } from '../types';
 import { EventField } from './EventField';
 import { FilterEditor } from './FilterEditor';
@@ -13,12 +14,23 @@ const METRICS = [
   { value: 'count', label: 'Count' },
   { value: 'rate', label: 'Rate', description: 'per second' },
   { value: 'bytes', label: 'Bytes' },
-  { value: 'latency_p50', label: 'Latency, median' },
-  { value: 'latency_p90', label: 'Latency, 90th percentile' },
-  { value: 'latency_p95', label: 'Latency, 95th percentile' },
-  { value: 'latency_p99', label: 'Latency, 99th percentile' },
-  { value: 'latency_max', label: 'Latency, longest' },
+  { value: 'latency_p50', label: 'Latency p50', description: 'the median' },
+  { value: 'latency_p90', label: 'Latency p90' },
+  { value: 'latency_p95', label: 'Latency p95' },
+  { value: 'latency_p99', label: 'Latency p99' },
+  { value: 'latency_max', label: 'Latency max', description: 'the longest' },
 ];
+
+/** The metrics that can be asked for together: latencies. What else was chosen last stands alone. */
+export function together(metric: string): string {
+  const isLatency = (word: string) => word.startsWith('latency_');
+  const chosen = words(metric);
+  const last = chosen.at(-1);
+  if (!last) {
+    return 'count';
+  }
+  return isLatency(last) ? chosen.filter(isLatency).join(',') : last;
+}
 
 const DIMENSIONS = [
   'disposition',
@@ -58,14 +70,14 @@ export function AggregateEditor(props: EditorProps<AggregateQuery>) {
   return (
     <>
       <InlineFieldRow>
-        <PickField
+        <WordsField
           id={id('metric')}
           label="Metric"
           value={query.metric ?? 'count'}
           options={METRICS}
-          custom
-          width={30}
-          onChange={(metric) => set({ metric: metric || 'count' })}
+          tooltip="Several latencies are answered at the cost of one"
+          width={44}
+          onChange={(metric) => set({ metric: together(metric) })}
         />
         <WordsField
           id={id('by')}

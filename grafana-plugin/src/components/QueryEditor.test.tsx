@@ -3,6 +3,7 @@ import { act, fireEvent, render, screen } from '@testing-library/react';
 import { DataSourceInstanceSettings } from '@grafana/data';
 import { DataSource } from '../datasource';
 import { ExemplarQuery, WaybillOptions, WaybillQuery } from '../types';
+import { together } from './AggregateEditor';
 import { QueryEditor } from './QueryEditor';
 
 const datasource = new DataSource({
@@ -69,7 +70,8 @@ describe('QueryEditor', () => {
       expect.objectContaining({ queryType: 'aggregate', metric: 'count', recipient: 'ada@example.org' })
     );
     expect(onRunQuery).toHaveBeenCalled();
-    expect(picker('Metric')).toHaveValue('Count');
+    expect(picker('Metric')).toBeInTheDocument();
+    expect(screen.getByText('Count')).toBeInTheDocument();
     expect(picker('By')).toBeInTheDocument();
   });
 
@@ -79,6 +81,23 @@ describe('QueryEditor', () => {
     expect(onChange).toHaveBeenLastCalledWith({ refId: 'A', queryType: 'timeline', id: '01KANF5M80' });
     fireEvent.click(screen.getByRole('radio', { name: 'Trace' }));
     expect(onChange).toHaveBeenLastCalledWith(expect.objectContaining({ view: 'trace' }));
+  });
+
+  it.each([
+    ['nothing', '', 'count'],
+    ['one', 'bytes', 'bytes'],
+    ['several latencies', 'latency_p99,latency_p50', 'latency_p99,latency_p50'],
+    ['a latency after something else', 'count,latency_p50', 'latency_p50'],
+    ['something else after latencies', 'latency_p50,latency_p99,rate', 'rate'],
+    ['a variable after a latency', 'latency_p50,$metric', '$metric'],
+  ])('asks for metrics together that can be: %s', (_, chosen, want) => {
+    expect(together(chosen)).toBe(want);
+  });
+
+  it('knows each of the percentiles of a query', () => {
+    show({ refId: 'A', queryType: 'aggregate', metric: 'latency_p50,latency_p99' });
+    expect(screen.getByText('Latency p50')).toBeInTheDocument(); // the others do not fit where nothing has a width
+    expect(screen.queryByText('latency_p50')).not.toBeInTheDocument();
   });
 
   it('offers a table for totals only', () => {
