@@ -84,7 +84,7 @@ func nextHop(ev *event.AttemptFinished, check checker) {
 		check("next_hop_tls", checkFail, ev.Attempt, "%s: %s%s", where(ev.Hop), ev.TLSFailure, strings.ReplaceAll(level, ", as", ", not as"))
 	case ev.TLSVersion != "":
 		check("next_hop_tls", checkPass, ev.Attempt, "%s: TLS %s, %s%s", where(ev.Hop), ev.TLSVersion, or(ev.TLSVerify, "not verified"), level)
-	case ev.RemoteIP.IsValid():
+	case ev.OutSession != "": // else there was no session, or nobody tells
 		check("next_hop_tls", checkNone, ev.Attempt, "%s: not encrypted", where(ev.Hop))
 	}
 }
