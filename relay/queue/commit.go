@@ -40,8 +40,12 @@ func outboxKey(seq uint64) []byte {
 
 type pair struct{ key, value []byte }
 
-// linesRoom is about what the durable facts of one attempt take.
-const linesRoom = 3 << 10
+// The room that the durable facts of an acceptance, and of an attempt, take: with
+// usual addresses 1.4 and 2.4 KiB.
+const (
+	acceptRoom = 2 << 10
+	linesRoom  = 3 << 10
+)
 
 // change is something that becomes durable as a whole, with its facts.
 type change struct {
@@ -195,12 +199,29 @@ func (q *Queue) commitLoop() {
 				c.apply()
 			}
 		}
+		q.mu.Unlock()
+		acknowledge(group)
+		q.mu.Lock()
 		q.rearm(now)
 		q.mu.Unlock()
-		for _, c := range group {
+		q.published <- publication{group: group, at: now, row: row}
+		q.witness.write(q.commits)
+	}
+}
+
+// acknowledge says that group is durable: first to those for whom a client
+// waits. Who is woken first runs first when the processors are busy, and what is
+// due for delivery, a settlement and the facts can all wait a little longer.
+func acknowledge(group []*change) {
+	for _, c := range group {
+		if len(c.arrived) > 0 {
 			c.done <- nil
 		}
-		q.published <- publication{group: group, at: now, row: row}
+	}
+	for _, c := range group {
+		if len(c.arrived) == 0 {
+			c.done <- nil
+		}
 	}
 }
 
@@ -266,7 +287,6 @@ func (q *Queue) commitGroup(group []*change) (row uint64, err error) {
 	}
 	q.commits++
 	q.snapshots.set(&snapshot{before: before, last: written(group)})
-	q.witness.write(q.commits)
 	if rows > 0 {
 		q.outbox.add(row, rows, len(lines), time.Now())
 	}

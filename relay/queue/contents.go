@@ -210,6 +210,14 @@ func (c *contents) makeSpare() {
 	})
 }
 
+// prepare has a segment ready for the first message: many may come at once, and
+// all of them would wait for a file to be made and for its name to be on disk.
+func (c *contents) prepare() {
+	c.mu.Lock()
+	c.makeSpare()
+	c.mu.Unlock()
+}
+
 // seal ends the active segment. c.mu is held.
 func (c *contents) seal() {
 	if s := c.active; s != nil {

@@ -135,6 +135,7 @@ func Open(opts Options) (*Queue, error) {
 	if err := errors.Join(q.setApart(q.cutOff), q.suspect(q.inFlight)); err != nil {
 		return nil, errors.Join(fmt.Errorf("load queue: %w", err), q.Close())
 	}
+	q.contents.prepare()
 	loaded.Took = event.Secs(time.Since(start))
 	if loaded.Messages > 100_000 { // reading them has left as much behind as they take
 		debug.FreeOSMemory()
