@@ -729,6 +729,9 @@ func (r *bufferReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// Bytes is what is left to read, without reading it. It is good until Close.
+func (r *bufferReader) Bytes() []byte { return r.rest }
+
 // WriteTo lets io.Copy do without a buffer of its own.
 func (r *bufferReader) WriteTo(w io.Writer) (int64, error) {
 	if r.buf == nil {

@@ -17,14 +17,17 @@ const blockSize = 64 << 10
 
 var blocks = sync.Pool{New: func() any { return new([blockSize]byte) }}
 
+// inMemory is content that need not be read: all of it is at hand until it is closed.
+type inMemory interface{ Bytes() []byte }
+
 // body is the content of an attempt: opened when first needed, read ahead by
-// one block, and opened again when it must go out again.
+// one block unless it is in memory, and opened again when it must go out again.
 type body struct {
 	m       *Message
 	src     io.ReadCloser
-	block   *[blockSize]byte
-	n       int  // octets of block
-	all     bool // block holds everything
+	block   *[blockSize]byte // nil when the content is in memory
+	head    []byte           // the beginning of the content, in block or in memory
+	all     bool             // that is everything
 	sent    bool
 	eight   bool // some octet has its high bit set; known when scanned
 	scanned bool // the content was scanned for 8-bit octets
@@ -50,8 +53,14 @@ func (b *body) open() error {
 	if err != nil {
 		return fmt.Errorf("open content: %w", err)
 	}
-	b.src, b.block, b.sent = src, blocks.Get().(*[blockSize]byte), false
-	b.n, err = io.ReadFull(src, b.block[:])
+	b.src, b.sent = src, false
+	if c, ok := src.(inMemory); ok {
+		b.head, b.all = c.Bytes(), true
+		return nil
+	}
+	b.block = blocks.Get().(*[blockSize]byte)
+	n, err := io.ReadFull(src, b.block[:])
+	b.head = b.block[:n]
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		b.all, err = true, nil
 	}
@@ -65,8 +74,10 @@ func (b *body) open() error {
 func (b *body) close() {
 	if b.src != nil {
 		_ = b.src.Close()
-		blocks.Put(b.block)
-		b.src, b.block, b.n, b.all = nil, nil, 0, false
+		if b.block != nil {
+			blocks.Put(b.block)
+		}
+		b.src, b.block, b.head, b.all = nil, nil, nil, false
 	}
 }
 
@@ -79,7 +90,7 @@ func (b *body) eightBit() (bool, error) {
 	if err := b.open(); err != nil {
 		return false, err
 	}
-	b.eight = hasHighBit(b.m.Trace) || hasHighBit(b.block[:b.n])
+	b.eight = hasHighBit(b.m.Trace) || hasHighBit(b.head)
 	if !b.eight && !b.all {
 		src, err := b.m.Open()
 		if err != nil {
@@ -109,7 +120,7 @@ func (b *body) eightBitHeader() (bool, error) {
 	if err := b.open(); err != nil {
 		return false, err
 	}
-	head := b.block[:b.n]
+	head := b.head
 	if i := bytes.Index(head, []byte("\r\n\r\n")); i >= 0 {
 		head = head[:i]
 	}
@@ -226,16 +237,22 @@ func (b *body) each(f func(p []byte) error) error {
 			return err
 		}
 	}
-	n, last := b.n, b.all
-	for {
-		if err := f(b.block[:n]); err != nil || last {
+	head, last := b.head, b.all
+	for len(head) > blockSize { // no more at once, so that a peer that is slow has its time for each block
+		if err := f(head[:blockSize]); err != nil {
 			return err
 		}
-		var err error
-		n, err = io.ReadFull(b.src, b.block[:])
+		head = head[blockSize:]
+	}
+	for {
+		if err := f(head); err != nil || last {
+			return err
+		}
+		n, err := io.ReadFull(b.src, b.block[:])
 		if last = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF); err != nil && !last {
 			return &contentError{fmt.Errorf("read content: %w", err)}
 		}
+		head = b.block[:n]
 	}
 }
 

@@ -148,3 +148,62 @@ func TestDowngradeOfContentThatFails(t *testing.T) {
 		}
 	}
 }
+
+// atHand is content that is in memory, as that of small messages is.
+type atHand struct {
+	io.Reader
+	b      []byte
+	closed int
+}
+
+func (a *atHand) Bytes() []byte { return a.b }
+
+func (a *atHand) Close() error {
+	a.closed++
+	return nil
+}
+
+// TestBodyInMemory has content that is not to be read, because it is at hand.
+func TestBodyInMemory(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		content string
+		blocks  int // that are written, after the trace
+		eight   bool
+	}{
+		{"empty", "", 1, false},
+		{"small", "Subject: x\r\n\r\nx\r\n", 1, false},
+		{"a block", strings.Repeat("x", blockSize), 1, false},
+		{"more than a block", strings.Repeat("x", 2*blockSize+1), 3, false},
+		{"8-bit late", strings.Repeat("x", 2*blockSize) + "\xff", 3, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			opened := 0
+			var last *atHand
+			b := body{m: &Message{Trace: []byte("T\r\n"), Open: func() (io.ReadCloser, error) {
+				opened++
+				last = &atHand{Reader: iotest.ErrReader(errors.New("it is not to be read")), b: []byte(test.content)}
+				return last, nil
+			}}}
+			if eight, err := b.eightBit(); err != nil || eight != test.eight {
+				t.Errorf("eightBit() = %t, %v, want %t", eight, err, test.eight)
+			}
+			for range 2 { // what was sent goes again from its beginning
+				var got strings.Builder
+				blocks := -1
+				err := b.each(func(p []byte) error {
+					blocks++
+					got.Write(p)
+					return nil
+				})
+				if err != nil || got.String() != "T\r\n"+test.content || blocks != test.blocks {
+					t.Errorf("each() gave %d octets in %d blocks, %v, want %d in %d", got.Len(), blocks, err, 3+len(test.content), test.blocks)
+				}
+			}
+			b.close()
+			if opened != 2 || last.closed != 1 {
+				t.Errorf("opened %d times, closed the last %d times, want 2 and 1", opened, last.closed)
+			}
+		})
+	}
+}
