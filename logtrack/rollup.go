@@ -26,18 +26,35 @@ import (
 // messages, with their size. Each block brings its own when it is sealed; they
 // stay in memory until the block's run of the index is made, and are stored
 // merged beside it. A row of a rollup has the minute, so counts are exact for
-// every range: the parts of minutes at its ends are counted from facts.
+// every range: the parts of minutes at its ends are counted from facts. Who has
+// submitted the mail, of whom there are many, has rows without most of that, for
+// each quarter of an hour.
 
 // rollDims are the dimensions of a rollup, in the order in which its rows are
 // sorted. Names that are not in dimensions are of the rollup alone.
-var rollDims = []string{"kind", "recipient_domain", "queue", "remote_host", "provider", "connector", "connector_in", "disposition", "class", "code", "sender_domain"}
+var rollDims = []string{"kind", "recipient_domain", "queue", "remote_host", "provider", "connector", "connector_in", "disposition", "class", "code", "sender_domain", "client_ip", "auth_user"}
 
 const (
-	rollupVersion = 1
+	rollupVersion = 2
 	rollMinute    = 60_000_000 // microseconds
 	kindOutcome   = "outcome"
 	kindAccepted  = "accepted"
+	kindClient    = "client" // outcomes by who has submitted the message
 )
+
+// rollKinds are the kinds of rows, with the minutes that one tells together and
+// its dimensions; it has no value of the others.
+var rollKinds = []struct {
+	name    string
+	minutes int64
+	dims    []string
+}{
+	{kindOutcome, 1, rollDims[1:11]},
+	{kindAccepted, 1, rollDims[1:11]},
+	{kindClient, clientMinutes, []string{"client_ip", "auth_user", "disposition"}},
+}
+
+const clientMinutes = 15
 
 // rollDim is one dimension: a dictionary, and its code in each row.
 type rollDim struct {
@@ -163,8 +180,8 @@ func (b *rollBuilder) done() *rollup {
 
 // rollQuery is the aggregation whose rows a rollup gathers, so that facts count
 // there as they count in an answer.
-func rollQuery(kind string) *aggregation {
-	a := &aggregation{metric: "count", outcomes: kind == kindOutcome, column: "t_total", minutes: true, from: -1 << 63, to: 1<<63 - 1}
+func rollQuery(kind string, dims []string) *aggregation {
+	a := &aggregation{metric: "count", outcomes: kind != kindAccepted, column: "t_total", minutes: true, from: -1 << 63, to: 1<<63 - 1}
 	if kind == kindAccepted {
 		a.column = "size"
 	}
@@ -172,6 +189,9 @@ func rollQuery(kind string) *aggregation {
 		d := dimensions[name]
 		if name == "connector_in" {
 			d = dimension{text: "connector_in"}
+		}
+		if !slices.Contains(dims, name) {
+			d = dimension{}
 		}
 		if kind == kindAccepted {
 			d.child = "" // a message counts once
@@ -182,7 +202,13 @@ func rollQuery(kind string) *aggregation {
 	return a
 }
 
-var rollQueries = map[string]*aggregation{kindOutcome: rollQuery(kindOutcome), kindAccepted: rollQuery(kindAccepted)}
+var rollQueries = func() map[string]*aggregation {
+	m := map[string]*aggregation{}
+	for _, kind := range rollKinds {
+		m[kind.name] = rollQuery(kind.name, kind.dims)
+	}
+	return m
+}()
 
 // accepted is the fact of which sizes are summed.
 const accepted = "message_queued"
@@ -193,6 +219,8 @@ func (b *rollBuilder) addValue(kind, fact string, values []string, when, value i
 	switch {
 	case kind == kindAccepted:
 		b.add(values, minute, 0, 1, value)
+	case kind == kindClient:
+		b.add(values, floorTo(minute, clientMinutes), 0, 1, 0)
 	case finals[fact]:
 		b.add(values, minute, bucketOf(value), 1, 0)
 	default:
@@ -262,9 +290,18 @@ func (b *rollBuilder) fact(r *event.Record, f rollFact) {
 	}
 	values := [...]string{ // in the order of rollDims
 		f.kind, domainOf(f.address), f.hop.Queue, remote, f.hop.Provider, cmp.Or(f.hop.ConnectorOut, f.info.ConnectorIn), f.info.ConnectorIn,
-		f.disposition.String(), string(f.class), code, senderDomain(f.info.MailFrom),
+		f.disposition.String(), string(f.class), code, senderDomain(f.info.MailFrom), "", "",
 	}
 	b.addValue(f.kind, planOf(r).name, values[:], r.Time.UnixMicro(), f.value)
+	if f.kind != kindOutcome {
+		return
+	}
+	client := ""
+	if f.info.ClientIP.IsValid() {
+		client = f.info.ClientIP.String()
+	}
+	values = [...]string{kindClient, "", "", "", "", "", "", f.disposition.String(), "", "", "", client, f.info.AuthUser}
+	b.addValue(kindClient, "", values[:], r.Time.UnixMicro(), 0)
 }
 
 // rollupOfView gathers the rollup of a stored block.
@@ -272,7 +309,8 @@ func rollupOfView(v *view) (*rollup, error) {
 	b := newRollBuilder()
 	values := make([]string, len(rollDims))
 	all := &filter{from: -1 << 62, to: 1<<62 - 1}
-	for _, kind := range []string{kindOutcome, kindAccepted} {
+	for i := range rollKinds {
+		kind := rollKinds[i].name
 		a := rollQueries[kind]
 		if err := v.need(a.columns(false)...); err != nil {
 			return nil, err
@@ -448,8 +486,32 @@ func rollable(p *pred) (dim string, ok bool) {
 		return "sender_domain", true
 	case f == "connector":
 		return "connector", true
+	case f == "client_ip" || f == "auth_user":
+		return f, p.text != nil
 	}
 	return "", false
+}
+
+// rollKind is the kind of rows that an aggregation of outcomes can be answered
+// from, as far as its dimensions and filters go: an index of rollKinds, or -1.
+func (a *aggregation) rollKind(f *filter) int {
+	var names []string
+	for _, d := range a.dims {
+		names = append(names, d.name)
+	}
+	for _, p := range slices.Concat(f.preds, f.nots, f.outcomeNots) {
+		dim, ok := rollable(p)
+		if !ok {
+			return -1
+		}
+		names = append(names, dim)
+	}
+	for i, kind := range rollKinds {
+		if kind.name != kindAccepted && !slices.ContainsFunc(names, func(n string) bool { return !slices.Contains(kind.dims, n) }) {
+			return i
+		}
+	}
+	return -1
 }
 
 // passes makes, of a filter that is rollable, the question to a value of its dimension.
@@ -481,10 +543,9 @@ func (a *aggregation) canRoll(f *filter) bool {
 	case !a.outcomes:
 		return false
 	default:
-		for _, p := range slices.Concat(f.preds, f.nots, f.outcomeNots) {
-			if _, ok := rollable(p); !ok {
-				return false
-			}
+		i := a.rollKind(f)
+		if i < 0 || a.step%(rollKinds[i].minutes*rollMinute) != 0 || rollKinds[i].name == kindClient && strings.HasPrefix(a.metric, "latency_") {
+			return false
 		}
 	}
 	return a.step%rollMinute == 0 && !slices.ContainsFunc(a.dims, func(d dimension) bool { return !slices.Contains(rollDims, d.name) })
@@ -500,6 +561,7 @@ type rollFilter struct {
 // rolling is an aggregation that reads rollups.
 type rolling struct {
 	a       *aggregation
+	kind    string
 	by      []int // places in rollDims
 	filters []rollFilter
 	want    map[string]bool
@@ -508,9 +570,14 @@ type rolling struct {
 }
 
 func (a *aggregation) rolling(f *filter) *rolling {
-	q := &rolling{a: a, want: map[string]bool{"kind": true}, longest: slices.Contains(a.metrics, "latency_max")}
-	q.lo = -floorTo(-max(f.from, -1<<52), rollMinute) / rollMinute // rounded up
-	q.hi = max(q.lo, floorTo(min(f.to, 1<<52), rollMinute)/rollMinute)
+	q := &rolling{a: a, kind: kindAccepted, want: map[string]bool{"kind": true}, longest: slices.Contains(a.metrics, "latency_max")}
+	unit := int64(rollMinute)
+	if a.metric != "bytes" {
+		i := a.rollKind(f)
+		q.kind, unit = rollKinds[i].name, rollMinute*rollKinds[i].minutes
+	}
+	q.lo = -floorTo(-max(f.from, -1<<52), unit) / rollMinute // rounded up
+	q.hi = max(q.lo, floorTo(min(f.to, 1<<52), unit)/rollMinute)
 	for _, d := range a.dims {
 		q.by = append(q.by, slices.Index(rollDims, d.name))
 		q.want[d.name] = true
@@ -533,12 +600,8 @@ func (a *aggregation) rolling(f *filter) *rolling {
 	filters(f.preds, false)
 	filters(f.nots, true)
 	filters(f.outcomeNots, true)
-	kind, final := kindOutcome, strings.HasPrefix(a.metric, "latency_")
-	if a.metric == "bytes" {
-		kind = kindAccepted
-	}
-	q.filters = append(q.filters, rollFilter{dims: []int{0}, ok: func(s string) bool { return s == kind }})
-	if final {
+	q.filters = append(q.filters, rollFilter{dims: []int{0}, ok: func(s string) bool { return s == q.kind }})
+	if strings.HasPrefix(a.metric, "latency_") {
 		q.want["disposition"] = true
 		q.filters = append(q.filters, rollFilter{not: true, dims: []int{slices.Index(rollDims, "disposition")}, ok: func(s string) bool { return s == mail.Deferred.String() }})
 	}
@@ -573,6 +636,7 @@ func (q *rolling) add(r *rollup) {
 		}
 		masks[i] = m
 	}
+	begin, end := q.span(r)
 	step := q.a.step / rollMinute
 	first, steps := int64(0), 1 // the first step that the rollup has, and how many
 	if step > 0 {
@@ -595,7 +659,7 @@ func (q *rolling) add(r *rollup) {
 		dense = make([]int32, groups*steps)
 	}
 rows:
-	for row := range r.rows {
+	for row := begin; row < end; row++ {
 		minute := r.minute[row]
 		if minute < q.lo || minute >= q.hi {
 			continue
@@ -652,6 +716,21 @@ rows:
 		}
 	}
 	q.a.mergeCells(cells)
+}
+
+// span is where the rows of the kind that is asked for begin and end: where
+// the rows are sorted, nothing else is between.
+func (q *rolling) span(r *rollup) (first, end int) {
+	kind := &r.dims[0]
+	want := int64(slices.Index(kind.dict, q.kind))
+	first, end = 0, len(kind.codes)
+	for first < end && kind.codes[first] != want {
+		first++
+	}
+	for first < end && kind.codes[end-1] != want {
+		end--
+	}
+	return first, end
 }
 
 // rollCell is what one rollup has of a group in a step.

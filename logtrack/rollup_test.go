@@ -78,7 +78,7 @@ func TestRollupsEqualFacts(t *testing.T) {
 		{Sender: "@brand3.example"},
 		{Provider: "google,yahoo"},
 	}
-	dims := [][]string{nil, {"disposition"}, {"recipient_domain"}, {"sender_domain"}, {"class", "code"}, {"remote_host", "class"}, {"connector", "provider"}, {"queue"}}
+	dims := [][]string{nil, {"disposition"}, {"recipient_domain"}, {"sender_domain"}, {"class", "code"}, {"remote_host", "class"}, {"connector", "provider"}, {"queue"}, {"client_ip"}}
 	for _, metric := range trackapi.Metrics() {
 		for _, by := range dims {
 			if metric == "bytes" && len(by) > 0 && by[0] != "sender_domain" {
@@ -115,6 +115,58 @@ func TestRollupsEqualFacts(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestClientsFromRollups asks who has submitted what, of rollups and of facts,
+// in ranges that are longer than a row of a rollup tells together.
+func TestClientsFromRollups(t *testing.T) {
+	s, from := rollupStore(t)
+	rng := rand.New(rand.NewPCG(4, 5))
+	some := must1[*trackapi.Messages](t)(s.Messages(t.Context(), trackapi.Query{From: from.Add(-time.Hour), Limit: 1})).Messages[0]
+	filters := []trackapi.Query{
+		{},
+		{Disposition: "bounced"},
+		{ClientIP: some.ClientIP},
+		{ClientIP: "10.0.0.0/8", Disposition: "relayed"},
+		{AuthUser: "app*"},
+		{Q: "-client_ip:" + some.ClientIP + " -disposition:deferred"},
+	}
+	for _, by := range [][]string{{"client_ip"}, {"auth_user"}, {"client_ip", "disposition"}, {"auth_user", "client_ip"}} {
+		for _, filter := range filters {
+			for range 4 {
+				q := trackapi.AggregateQuery{Query: filter, Metric: []string{"count", "rate"}[rng.IntN(2)], By: by, Top: 100}
+				q.From = from.Add(-time.Duration(rng.Int64N(int64(time.Hour))))
+				q.To = from.Add(time.Duration(rng.Int64N(int64(2 * time.Hour))))
+				q.Step = []time.Duration{0, 15 * time.Minute, time.Hour}[rng.IntN(3)]
+				f := must1[*filterOf](t)(filterFor(q))
+				if !f.a.canRoll(f.filter) {
+					t.Errorf("%s by %v of %+v is not answered from rollups", q.Metric, by, filter)
+				}
+				s.exactBlocks = 1 << 30
+				want := byLabels(must1[*trackapi.Aggregate](t)(s.Aggregate(t.Context(), q)))
+				s.exactBlocks = 0
+				got := byLabels(must1[*trackapi.Aggregate](t)(s.Aggregate(t.Context(), q)))
+				if !maps.EqualFunc(got, want, func(g, w []trackapi.Point) bool { return near(g, w, 0) }) {
+					t.Errorf("%s by %v of %+v, step %s: rollups answer\n%v, want\n%v", q.Metric, by, filter, q.Step, show(got), show(want))
+				}
+			}
+		}
+	}
+}
+
+// filterOf is an aggregate as it is compiled.
+type filterOf struct {
+	filter *filter
+	a      *aggregation
+}
+
+func filterFor(q trackapi.AggregateQuery) (*filterOf, error) {
+	f, err := compile(q.Query, true)
+	if err != nil {
+		return nil, err
+	}
+	a, err := newAggregation(q, f)
+	return &filterOf{f, a}, err
 }
 
 func other(by []string) string {
