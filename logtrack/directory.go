@@ -29,13 +29,21 @@ type dirEntry struct {
 }
 
 // columnIDs numbers the columns that facts may have, by colKey; columnNames
-// are their names.
-var columnIDs, columnNames = func() (map[string]int, map[string]string) {
-	ids, names := map[string]int{}, map[string]string{}
+// has them by name.
+var columnIDs, columnNames = func() (map[string]int, map[string]*columnName) {
+	ids, names := map[string]int{}, map[string]*columnName{}
 	add := func(name string, text bool) {
-		names[name] = name
-		if key := colKey(name, text); ids[key] == 0 {
+		key := colKey(name, text)
+		if ids[key] == 0 {
 			ids[key] = len(ids) + 1
+		}
+		if names[name] == nil {
+			names[name] = &columnName{name: name}
+		}
+		if text {
+			names[name].text = ids[key]
+		} else {
+			names[name].nums = ids[key]
 		}
 	}
 	for _, name := range heads[1:] {
@@ -58,6 +66,13 @@ var columnIDs, columnNames = func() (map[string]int, map[string]string) {
 	}
 	return ids, names
 }()
+
+// columnName is a name that columns may have, and their numbers: 0 where there
+// is no such column.
+type columnName struct {
+	name       string
+	text, nums int
+}
 
 // get is the entry of a column by its colKey, or nil.
 func (dir *directory) get(key string) *dirEntry {
@@ -133,12 +148,18 @@ func (dir *directory) read(body []byte, types int) error {
 		}
 		d.off = off
 		off += d.packed
-		known, ok := columnNames[string(name)]
-		id := columnIDs[colKey(known, kind != formNums && kind != formTimes)]
-		if !ok || id == 0 {
+		known := columnNames[string(name)]
+		if known == nil {
 			continue
 		}
-		d.name, d.place = known, len(dir.list)
+		id := known.text
+		if kind == formNums || kind == formTimes {
+			id = known.nums
+		}
+		if id == 0 {
+			continue
+		}
+		d.name, d.place = known.name, len(dir.list)
 		dir.list = append(dir.list, d)
 		dir.at[id] = int16(len(dir.list)) //nolint:gosec // at most 4096
 	}

@@ -375,16 +375,37 @@ var errOldRollup = errors.New("rollup of another version")
 // rollHead is what memory holds of a stored rollup.
 type rollHead struct{ lo, hi int64 }
 
-// readRollup reads the rows of a stored rollup: those dimensions that want
-// asks for; nil means none but the times.
-func readRollup(src []byte, want func(dim string) bool) (*rollup, error) {
+// Names of the columns of a rollup that are no dimensions.
+var rollNums = [...]string{"minute", "bucket", "n", "sum"}
+
+// reset empties r, and keeps its room but for texts.
+func (r *rollup) reset() {
+	dims := resized(r.dims, len(rollDims))
+	for i := range dims {
+		dims[i] = rollDim{codes: dims[i].codes[:0]}
+	}
+	*r = rollup{dims: dims, minute: r.minute[:0], bucket: r.bucket[:0], n: r.n[:0], sum: r.sum[:0]}
+}
+
+// rollPool has rollups that have been read, for their room.
+var rollPool = sync.Pool{New: func() any { return &rollup{} }}
+
+// readRollup reads the rows of a stored rollup: those columns that want asks
+// for; nil means none but the times.
+func readRollup(src []byte, want func(column string) bool) (*rollup, error) {
+	return readRollupInto(&rollup{}, src, want)
+}
+
+// readRollupInto is readRollup with room for what is read.
+func readRollupInto(room *rollup, src []byte, want func(column string) bool) (*rollup, error) {
 	if len(src) < bodyStart || crc32.Checksum(src[bodyStart:], castagnoli) != binary.BigEndian.Uint32(src[1:]) {
 		return nil, damaged("rollup")
 	}
 	if src[0] != rollupVersion {
 		return nil, errOldRollup
 	}
-	r := &rollup{dims: make([]rollDim, len(rollDims))}
+	r := room
+	r.reset()
 	var err error
 	src = src[bodyStart:]
 	if r.rows, src, err = readUvarint(src, maxListValues); err != nil {
@@ -431,7 +452,13 @@ func readRollup(src []byte, want func(dim string) bool) (*rollup, error) {
 		}
 		packed := src[:e.packed]
 		src = src[e.packed:]
-		if i < dims && (e.name != rollDims[i] || !want(e.name)) {
+		name := ""
+		if i >= dims {
+			name = rollNums[i-dims]
+		} else if e.name == rollDims[i] {
+			name = e.name
+		}
+		if name == "" || !want(name) {
 			continue
 		}
 		raw, err := unpack(packed, e.raw, scratch)
@@ -439,30 +466,42 @@ func readRollup(src []byte, want func(dim string) bool) (*rollup, error) {
 			return nil, err
 		}
 		if i >= dims {
-			if *nums[i-dims], _, err = readNums(raw, r.rows); err != nil {
+			if *nums[i-dims], _, err = readNumsInto(*nums[i-dims], raw, r.rows); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		if r.dims[i], err = readRollDim(raw, r.rows); err != nil {
+		if r.dims[i], err = readRollDim(r.dims[i].codes, raw, r.rows); err != nil {
 			return nil, err
 		}
 	}
 	return r, nil
 }
 
-func readRollDim(raw []byte, rows int) (d rollDim, err error) {
+func readRollDim(room []int64, raw []byte, rows int) (d rollDim, err error) {
 	n, raw, err := readUvarint(raw, uint64(len(raw)))
 	if err != nil {
 		return d, err
 	}
 	d.dict = make([]string, n)
-	for i := range d.dict {
-		if d.dict[i], raw, err = readString(raw); err != nil {
+	texts := raw
+	for range d.dict {
+		if _, raw, err = readOctets(raw); err != nil {
 			return d, err
 		}
 	}
-	if d.codes, _, err = readNums(raw, rows); err != nil {
+	all := string(texts[:len(texts)-len(raw)]) // once for all entries
+	at := 0
+	for i := range d.dict {
+		s, rest, err := readOctets(texts)
+		if err != nil {
+			return d, err
+		}
+		at += len(texts) - len(rest) - len(s)
+		d.dict[i] = all[at : at+len(s)]
+		at, texts = at+len(s), rest
+	}
+	if d.codes, _, err = readNumsInto(room, raw, rows); err != nil {
 		return d, err
 	}
 	for _, c := range d.codes {
@@ -570,7 +609,8 @@ type rolling struct {
 }
 
 func (a *aggregation) rolling(f *filter) *rolling {
-	q := &rolling{a: a, kind: kindAccepted, want: map[string]bool{"kind": true}, longest: slices.Contains(a.metrics, "latency_max")}
+	q := &rolling{a: a, kind: kindAccepted, want: map[string]bool{"kind": true, "minute": true, "n": true}, longest: slices.Contains(a.metrics, "latency_max")}
+	q.want["bucket"], q.want["sum"] = a.hist || q.longest, a.metric == "bytes"
 	unit := int64(rollMinute)
 	if a.metric != "bytes" {
 		i := a.rollKind(f)
@@ -658,6 +698,7 @@ func (q *rolling) add(r *rollup) {
 	if groups*steps <= 1<<17 {
 		dense = make([]int32, groups*steps)
 	}
+	sums, buckets := q.want["sum"], q.want["bucket"]
 rows:
 	for row := begin; row < end; row++ {
 		minute := r.minute[row]
@@ -705,9 +746,15 @@ rows:
 				place[at] = g
 			}
 		}
-		c, bucket := &cells[g-1].cell, uint16(r.bucket[row]) //nolint:gosec // as bucketOf gave it
+		c := &cells[g-1].cell
 		c.n += r.n[row]
-		c.sum += r.sum[row]
+		if sums {
+			c.sum += r.sum[row]
+		}
+		if !buckets {
+			continue
+		}
+		bucket := uint16(r.bucket[row]) //nolint:gosec // as bucketOf gave it
 		if q.longest {
 			c.max = max(c.max, int64(bucketMid(bucket)*1e6))
 		}
@@ -817,7 +864,9 @@ func (sn *snapshot) eachRollup(ctx context.Context, p *partition, runs []*run, w
 				return err
 			}
 			return item.Value(func(value []byte) error {
-				got, err := readRollup(value, func(dim string) bool { return want[dim] })
+				room := rollPool.Get().(*rollup)
+				defer rollPool.Put(room)
+				got, err := readRollupInto(room, value, func(column string) bool { return want[column] })
 				if err == nil {
 					each(got)
 				}
