@@ -551,7 +551,11 @@ func (k *picker) messages(ids []string) ([]uint32, error) {
 // pick makes a view of some rows, which are in order, with the columns that
 // the facts of each type need by sets.
 func (k *picker) pick(rows []pickedRow, set func(t int) readSet) (*view, error) {
+	was := k.led
 	k.led = k.body[0] > 2 && !slices.ContainsFunc(rows, func(r pickedRow) bool { return !leads(k.head.types[r.t].name) })
+	if was && !k.led {
+		clear(k.lists)
+	}
 	v, err := k.view(rows, set)
 	if errors.Is(err, errBeyondLead) {
 		k.led = false

@@ -78,7 +78,15 @@ func (sn *snapshot) glimpse(key viewKey, ids []string, found []glimpse) {
 
 // candidates lists the messages with a row that passes preds, and their codes.
 func (k *picker) candidates(preds []*pred, f *filter) (list []position, codes []uint32, err error) {
-	some, err := k.sift(preds)
+	some, done := false, false
+	if len(preds) == 1 {
+		if some, done, err = k.siftLead(preds[0]); err != nil && !errors.Is(err, errBeyondLead) {
+			return nil, nil, err
+		}
+	}
+	if !done {
+		some, err = k.sift(preds)
+	}
 	if err != nil || !some {
 		return nil, nil, err
 	}
@@ -142,6 +150,122 @@ func (k *picker) sift(preds []*pred) (some bool, err error) {
 		}
 	}
 	return true, nil
+}
+
+// siftLead is sift for one filter of texts, as far as rows that lead tell which
+// messages have a row that passes: those alone are kept. It is not done when
+// another row may be the only one of its message, which it cannot be when its
+// value is predicted from one that leads, or is not one that passes.
+func (k *picker) siftLead(p *pred) (some, done bool, err error) {
+	if k.body[0] < 3 || p.text == nil || p.num != nil || p.fact != nil {
+		return false, false, nil
+	}
+	k.led = true
+	defer func() {
+		if !done {
+			k.led = false
+			clear(k.lists)
+		}
+	}()
+	k.keep, k.hit = resized(k.keep, k.head.rows), resized(k.hit, k.head.rows)
+	clear(k.keep)
+	clear(k.hit)
+	last, matched := "", false
+	for _, name := range p.field.text {
+		d := k.dir.get(name)
+		if d == nil {
+			continue
+		}
+		if d.form&^formShared != formText|formPredicted|formLed {
+			return false, false, nil
+		}
+		of := name
+		if d.form&formShared != 0 {
+			of = sharedDicts[name]
+		}
+		if last != of {
+			dict, err := k.dictOf(d)
+			if err != nil {
+				return false, false, err
+			}
+			if matched, err = k.match(p, dict); err != nil {
+				return false, false, err
+			}
+			last = of
+		}
+		if !matched {
+			continue
+		}
+		found, ok, err := k.markLead(d)
+		if err != nil || !ok {
+			return false, false, err
+		}
+		some = some || found
+	}
+	copy(k.keep, k.hit)
+	return some, true, nil
+}
+
+// markLead sets hit for the rows that lead and have a value that passes; ok is
+// false when others may have one that does not follow from theirs.
+func (k *picker) markLead(d *dirEntry) (some, ok bool, err error) {
+	if _, err := k.codesAndDict(d); err != nil { // of rows that lead
+		if errors.Is(err, errBeyondLead) {
+			err = nil
+		}
+		return false, false, err
+	}
+	next := 1 // the first entry that is new to the others
+	for _, c := range k.codes {
+		if int(c) >= len(k.ok) {
+			return false, false, damaged("code")
+		}
+		some = some || k.ok[c]
+		next = max(next, int(c)+1)
+	}
+	if len(k.codes) < d.n {
+		if slices.Contains(k.ok[min(next, len(k.ok)):], true) {
+			return false, false, nil
+		}
+		if others, err := k.othersMatch(d, len(k.codes)); err != nil || others {
+			return false, false, err
+		}
+	}
+	if some {
+		lead := len(k.codes)
+		err = k.markPlaces(d, func(at int) bool { return at < lead && k.ok[k.codes[at]] })
+	}
+	return some, true, err
+}
+
+// othersMatch reports whether a row that does not lead has a value that passes,
+// and that is not predicted.
+func (k *picker) othersMatch(d *dirEntry, lead int) (bool, error) {
+	raw, err := k.unpack(d)
+	if err != nil {
+		return false, err
+	}
+	if _, raw, err = readUvarint(raw, maxListValues); err != nil {
+		return false, err
+	}
+	if _, raw, err = d.lead(raw); err == nil {
+		raw, err = skipNums(raw, lead)
+	}
+	if err != nil {
+		return false, err
+	}
+	if k.nums, _, err = readNumsInto(k.nums, raw, d.n-lead); err != nil {
+		return false, err
+	}
+	for _, n := range k.nums {
+		switch {
+		case n < 0 || n > int64(len(k.ok)):
+			return false, damaged("code")
+		case n > 0 && k.ok[n-1]:
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // rarity orders filters: those first that leave little to do.
@@ -346,6 +470,9 @@ func (k *picker) markPlaces(d *dirEntry, ok func(at int) bool) error {
 	}
 	for _, t := range d.cover {
 		run := &k.head.types[t]
+		if start[t] < 0 || k.led && !leads(run.name) {
+			break
+		}
 		if parent == nil {
 			for row := range run.n {
 				if ok(start[t] + row) {
@@ -355,6 +482,9 @@ func (k *picker) markPlaces(d *dirEntry, ok func(at int) bool) error {
 			continue
 		}
 		p := parent.start[t]
+		if p < 0 || p+run.n >= len(parent.sums) {
+			return k.noRow()
+		}
 		for row := range run.n {
 			lo, hi := parent.sums[p+row]-parent.sums[p], parent.sums[p+row+1]-parent.sums[p]
 			for e := lo; e < hi; e++ {
