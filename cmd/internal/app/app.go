@@ -409,6 +409,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 	around.Go(func() error { return a.queue.Run(outer) })
 	around.Go(func() error { return a.pressure.Run(outer) })
 	around.Go(func() error { return boundGarbage(outer) })
+	around.Go(func() error { return a.runUnload(outer) })
 	around.Go(func() error { return a.runLookups(outer) })
 	around.Go(func() error { return a.watch(outer) })
 	around.Go(func() error { return a.watchTokens(outer) })

@@ -8,10 +8,10 @@ func TestCollectPercent(t *testing.T) {
 		live uint64
 		want int
 	}{
-		{"nothing", 0, 100},
-		{"a short queue", 60 << 20, 100},
-		{"just enough", 128 << 20, 100},
-		{"a long queue", 256 << 20, 50},
+		{"nothing", 0, 50},
+		{"a short queue", 60 << 20, 50},
+		{"just enough", 256 << 20, 50},
+		{"a long queue", 400 << 20, 32},
 		{"a very long one", 8 << 30, 25},
 	} {
 		t.Run(test.name, func(t *testing.T) {
