@@ -311,35 +311,51 @@ func (l *loading) take(f *scanned) {
 }
 
 // What was due while nobody was there is due at start over a while, in its order:
-// so long for each, and at most so long for all. Chosen by taste; it is faster
-// than anybody delivers.
+// so long for each, and at most so long for all. The first message for a hop shows
+// whether the hop can be reached, and the others for it come after. There may be
+// very many hops that cannot: at once, their attempts would take half of what the
+// mail that comes needs. Chosen by taste; both are faster than anybody delivers.
 const (
-	spreadStep = 50 * time.Microsecond
-	spreadMost = time.Minute
+	spreadStep  = 50 * time.Microsecond
+	spreadFirst = 2 * time.Millisecond // for each hop
+	spreadMost  = time.Minute
 )
 
 // enlist puts the messages found at start into the schedule, oldest first.
 func (q *Queue) enlist(entries []*entry, now int64) {
 	slices.SortStableFunc(entries, func(a, b *entry) int { return cmp.Compare(a.accepted, b.accepted) })
 	overdue := int64(0)
+	began := map[*hopQueue]int64{} // when the first of what is overdue for a hop is due
 	for _, e := range entries {
 		e.groups(func(g *group) {
 			if g.due <= now {
 				overdue++
+				began[g.hop] = now
 			}
 		})
 	}
 	window, k := min(time.Duration(overdue)*spreadStep, spreadMost).Microseconds(), int64(0)
+	hops, first := int64(len(began)), int64(0)
+	opening := min(time.Duration(hops)*spreadFirst, spreadMost).Microseconds()
+	clear(began)
 	q.messages = make(map[ident]*entry, len(entries))
 	for _, e := range entries {
 		q.messages[e.id] = e
 		q.sched.add(e)
 		e.groups(func(g *group) {
 			h := g.hop
+			// High priority does not wait, and what no connector wants is not tried.
 			if g.due <= now {
-				// The first for a hop shows whether it can be reached; high priority does not wait.
-				if h.groups() > 0 && e.prio > 0 && h.hop != route.Unroutable {
-					g.due, g.spread = now+window*k/overdue, true
+				at, begun := began[h]
+				if !begun {
+					at = now + opening*first/hops
+					began[h] = at
+					first++
+				} else {
+					at += window * k / overdue
+				}
+				if e.prio > 0 && h.hop != route.Unroutable && at > now {
+					g.due, g.spread = at, true
 				}
 				k++
 			}

@@ -5,15 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"golang.org/x/sync/errgroup"
 
 	"waybill/cmd/internal/peers"
@@ -63,6 +65,7 @@ func million(o options) error {
 		return fmt.Errorf("fill: %w", err)
 	}
 	filled := time.Since(began)
+	syscall.Sync() // what is still to be written would be in the way of what is measured
 	used := diskUse(dir)
 	start := time.Now()
 	p, err := startWaybill(o.binary, dir, port, 0, set)
@@ -75,7 +78,7 @@ func million(o options) error {
 	if err != nil {
 		return err
 	}
-	shares, rates, err := beside(o, p, port, set)
+	trying, resting, err := beside(o, p, port, set)
 	if err != nil {
 		return err
 	}
@@ -99,11 +102,15 @@ func million(o options) error {
 		}
 		fmt.Printf("| %s | %d MiB | %d MiB | %d MiB | %d MiB |\n", row.name, row.m.rss>>20, row.m.anon>>20, row.m.file>>20, row.m.peak>>20)
 	}
-	fmt.Printf("\nrestart to ready %s; accept rates with a full queue %.0f/s, with an empty one %.0f/s: %.2f ×\n",
-		ready.Round(10*time.Millisecond), rates[0], rates[1], shares)
+	fmt.Printf("\nrestart to ready %s; accepted while dead destinations are tried: %s; after that: %s\n", ready.Round(10*time.Millisecond), trying, resting)
 	verdict("RSS", rss <= millionRSS, fmt.Sprintf("%d MiB, at most %d", rss>>20, millionRSS>>20))
 	verdict("restart", ready <= millionReady, fmt.Sprintf("%s, at most %s", ready.Round(10*time.Millisecond), millionReady))
-	verdict("accept rate", shares >= millionShare, fmt.Sprintf("%.2f × that of an empty queue, at least %.2f", shares, millionShare))
+	for _, row := range []struct {
+		when string
+		r    rates
+	}{{"while destinations are tried", trying}, {"with no attempts", resting}} {
+		verdict("accept rate", row.r.share() >= millionShare, fmt.Sprintf("%s %.2f × that of an empty queue, at least %.2f", row.when, row.r.share(), millionShare))
+	}
 	return nil
 }
 
@@ -179,61 +186,141 @@ func fillFiles(o options, dir string, to func(int) string) (err error) {
 	return group.Wait()
 }
 
+// rates are accept rates of a full queue and of an empty one, a second.
+type rates struct{ full, empty []float64 }
+
+func (r rates) share() float64 { return middle(r.full) / middle(r.empty) }
+
+func (r rates) String() string {
+	return fmt.Sprintf("%.0f/s with a full queue, %.0f/s with an empty one: %.2f ×", middle(r.full), middle(r.empty), r.share())
+}
+
 // beside measures the accept rate of the full relay p against that of a fresh
-// one, in alternating rounds; the one that is not measured is stopped.
-func beside(o options, p *process, port int, set setup) (share float64, rates [2]float64, err error) {
-	var full, empty []float64
-	take := func(port, round int) (float64, error) {
-		l := &load{addr: local(port), n: o.n, conns: 50, size: o.millionSize, to: func(i int) string { return fmt.Sprintf("more%d.%d@d%d.test", round, i, i%o.destinations) }}
+// one; the one that is not measured is stopped. Trying is while destinations are
+// tried: those that waited after the start of the full relay, those that mail
+// comes for in the fresh one. Resting are alternating rounds after that, when
+// both know that all are dead and make no attempts.
+func beside(o options, p *process, port int, set setup) (trying, resting rates, err error) {
+	take := func(port, n, round int) (float64, error) {
+		l := &load{addr: local(port), n: n, conns: 50, size: o.millionSize, to: func(i int) string { return fmt.Sprintf("more%d.%d@d%d.test", round, i, i%o.destinations) }}
 		r, err := l.run(nil, 0)
 		return r.AcceptRate, err
 	}
-	for round := range o.rounds {
-		r, err := take(port, round)
-		if err != nil {
-			return 0, rates, fmt.Errorf("accept with a full queue: %w", err)
-		}
-		full = append(full, r)
-		if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-			return 0, rates, err
-		}
-		r, err = fresh(o, set, func(port int) (float64, error) { return take(port, round) })
-		if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
-			return 0, rates, err
-		}
-		if err != nil {
-			return 0, rates, fmt.Errorf("accept with an empty queue: %w", err)
-		}
-		empty = append(empty, r)
-		fmt.Fprintf(os.Stderr, "round %d: full %.0f/s, empty %.0f/s\n", round+1, full[round], empty[round])
+	add := func(to *[]float64, p *process, port, n, round int) error {
+		r, err := take(port, n, round)
+		*to = append(*to, r)
+		return err
 	}
-	slices.Sort(full)
-	slices.Sort(empty)
-	rates = [2]float64{full[len(full)/2], empty[len(empty)/2]}
-	return rates[0] / rates[1], rates, nil
+	if err := add(&trying.full, p, port, o.n, 0); err != nil {
+		return trying, resting, fmt.Errorf("accept with a full queue: %w", err)
+	}
+	if err := p.rest(); err != nil {
+		return trying, resting, err
+	}
+	stop := func(p *process, stopped bool) error {
+		if stopped {
+			return p.cmd.Process.Signal(syscall.SIGSTOP)
+		}
+		return p.cmd.Process.Signal(syscall.SIGCONT)
+	}
+	err = stop(p, true)
+	if err != nil {
+		return trying, resting, err
+	}
+	err = fresh(o, set, func(other *process, otherPort int) error {
+		// Each destination is tried once.
+		if err := add(&trying.empty, other, otherPort, max(o.n, o.destinations), 0); err != nil {
+			return fmt.Errorf("accept with an empty queue: %w", err)
+		}
+		if err := other.rest(); err != nil {
+			return err
+		}
+		for round := 1; round <= o.rounds; round++ {
+			if err := errors.Join(stop(other, true), stop(p, false)); err != nil {
+				return err
+			}
+			if err := add(&resting.full, p, port, o.n, round); err != nil {
+				return fmt.Errorf("accept with a full queue: %w", err)
+			}
+			if err := errors.Join(stop(p, true), stop(other, false)); err != nil {
+				return err
+			}
+			if err := add(&resting.empty, other, otherPort, o.n, round); err != nil {
+				return fmt.Errorf("accept with an empty queue: %w", err)
+			}
+			fmt.Fprintf(os.Stderr, "round %d: full %.0f/s, empty %.0f/s\n", round, resting.full[round-1], resting.empty[round-1])
+		}
+		return nil
+	})
+	return trying, resting, errors.Join(err, stop(p, false))
+}
+
+// restFor is how long no attempt was made when a relay rests; it may take restMost
+// until then.
+const (
+	restFor  = 3 * time.Second
+	restMost = 2 * time.Minute
+)
+
+// rest waits until p makes no attempts, or hardly any: probes go on.
+func (p *process) rest() error {
+	began, last, since := time.Now(), -1.0, time.Now()
+	for {
+		n, err := p.counter("waybill_delivery_attempts_total")
+		if err != nil {
+			return err
+		}
+		now := time.Now()
+		if n > last+10 {
+			last, since = n, now
+		}
+		switch {
+		case now.Sub(since) >= restFor:
+			return nil
+		case now.Sub(began) >= restMost:
+			return fmt.Errorf("attempts go on after %s: %.0f so far", restMost, n)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// counter is the sum of a counter over its labels.
+func (p *process) counter(name string) (sum float64, err error) {
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", p.http))
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = resp.Body.Close() }() // read below
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(resp.Body)
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range families[name].GetMetric() {
+		sum += m.GetCounter().GetValue()
+	}
+	return sum, nil
 }
 
 // fresh does something with a relay whose queue is empty.
-func fresh(o options, set setup, do func(port int) (float64, error)) (rate float64, err error) {
+func fresh(o options, set setup, do func(p *process, port int) error) (err error) {
 	dir, err := os.MkdirTemp(o.dir, "fresh-")
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // temporary
 	port, err := peers.FreePort()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	p, err := startWaybill(o.binary, dir, port, 0, set)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer func() {
-		if stopErr := p.stop(); err == nil {
-			err = stopErr
-		}
+		err = errors.Join(err, p.cmd.Process.Signal(syscall.SIGCONT), p.stop()) // it may be stopped
 	}()
-	return do(port)
+	return do(p, port)
 }
 
 // deadNames starts a name server that fails for every name.
