@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"waybill/relay/event"
 	"waybill/relay/mail"
@@ -62,7 +63,7 @@ func (w *Writer) Write(r *event.Record) (written bool, err error) {
 // plain replaces control characters, which readers of such logs, and terminals,
 // do not expect. Line ends stay: the field stands in quotes then.
 func plain(r rune) rune {
-	if (r < ' ' || r == 0x7f) && r != '\n' && r != '\t' {
+	if unicode.IsControl(r) && r != '\n' && r != '\t' {
 		return '\uFFFD'
 	}
 	return r

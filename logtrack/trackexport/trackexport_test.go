@@ -109,14 +109,14 @@ func TestControlCharacters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := event.Record{Time: time.Now(), Event: event.RecipientBounced{Final: event.Final{Recipient: "nul\x00esc\x1b[31m@dest.example", Answer: event.Answer{Code: 550, Reply: "no\r\x07"}}}}
+	r := event.Record{Time: time.Now(), Event: event.RecipientBounced{Final: event.Final{Recipient: "nul\x00esc\x1b[31m@dest.example", Answer: event.Answer{Code: 550, Reply: "no\r\x07\u009b2J"}}}}
 	if _, err := w.Write(&r); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	if text := out.String(); strings.ContainsAny(text, "\x00\x1b\x07\r") || !strings.Contains(text, "nul\uFFFDesc\uFFFD[31m@dest.example") {
+	if text := out.String(); strings.ContainsAny(text, "\x00\x1b\x07\r\u009b") || !strings.Contains(text, "nul\uFFFDesc\uFFFD[31m@dest.example") {
 		t.Errorf("%q", text)
 	}
 }
