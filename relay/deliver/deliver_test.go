@@ -15,6 +15,7 @@ import (
 	"waybill/relay/event"
 	"waybill/relay/mail"
 	"waybill/relay/queue"
+	"waybill/relay/relaytest"
 	"waybill/relay/route"
 	"waybill/relay/smtpout"
 
@@ -298,15 +299,15 @@ func TestDispose(t *testing.T) {
 		{"relayed", relayed, mail.Relayed},
 		{"4xx", greylisted, mail.Deferred},
 		{"5xx to RCPT", refused, mail.Bounced},
-		{"5xx to MAIL", outcome(t, "MAIL", "550 5.7.1 no"), mail.Bounced},
-		{"5xx to the dot", outcome(t, ".", "554 5.7.1 spam"), mail.Bounced},
-		{"5xx banner", outcome(t, "CONNECT", "554 - no"), mail.Deferred},
-		{"521 banner", outcome(t, "CONNECT", "521 - no mail here"), mail.Bounced},
-		{"556 to EHLO", outcome(t, "EHLO", "556 - no mail here"), mail.Bounced},
-		{"5xx to AUTH", outcome(t, "AUTH", "535 5.7.8 no"), mail.Deferred},
-		{"5xx to STARTTLS", outcome(t, "STARTTLS", "554 - no"), mail.Deferred},
-		{"552 too many recipients", outcome(t, "RCPT", "552 - Too many recipients"), mail.Deferred},
-		{"552 mailbox full", outcome(t, "RCPT", "552 5.2.2 full"), mail.Bounced},
+		{"5xx to MAIL", relaytest.Outcome(t, "MAIL", "550 5.7.1 no"), mail.Bounced},
+		{"5xx to the dot", relaytest.Outcome(t, ".", "554 5.7.1 spam"), mail.Bounced},
+		{"5xx banner", relaytest.Outcome(t, "CONNECT", "554 - no"), mail.Deferred},
+		{"521 banner", relaytest.Outcome(t, "CONNECT", "521 - no mail here"), mail.Bounced},
+		{"556 to EHLO", relaytest.Outcome(t, "EHLO", "556 - no mail here"), mail.Bounced},
+		{"5xx to AUTH", relaytest.Outcome(t, "AUTH", "535 5.7.8 no"), mail.Deferred},
+		{"5xx to STARTTLS", relaytest.Outcome(t, "STARTTLS", "554 - no"), mail.Deferred},
+		{"552 too many recipients", relaytest.Outcome(t, "RCPT", "552 - Too many recipients"), mail.Deferred},
+		{"552 mailbox full", relaytest.Outcome(t, "RCPT", "552 5.2.2 full"), mail.Bounced},
 		{"our own refusal", mail.Outcome{Disposition: mail.Bounced, Verb: "EHLO", Reply: mail.Reply{Enhanced: "5.3.4"}}, mail.Bounced},
 		{"nothing", mail.Outcome{}, mail.Deferred},
 		{"nonsense", mail.Outcome{Disposition: mail.Moved}, mail.Deferred},
@@ -331,8 +332,8 @@ func TestJudge(t *testing.T) {
 		{"no connection", []mail.Outcome{noRoute, noRoute}, unreachable},
 		{"some relayed", []mail.Outcome{relayed, noRoute}, reached},
 		{"lost at the content", []mail.Outcome{lost}, reached},
-		{"banner", []mail.Outcome{outcome(t, "CONNECT", "421 - busy")}, unreachable},
-		{"login", []mail.Outcome{outcome(t, "AUTH", "454 - later")}, unreachable},
+		{"banner", []mail.Outcome{relaytest.Outcome(t, "CONNECT", "421 - busy")}, unreachable},
+		{"login", []mail.Outcome{relaytest.Outcome(t, "AUTH", "454 - later")}, unreachable},
 		{"DNS", []mail.Outcome{{Disposition: mail.Deferred, Class: mail.ClassDNS}}, unreachable},
 		{"unreadable content", []mail.Outcome{{Disposition: mail.Deferred, Class: mail.ClassOther}}, inconclusive},
 	} {
@@ -664,7 +665,7 @@ func TestEveryRecipientOneOutcome(t *testing.T) {
 		relayed, greylisted, refused, noRoute,
 		{},
 		{Disposition: mail.Moved},
-		outcome(t, "CONNECT", "554 - no"), outcome(t, ".", "552 5.3.4 big"),
+		relaytest.Outcome(t, "CONNECT", "554 - no"), relaytest.Outcome(t, ".", "552 5.3.4 big"),
 		{Disposition: mail.Deferred, Verb: ".", Uncertain: true, Class: mail.ClassTimeout},
 	}
 	rapid.Check(t, func(rt *rapid.T) {

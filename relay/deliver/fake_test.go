@@ -394,23 +394,3 @@ func start(t testing.TB, q *fakeQueue, c Connector, change func(*Options)) (s *S
 }
 
 var errStorage = errors.New("storage failed")
-
-// outcome makes a failure of a reply such as "550 5.1.1 text", with "-" for what is missing.
-func outcome(t testing.TB, verb, reply string) mail.Outcome {
-	t.Helper()
-	w := strings.SplitN(reply, " ", 3)
-	o := mail.Outcome{Disposition: mail.Deferred, Remote: true, Verb: verb}
-	for _, c := range w[0] {
-		o.Reply.Code = o.Reply.Code*10 + int(c-'0')
-	}
-	if o.Reply.Code >= 500 {
-		o.Disposition = mail.Bounced
-	}
-	if w[1] != "-" {
-		o.Reply.Enhanced = w[1]
-	}
-	if w[2] != "-" {
-		o.Reply.Text = w[2]
-	}
-	return o
-}

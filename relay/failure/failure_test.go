@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"waybill/relay/mail"
+	"waybill/relay/relaytest"
 )
 
 //go:embed testdata/replies.tsv
@@ -53,23 +54,10 @@ func TestReplies(t *testing.T) {
 	}
 }
 
-// outcome makes a failure of a reply such as "550 5.1.1 text", with "-" for what is missing.
+// outcome is that of a reply whose lines are parted by \n.
 func outcome(t testing.TB, verb, text string) *mail.Outcome {
 	t.Helper()
-	w := strings.SplitN(strings.ReplaceAll(text, `\n`, "\n"), " ", 3)
-	o := mail.Outcome{Disposition: mail.Deferred, Remote: true, Verb: verb}
-	for _, c := range w[0] {
-		o.Reply.Code = o.Reply.Code*10 + int(c-'0')
-	}
-	if o.Reply.Code >= 500 {
-		o.Disposition = mail.Bounced
-	}
-	if w[1] != "-" {
-		o.Reply.Enhanced = w[1]
-	}
-	if w[2] != "-" {
-		o.Reply.Text = w[2]
-	}
+	o := relaytest.Outcome(t, verb, strings.ReplaceAll(text, `\n`, "\n"))
 	return &o
 }
 

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -17,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"waybill/logtrack/trackapi"
 	"waybill/relay/dns"
 	"waybill/relay/relaytest"
 )
@@ -234,28 +232,7 @@ send_connectors:
 		t.Run(test.name, func(t *testing.T) {
 			s.t = t
 			s.send("a@source.test", "b@"+test.name+".test", hello)
-			eventually(t, time.Minute, "the attempt", func() error {
-				list, err := d.api.Events(context.Background(), trackapi.Query{Recipient: "b@" + test.name + ".test", Event: "attempt_finished"})
-				if err != nil {
-					return err
-				}
-				if len(list.Events) == 0 {
-					return errors.New("none yet")
-				}
-				var got struct {
-					Disposition string `json:"disposition"`
-					Verify      string `json:"tls_verify"`
-					Policy      string `json:"tls_policy"`
-					Failure     string `json:"tls_failure"`
-				}
-				if err := json.Unmarshal(list.Events[0], &got); err != nil {
-					t.Fatal(err)
-				}
-				if got.Disposition != test.disposition || got.Verify != test.verify || got.Policy != test.policy || got.Failure != test.failure {
-					t.Fatalf("attempt = %s", list.Events[0])
-				}
-				return nil
-			})
+			d.attemptIs(t, "b@"+test.name+".test", security{test.disposition, test.verify, test.policy, test.failure})
 		})
 	}
 	if n := bare.Counts()["MAIL"]; n != 1 {

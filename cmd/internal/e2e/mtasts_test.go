@@ -4,12 +4,10 @@ package e2e
 
 import (
 	"compress/gzip"
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -23,7 +21,6 @@ import (
 	"testing"
 	"time"
 
-	"waybill/logtrack/trackapi"
 	"waybill/relay/relaytest"
 	"waybill/relay/tlsrpt"
 )
@@ -217,28 +214,7 @@ send_connectors:
 		t.Run(test.name, func(t *testing.T) {
 			s.t = t
 			s.send("a@source.test", "b@"+test.name+".example", hello)
-			eventually(t, time.Minute, "the attempt", func() error {
-				list, err := d.api.Events(context.Background(), trackapi.Query{Recipient: "b@" + test.name + ".example", Event: "attempt_finished"})
-				if err != nil {
-					return err
-				}
-				if len(list.Events) == 0 {
-					return errors.New("none yet")
-				}
-				var got struct {
-					Disposition string `json:"disposition"`
-					Verify      string `json:"tls_verify"`
-					Policy      string `json:"tls_policy"`
-					Failure     string `json:"tls_failure"`
-				}
-				if err := json.Unmarshal(list.Events[0], &got); err != nil {
-					t.Fatal(err)
-				}
-				if got.Disposition != test.disposition || got.Verify != test.verify || got.Policy != test.policy || got.Failure != test.failure {
-					t.Errorf("attempt = %s\nwant %s, verify %s, policy %s, failure %q", list.Events[0], test.disposition, test.verify, test.policy, test.failure)
-				}
-				return nil
-			})
+			d.attemptIs(t, "b@"+test.name+".example", security{test.disposition, test.verify, test.policy, test.failure})
 		})
 	}
 	nextDay(t, d)
