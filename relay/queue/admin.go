@@ -363,6 +363,7 @@ func (q *Queue) actOn(c *change, emit event.Emitter, m *stored, a *Action) (bool
 		return true, q.rerouteInto(c, emit, m, index, now)
 	case "redirect":
 		index = q.notLeased(m, index)
+		index = slices.DeleteFunc(index, func(i int) bool { return m.States[i].Hop == a.hop(m.States[i].Hop) }) // is there already
 		return len(index) > 0, q.redirectRecipients(c, emit, m, index, a, now)
 	case "remove":
 		return true, q.removeRecipients(c, emit, m, index, a, now)

@@ -286,3 +286,15 @@ func TestElsewhere(t *testing.T) {
 		t.Errorf("claimed %v, attempt %d, want backup and 2", l.Hop, l.Attempt)
 	}
 }
+
+// TestRedirectOnce redirects a message twice while one of its recipients is being
+// attempted: the second time there is nothing to do.
+func TestRedirectOnce(t *testing.T) {
+	h := open(t, nil)
+	h.put(t, "x", "a@a.example", "b@b.example")
+	l := h.claim(t)
+	a := Action{Action: "redirect", Filter: Filter{All: true}, To: "relay.example:2525"}
+	h.act(t, 1, a)
+	h.act(t, 0, a)
+	l.Release()
+}
