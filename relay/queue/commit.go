@@ -113,8 +113,9 @@ type committer struct {
 func (q *Queue) submit(c *change) error {
 	c.done = make(chan error, 1)
 	if n := c.size(); n > q.batchBytes {
-		// Its facts are compressed: those of many recipients are much alike.
-		if n += int64(len(packFacts(nil, c.lines)) - len(c.lines)); n > q.batchBytes {
+		// It goes alone, and its facts are compressed: those of many recipients are much alike.
+		n += int64(len(packFacts(nil, c.lines)) - len(c.lines))
+		if n > q.db.MaxBatchSize()/16*15 {
 			return fmt.Errorf("change of %d octets is too large for one transaction", n)
 		}
 	}

@@ -38,7 +38,7 @@ const (
 	// there was 65 MiB more at full speed, and no less time. It also bounds
 	// transactions, and so how many recipients a message may have: a transaction of
 	// Badger's takes 15 %.
-	memTableSize  = 3 << 20
+	memTableSize  = 4 << 20
 	transactional = memTableSize * 15 / 100
 	formatNumber  = 1
 )
