@@ -8,7 +8,9 @@ func TestCollectPercent(t *testing.T) {
 		live uint64
 		want int
 	}{
-		{"nothing", 0, 50},
+		{"nothing", 0, 100},
+		{"little", 16 << 20, 100},
+		{"a little more", 20 << 20, 80},
 		{"a short queue", 60 << 20, 50},
 		{"just enough", 256 << 20, 50},
 		{"a long queue", 400 << 20, 32},
