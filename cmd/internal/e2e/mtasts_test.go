@@ -100,6 +100,7 @@ func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 const mtastsNginx = `daemon off;
+master_process off;
 user root;
 pid %[1]s/nginx.pid;
 error_log stderr warn;
