@@ -15,7 +15,7 @@ import (
 // hours: the room does not grow beyond garbageRoom either.
 const (
 	leastRoom    = 16 << 20
-	garbageRoom  = 128 << 20
+	garbageRoom  = 256 << 20
 	mostPercent  = 100
 	leastPercent = 25 // below, the collector would run all the time
 	collectEvery = 5 * time.Second

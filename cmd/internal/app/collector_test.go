@@ -12,8 +12,8 @@ func TestCollectPercent(t *testing.T) {
 		{"little", 16 << 20, 100},
 		{"a little more", 20 << 20, 80},
 		{"a short queue", 60 << 20, 50},
-		{"just enough", 256 << 20, 50},
-		{"a long queue", 400 << 20, 32},
+		{"just enough", 512 << 20, 50},
+		{"a long queue", 800 << 20, 32},
 		{"a very long one", 8 << 30, 25},
 	} {
 		t.Run(test.name, func(t *testing.T) {
