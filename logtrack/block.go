@@ -683,7 +683,7 @@ func (b *builder) postings() []posting {
 			posts = appendPostings(posts, p.post, p.key, c.list)
 		}
 	}
-	return sortPostings(appendUndelivered(posts, b.recs))
+	return sortPostings(b.appendUndelivered(posts))
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

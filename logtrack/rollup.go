@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -78,6 +79,17 @@ type rollBuilder struct {
 	r     *rollup
 	index []map[string]int64
 	last  []valueCode // the latest of each dimension
+
+	client   clientRow // the latest
+	clientAt int       // its row and one, or 0
+}
+
+// clientRow is what a row of kindClient tells.
+type clientRow struct {
+	ip          netip.Addr
+	user        string
+	disposition mail.Disposition
+	quarter     int64 // of an hour: its first minute
 }
 
 type valueCode struct {
@@ -236,13 +248,13 @@ func rollupOf(recs []event.Record) *rollup {
 		r := &recs[i]
 		switch ev := r.Event.(type) { //nolint:gochecksumtype // the other facts tell of no outcome; a test compares with rollQueries
 		case event.MessageQueued:
-			b.fact(r, rollFact{kind: kindAccepted, info: &ev.Info, hop: &event.Hop{}, disposition: mail.Queued, value: ev.Size})
+			b.fact(r, rollFact{kind: kindAccepted, who: whoOf(&ev.Info), disposition: mail.Queued, value: ev.Size})
 		case event.AttemptFinished:
 			for k := range ev.Recipients {
 				rc := &ev.Recipients[k]
 				if d := cmp.Or(rc.Disposition, ev.Disposition); d == mail.Deferred {
 					b.fact(r, rollFact{
-						kind: kindOutcome, info: &ev.Info, hop: &ev.Hop, address: rc.Address,
+						kind: kindOutcome, who: whoOf(&ev.Info), hop: ev.Hop, address: rc.Address,
 						disposition: d, class: cmp.Or(rc.Class, ev.Class), code: cmp.Or(rc.Code, ev.Code),
 					})
 				}
@@ -260,11 +272,12 @@ func rollupOf(recs []event.Record) *rollup {
 	return b.r
 }
 
-// rollFact is what a row counts of one fact.
+// rollFact is what a row counts of one fact. It has no pointer into it: the fact
+// would be copied to the heap for that.
 type rollFact struct {
-	kind        string
-	info        *event.Info
-	hop         *event.Hop
+	kind string
+	who
+	hop         event.Hop
 	address     string
 	disposition mail.Disposition
 	class       mail.Class
@@ -272,9 +285,17 @@ type rollFact struct {
 	value       int64
 }
 
+// who is what a rollup tells of where a message came from.
+type who struct {
+	mailFrom, connectorIn, user string
+	client                      netip.Addr
+}
+
+func whoOf(i *event.Info) who { return who{i.MailFrom, i.ConnectorIn, i.AuthUser, i.ClientIP} }
+
 func (b *rollBuilder) final(r *event.Record, f *event.Final, d mail.Disposition) {
 	b.fact(r, rollFact{
-		kind: kindOutcome, info: &f.Info, hop: &f.Hop, address: f.Recipient, disposition: d, class: f.Class, code: f.Code,
+		kind: kindOutcome, who: whoOf(&f.Info), hop: f.Hop, address: f.Recipient, disposition: d, class: f.Class, code: f.Code,
 		value: time.Duration(f.TTotal).Microseconds(),
 	})
 }
@@ -289,18 +310,25 @@ func (b *rollBuilder) fact(r *event.Record, f rollFact) {
 		code = strconv.Itoa(f.code)
 	}
 	values := [...]string{ // in the order of rollDims
-		f.kind, domainOf(f.address), f.hop.Queue, remote, f.hop.Provider, cmp.Or(f.hop.ConnectorOut, f.info.ConnectorIn), f.info.ConnectorIn,
-		f.disposition.String(), string(f.class), code, senderDomain(f.info.MailFrom), "", "",
+		f.kind, domainOf(f.address), f.hop.Queue, remote, f.hop.Provider, cmp.Or(f.hop.ConnectorOut, f.connectorIn), f.connectorIn,
+		f.disposition.String(), string(f.class), code, senderDomain(f.mailFrom), "", "",
 	}
 	b.addValue(f.kind, planOf(r).name, values[:], r.Time.UnixMicro(), f.value)
 	if f.kind != kindOutcome {
 		return
 	}
-	client := ""
-	if f.info.ClientIP.IsValid() {
-		client = f.info.ClientIP.String()
+	quarter := floorTo(floorTo(r.Time.UnixMicro(), rollMinute)/rollMinute, clientMinutes)
+	if c := (clientRow{f.client, f.user, f.disposition, quarter}); c != b.client || b.clientAt == 0 {
+		b.client, b.clientAt = c, b.r.rows+1
+	} else { // most follow one of the same client
+		b.r.n[b.clientAt-1]++
+		return
 	}
-	values = [...]string{kindClient, "", "", "", "", "", "", f.disposition.String(), "", "", "", client, f.info.AuthUser}
+	client := ""
+	if f.client.IsValid() {
+		client = f.client.String()
+	}
+	values = [...]string{kindClient, "", "", "", "", "", "", f.disposition.String(), "", "", "", client, f.user}
 	b.addValue(kindClient, "", values[:], r.Time.UnixMicro(), 0)
 }
 

@@ -58,27 +58,35 @@ var undeliveredGetters = func() map[string][]getter {
 }()
 
 // appendUndelivered adds the postings of facts that tell of an undelivered recipient.
-func appendUndelivered(posts []posting, recs []event.Record) []posting {
-	for i := range recs {
-		r := &recs[i]
-		p := planOf(r)
-		if !undeliveredPred.fact(p.name) && !slices.ContainsFunc(undeliveredGetters[p.name], func(g getter) bool {
-			return g.ints(r, undeliveredPred.num)
-		}) {
+func (b *builder) appendUndelivered(posts []posting) []posting {
+	for _, run := range b.head.types {
+		all, some := undeliveredPred.fact(run.name), undeliveredGetters[run.name]
+		if !all && some == nil {
 			continue
 		}
-		for _, x := range undeliveredIndex {
-			g, ok := p.getter(x.column)
-			if !ok {
-				continue
+		for _, i := range b.order[run.start : run.start+run.n] {
+			r := &b.recs[i]
+			if all || slices.ContainsFunc(some, func(g getter) bool { return g.ints(r, undeliveredPred.num) }) {
+				posts = appendUndeliveredFact(posts, r)
 			}
-			g.texts(r, func(s string) bool {
-				if k := x.key(s); s != "" && k != "" {
-					posts = append(posts, postingOf(x.post, k).undelivered())
-				}
-				return false
-			})
 		}
+	}
+	return posts
+}
+
+func appendUndeliveredFact(posts []posting, r *event.Record) []posting {
+	p := planOf(r)
+	for _, x := range undeliveredIndex {
+		g, ok := p.getter(x.column)
+		if !ok {
+			continue
+		}
+		g.texts(r, func(s string) bool {
+			if k := x.key(s); s != "" && k != "" {
+				posts = append(posts, postingOf(x.post, k).undelivered())
+			}
+			return false
+		})
 	}
 	return posts
 }
