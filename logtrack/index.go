@@ -325,7 +325,7 @@ func (p *partition) settleIndex(all bool) error {
 			return fmt.Errorf("read back index: %w", err)
 		}
 		roll := mergeRollups(young[:n])
-		err = p.db.Update(func(txn *badger.Txn) error {
+		err = p.update(func(txn *badger.Txn) error {
 			if roll != nil {
 				if err := txn.Set(rollKey(r), roll.encode()); err != nil {
 					return err

@@ -83,7 +83,8 @@ type partition struct {
 
 	thinAfter time.Time // when taking kinds of facts out may be tried again
 
-	indexing sync.Mutex // held while runs are made
+	indexing sync.Mutex   // held while runs are made
+	writes   sync.RWMutex // held for reading by who writes to the database
 }
 
 // badgerOptions are for a database that only ever grows and is then removed
@@ -370,7 +371,7 @@ func (p *partition) has(seq uint32) bool {
 
 // put stores blocks, all or none. The partition is acquired for writing.
 func (p *partition) put(list ...*encoded) error {
-	return p.db.Update(func(txn *badger.Txn) error {
+	return p.update(func(txn *badger.Txn) error {
 		for _, e := range list {
 			if err := txn.Set(blockKey('d', e.head.seq), e.body); err != nil {
 				return err
@@ -381,6 +382,26 @@ func (p *partition) put(list ...*encoded) error {
 		}
 		return nil
 	})
+}
+
+// update writes to the database. The partition is acquired for writing.
+func (p *partition) update(f func(txn *badger.Txn) error) error {
+	p.writes.RLock()
+	defer p.writes.RUnlock()
+	return p.db.Update(f)
+}
+
+// unloadAbove is how much of mapped files may be in the memory of this process, in
+// octets: blocks are written and read through memory, and all that was written
+// today would stay there. Chosen by taste.
+const unloadAbove = 64 << 20
+
+// unload takes the stored blocks out of the memory of this process; the kernel
+// keeps them as long as it has room. The partition is acquired.
+func (p *partition) unload() error {
+	p.writes.Lock()
+	defer p.writes.Unlock()
+	return badgerdir.UnloadValues(p.dir, unloadAbove)
 }
 
 // publish makes a stored block visible to queries that begin from now on.

@@ -958,7 +958,7 @@ func (p *partition) restoreRollups() error {
 			blocks = append(blocks, fresh{seq: seq, roll: roll})
 		}
 		roll := mergeRollups(blocks)
-		if err := p.db.Update(func(txn *badger.Txn) error { return txn.Set(rollKey(r), roll.encode()) }); err != nil {
+		if err := p.update(func(txn *badger.Txn) error { return txn.Set(rollKey(r), roll.encode()) }); err != nil {
 			return fmt.Errorf("restore rollup: %w", err)
 		}
 		with := *r

@@ -102,6 +102,7 @@ type Store struct {
 
 	rewriting sync.Mutex // held while a partition is written anew, or gets facts of the past
 	storing   sync.Mutex // held while live blocks are stored
+	unloaded  time.Time  // when blocks were last taken out of memory; guarded by storing
 	erased    erasedList
 	leftOut   []string // partitions that could not be opened
 
@@ -913,8 +914,16 @@ func (s *Store) seal(list []*memBlock) error {
 	if err := p.settleIndex(false); err != nil {
 		s.log.Error("track index stays in memory; it is tried again", zap.String("partition", p.name), zap.Error(err))
 	}
+	if now := time.Now(); now.Sub(s.unloaded) > unloadEvery {
+		s.unloaded = now
+		if err := p.unload(); err != nil { // it stays larger, and no worse
+			s.log.Debug("track blocks stay in memory", zap.String("partition", p.name), zap.Error(err))
+		}
+	}
 	return nil
 }
+
+const unloadEvery = 10 * time.Second
 
 // remove removes the journal file of a stored block. When that fails the next
 // start finds that the block is stored already.

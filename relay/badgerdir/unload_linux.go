@@ -23,13 +23,6 @@ func Unload(db *badger.DB, dir string, least int64) error {
 	if in, err := filesInMemory(); err != nil || in < least {
 		return err
 	}
-	dir, err := filepath.EvalSymlinks(dir)
-	if err == nil {
-		dir, err = filepath.Abs(dir)
-	}
-	if err != nil {
-		return err
-	}
 	before := tableNames(db)
 	txn := db.NewTransaction(false)
 	defer txn.Discard()
@@ -41,14 +34,38 @@ func Unload(db *badger.DB, dir string, least int64) error {
 	// until it is closed, the table stays where it is mapped. Of the others nobody
 	// knows what is at their addresses by now.
 	after := tableNames(db)
+	return unload(dir, func(file string) bool { return before[file] && after[file] })
+}
+
+// UnloadValues takes the value log of the database that is open in dir out of the
+// memory of this process, as [Unload] does tables. Until it returns, the caller
+// sees to it that nobody writes to the database or closes it: either may move what
+// is mapped, and something else may be at its address then. Readers do no harm.
+func UnloadValues(dir string, least int64) error {
+	if in, err := filesInMemory(); err != nil || in < least {
+		return err
+	}
+	return unload(dir, func(file string) bool { return filepath.Ext(file) == ".vlog" })
+}
+
+// unload takes those mapped files of dir that are wanted, which must stay where
+// they are, out of the memory of this process.
+func unload(dir string, wanted func(file string) bool) error {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err == nil {
+		dir, err = filepath.Abs(dir)
+	}
+	if err != nil {
+		return err
+	}
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
-		return fmt.Errorf("mapped tables: %w", err)
+		return fmt.Errorf("mapped files: %w", err)
 	}
 	lines := bufio.NewScanner(bytes.NewReader(maps))
 	for lines.Scan() {
 		from, to, name, ok := parseMapping(lines.Text())
-		if !ok || filepath.Dir(name) != dir || !before[filepath.Base(name)] || !after[filepath.Base(name)] {
+		if !ok || filepath.Dir(name) != dir || !wanted(filepath.Base(name)) {
 			continue
 		}
 		// The mapping is shared: its pages are the file's, and are found there again.

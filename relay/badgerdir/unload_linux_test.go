@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/dgraph-io/badger/v4"
@@ -98,6 +99,85 @@ func TestUnload(t *testing.T) {
 		t.Errorf("%d KiB of tables are in memory after Unload, %d before", got, before)
 	}
 	read()
+}
+
+// TestUnloadValues fills a value log and unloads it while it is read: it is no
+// longer in the process' memory, is read as before, and takes more.
+func TestUnloadValues(t *testing.T) {
+	dir := t.TempDir()
+	opts := testOptions(dir).WithSyncWrites(false)
+	opts.ValueThreshold = 256
+	db, err := badger.Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	value := func(i int) []byte { return bytes.Repeat([]byte{byte(i), byte(i >> 8)}, 5000) }
+	const n = 400
+	write := func(from, to int) {
+		t.Helper()
+		for i := from; i < to; i++ {
+			if err := db.Update(func(txn *badger.Txn) error { return txn.Set(fmt.Appendf(nil, "d/%06d", i), value(i)) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	read := func(n int) error {
+		return db.View(func(txn *badger.Txn) error {
+			for i := range n {
+				item, err := txn.Get(fmt.Appendf(nil, "d/%06d", i))
+				if err != nil {
+					return err
+				}
+				if err := item.Value(func(v []byte) error {
+					if !bytes.Equal(v, value(i)) {
+						return fmt.Errorf("value of %d is another", i)
+					}
+					return nil
+				}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	write(0, n)
+	before := resident(t, dir, ".vlog")
+	if before < 1024 {
+		t.Fatalf("%d KiB of values are in memory, the test needs more", before)
+	}
+	if err := UnloadValues(dir, 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	if got := resident(t, dir, ".vlog"); got < before/2 {
+		t.Errorf("%d KiB of values are in memory, %d before: there were fewer than were asked for", got, before)
+	}
+	var readers sync.WaitGroup
+	for range 3 {
+		readers.Go(func() {
+			for range 5 {
+				if err := read(n); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 50 {
+		if err := UnloadValues(dir, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	readers.Wait()
+	if err := UnloadValues(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := resident(t, dir, ".vlog"); got != 0 {
+		t.Errorf("%d KiB of values are in memory after UnloadValues, %d before", got, before)
+	}
+	write(n, 2*n)
+	if err := read(2 * n); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestParseMapping(t *testing.T) {

@@ -15,10 +15,40 @@ import (
 	"waybill/relay/mail"
 )
 
-// copyTree copies a directory as it is now; what was not written stays so.
+// copyTree copies a directory as a kill would leave it now: not while files of it
+// come and go. What was not written stays so.
 func copyTree(t testing.TB, from, to string) {
 	t.Helper()
-	err := filepath.WalkDir(from, func(name string, d os.DirEntry, err error) error {
+	for range 100 {
+		was := filesOf(t, from)
+		err := copyOnce(from, to)
+		if err == nil && slices.Equal(filesOf(t, from), was) {
+			return
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Fatalf("%s does not come to rest", from)
+}
+
+func filesOf(t testing.TB, dir string) (names []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(name string, _ os.DirEntry, err error) error {
+		names = append(names, name)
+		return err
+	})
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return names
+}
+
+func copyOnce(from, to string) error {
+	return filepath.WalkDir(from, func(name string, d os.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -38,9 +68,6 @@ func copyTree(t testing.TB, from, to string) {
 		}
 		return os.Truncate(filepath.Join(to, rel), int64(len(b)))
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // stock is a queue's directory and what must be in it.
