@@ -676,33 +676,44 @@ func (a *aggregation) rolling(f *filter) *rolling {
 	return q
 }
 
+// rollMask is a filter over the dictionaries of one rollup: ok says which codes of
+// each of its dimensions pass, and codes has those of the rows.
+type rollMask struct {
+	not   bool
+	ok    [][]bool
+	codes [][]int64
+}
+
+// masks asks the filters of the dictionaries of r; not some means that no row passes.
+func (q *rolling) masks(r *rollup) (masks []rollMask, some bool) {
+	masks = make([]rollMask, len(q.filters))
+	for i, f := range q.filters {
+		m := rollMask{not: f.not}
+		passes := false
+		for _, d := range f.dims {
+			ok := make([]bool, len(r.dims[d].dict))
+			for c, s := range r.dims[d].dict {
+				ok[c] = f.ok(s)
+				passes = passes || ok[c]
+			}
+			m.ok, m.codes = append(m.ok, ok), append(m.codes, r.dims[d].codes)
+		}
+		if !passes && !f.not {
+			return nil, false
+		}
+		masks[i] = m
+	}
+	return masks, true
+}
+
 // add adds the rows of one rollup.
 func (q *rolling) add(r *rollup) {
 	if r.rows == 0 || r.hi < q.lo || r.lo >= q.hi {
 		return
 	}
-	type mask struct {
-		not   bool
-		ok    [][]bool
-		codes [][]int64
-	}
-	masks := make([]mask, len(q.filters))
-	for i, f := range q.filters {
-		m := mask{not: f.not}
-		some, every := false, true
-		for _, d := range f.dims {
-			ok := make([]bool, len(r.dims[d].dict))
-			for c, s := range r.dims[d].dict {
-				ok[c] = f.ok(s)
-				some = some || ok[c]
-				every = every && ok[c]
-			}
-			m.ok, m.codes = append(m.ok, ok), append(m.codes, r.dims[d].codes)
-		}
-		if !some && !f.not {
-			return
-		}
-		masks[i] = m
+	masks, some := q.masks(r)
+	if !some {
+		return
 	}
 	begin, end := q.span(r)
 	step := q.a.step / rollMinute
