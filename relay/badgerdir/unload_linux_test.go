@@ -32,6 +32,27 @@ func resident(t *testing.T, dir, suffix string) (kib int) {
 	return kib
 }
 
+// readBack compares the values of n keys with what they should be.
+func readBack(db *badger.DB, key string, n int, want func(i int) []byte) error {
+	return db.View(func(txn *badger.Txn) error {
+		for i := range n {
+			item, err := txn.Get(fmt.Appendf(nil, key, i))
+			if err != nil {
+				return err
+			}
+			if err := item.Value(func(v []byte) error {
+				if !bytes.Equal(v, want(i)) {
+					return fmt.Errorf("value of %d is another", i)
+				}
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // TestUnload fills tables and unloads them: they are no longer in the process'
 // memory, and are read as before.
 func TestUnload(t *testing.T) {
@@ -60,24 +81,7 @@ func TestUnload(t *testing.T) {
 	defer db.Close()
 	read := func() {
 		t.Helper()
-		err := db.View(func(txn *badger.Txn) error {
-			for i := range n {
-				item, err := txn.Get(fmt.Appendf(nil, "m/%06d", i))
-				if err != nil {
-					return err
-				}
-				if err := item.Value(func(v []byte) error {
-					if !bytes.Equal(v, value(i)) {
-						return fmt.Errorf("value of %d is another", i)
-					}
-					return nil
-				}); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
+		if err := readBack(db, "m/%06d", n, value); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -122,25 +126,7 @@ func TestUnloadValues(t *testing.T) {
 			}
 		}
 	}
-	read := func(n int) error {
-		return db.View(func(txn *badger.Txn) error {
-			for i := range n {
-				item, err := txn.Get(fmt.Appendf(nil, "d/%06d", i))
-				if err != nil {
-					return err
-				}
-				if err := item.Value(func(v []byte) error {
-					if !bytes.Equal(v, value(i)) {
-						return fmt.Errorf("value of %d is another", i)
-					}
-					return nil
-				}); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
+	read := func(n int) error { return readBack(db, "d/%06d", n, value) }
 	write(0, n)
 	before := resident(t, dir, ".vlog")
 	if before < 1024 {
