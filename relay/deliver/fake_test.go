@@ -346,7 +346,7 @@ type sink struct {
 func (s *sink) Write(r *event.Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.recs = append(s.recs, *r)
+	s.recs = append(s.recs, r.Keep())
 }
 
 func (s *sink) names() []string {

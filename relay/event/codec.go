@@ -68,6 +68,7 @@ var table = []struct {
 // kind is what the codec knows of one type of fact.
 type kind struct {
 	name   string
+	number int // in names
 	class  Durability
 	typ    reflect.Type
 	fields []fieldPlan
@@ -171,7 +172,7 @@ func buildKinds() bool {
 	for _, row := range table {
 		typ := reflect.TypeOf(row.event)
 		checkPeekable(typ)
-		k := &kind{name: snake(typ.Name()), class: row.class, typ: typ, fields: planFields(typ, 0)}
+		k := &kind{name: snake(typ.Name()), number: len(names), class: row.class, typ: typ, fields: planFields(typ, 0)}
 		for _, p := range k.fields {
 			if p.form == formSlice {
 				k.lists = append(k.lists, p)
@@ -179,6 +180,10 @@ func buildKinds() bool {
 		}
 		kinds[typ], byName[k.name] = k, k
 		names = append(names, k.name)
+		learn(row.event, k)
+	}
+	if len(names) > len(slots)/2 {
+		panic("event: too many facts for kindOf")
 	}
 	return true
 }
@@ -225,10 +230,13 @@ func snake(name string) string {
 func Names() []string { return append([]string(nil), names...) }
 
 // Name is ev's name in records, such as "message_queued".
-func Name(ev Event) string { return kinds[reflect.TypeOf(ev)].name }
+func Name(ev Event) string { return kindOf(ev).name }
+
+// Number is the index of ev's name in [Names].
+func Number(ev Event) int { return kindOf(ev).number }
 
 // Class is ev's durability.
-func Class(ev Event) Durability { return kinds[reflect.TypeOf(ev)].class }
+func Class(ev Event) Durability { return kindOf(ev).class }
 
 // ClassOf is the durability of facts with that name; false: there are none.
 func ClassOf(name string) (Durability, bool) {
@@ -285,7 +293,7 @@ func (r *Record) AppendFields(dst []Field) []Field {
 			dst = append(dst, f)
 		}
 	}
-	_ = each(kinds[reflect.TypeOf(r.Event)].fields, ValueOf(r.Event), func(p *fieldPlan, fv Value) error {
+	_ = each(kindOf(r.Event).fields, ValueOf(r.Event), func(p *fieldPlan, fv Value) error {
 		dst = append(dst, fieldOf(p, fv))
 		return nil
 	})
@@ -336,7 +344,7 @@ func (f Field) List() [][]Field {
 // Items is how many items the lists of ev have, taken together: what makes a
 // fact large.
 func Items(ev Event) (n int) {
-	for _, p := range kinds[reflect.TypeOf(ev)].lists {
+	for _, p := range kindOf(ev).lists {
 		n += max(ValueOf(ev).Field(p.offset).Len(), 0)
 	}
 	return n
@@ -361,19 +369,54 @@ func (r *Record) MarshalJSON() ([]byte, error) { return r.AppendJSON(make([]byte
 
 // Form is the JSON form of a record, made once for several writers.
 type Form struct {
-	json []byte
-	of   Value // the event that it was made of; a record that was given another one has no form yet
+	json     []byte
+	of       Value // the event that it was made of; a record that was given another one has no form yet
+	from, to int   // what the event has another value for since then, when to is not 0
+	but      *fieldPlan
 }
 
-// Encode is AppendJSON for a record that will be written again as it is: r.Form
-// refers to what is appended.
-func (r *Record) Encode(dst []byte) ([]byte, error) {
+// Encode is AppendJSON for a record that will be written again as it is: form
+// refers to what is appended from now on, and r to form. Both must stay as they
+// are for as long as somebody may write r.
+func (r *Record) Encode(dst []byte, form *Form) ([]byte, error) {
 	at := len(dst)
 	dst, err := r.AppendJSON(dst)
 	if err == nil {
-		r.Form = &Form{dst[at:len(dst):len(dst)], ValueOf(r.Event)}
+		*form = Form{json: dst[at:len(dst):len(dst)], of: ValueOf(r.Event)}
+		r.Form = form
 	}
 	return dst, err
+}
+
+// Amend gives r an event that differs from the one it had in the field key
+// alone, which must not be one that is left out. What Encode made stays of use.
+func (r *Record) Amend(ev Event, key string) {
+	f, had := r.Form, r.Event
+	r.Event = ev
+	if f == nil || f.of != ValueOf(had) || f.to != 0 {
+		return
+	}
+	fields := kindOf(ev).fields
+	for i := range fields {
+		// A quotation mark within a value has a backslash before it, so that the
+		// lead is found nowhere else; and no number has a comma or a brace.
+		if p := &fields[i]; p.key == key && !p.omitZero && p.form == formSeconds {
+			from := bytes.Index(f.json, []byte(p.lead)) + len(p.lead)
+			to := from + bytes.IndexAny(f.json[from:], ",}")
+			f.of, f.but, f.from, f.to = ValueOf(ev), p, from, to
+			return
+		}
+	}
+}
+
+// append writes the form.
+func (f *Form) append(dst []byte) []byte {
+	if f.to == 0 {
+		return append(dst, f.json...)
+	}
+	dst = append(dst, f.json[:f.from]...)
+	dst = appendSeconds(dst, Seconds(f.of.Field(f.but.offset).Int(f.but.kind)))
+	return append(dst, f.json[f.to:]...)
 }
 
 // AppendJSON appends the JSON form of r to dst. It is on the way of every
@@ -383,9 +426,9 @@ func (r *Record) AppendJSON(dst []byte) ([]byte, error) {
 		return dst, errors.New("record without an event")
 	}
 	if f := r.Form; f != nil && f.of == ValueOf(r.Event) {
-		return append(dst, f.json...), nil
+		return f.append(dst), nil
 	}
-	k := kinds[reflect.TypeOf(r.Event)]
+	k := kindOf(r.Event)
 	var err error
 	dst = append(dst, `{"ts":`...)
 	if dst, err = appendTime(dst, r.Time); err != nil {
@@ -398,68 +441,93 @@ func (r *Record) AppendJSON(dst []byte) ([]byte, error) {
 	dst = append(dst, `,"event":"`...)
 	dst = append(dst, k.name...)
 	dst = append(dst, '"')
-	for _, f := range [...]struct{ key, val string }{
-		{`,"node":`, r.Node},
-		{`,"source":`, string(r.Source)},
-		{`,"config_rev":`, r.ConfigRev},
-		{`,"session_id":`, r.Session},
-		{`,"queue_id":`, string(r.Message)},
-		{`,"message_uid":`, r.UID},
-	} {
-		if f.val != "" {
-			dst = appendString(append(dst, f.key...), f.val)
-		}
-	}
+	dst = appendContext(dst, `,"node":`, r.Node)
+	dst = appendContext(dst, `,"source":`, string(r.Source))
+	dst = appendContext(dst, `,"config_rev":`, r.ConfigRev)
+	dst = appendContext(dst, `,"session_id":`, r.Session)
+	dst = appendContext(dst, `,"queue_id":`, string(r.Message))
+	dst = appendContext(dst, `,"message_uid":`, r.UID)
 	if dst, err = appendFields(dst, k.fields, ValueOf(r.Event)); err != nil {
 		return dst, err
 	}
 	return append(dst, '}'), nil
 }
 
-// appendFields writes each field that is not omitted, with a comma before it.
+// appendContext writes a part of the context that is not empty.
+func appendContext(dst []byte, lead, s string) []byte {
+	if s == "" {
+		return dst
+	}
+	return appendString(append(dst, lead...), s)
+}
+
+// appendFields writes each field that is not omitted, with a comma before it, as
+// package json would. It is one long switch, because it is most of what a line costs.
 func appendFields(dst []byte, plan []fieldPlan, v Value) (_ []byte, err error) {
 	for i := range plan {
 		p := &plan[i]
 		fv := v.Field(p.offset)
-		if p.omitZero && p.isZero(fv) {
-			continue
-		}
-		if dst, err = p.append(append(dst, p.lead...), fv); err != nil {
-			return dst, err
+		switch p.form {
+		case formString:
+			s := fv.Text()
+			if s == "" && p.omitZero {
+				continue
+			}
+			dst = appendString(append(dst, p.lead...), s)
+		case formBool, formInt, formUint, formSeconds, formDisposition:
+			n := fv.Int(p.kind)
+			if n == 0 && p.omitZero {
+				continue
+			}
+			dst = p.appendInt(append(dst, p.lead...), n)
+		case formTime:
+			t := fv.Time()
+			if p.omitZero && t.IsZero() {
+				continue
+			}
+			if dst, err = appendTime(append(dst, p.lead...), t); err != nil {
+				return dst, err
+			}
+		case formAddr:
+			ip := fv.Addr()
+			if p.omitZero && ip == (netip.Addr{}) {
+				continue
+			}
+			dst = appendAddr(append(dst, p.lead...), ip)
+		case formSlice:
+			if p.omitZero && fv.Len() < 0 {
+				continue
+			}
+			if dst, err = p.appendList(append(dst, p.lead...), fv); err != nil {
+				return dst, err
+			}
 		}
 	}
 	return dst, nil
 }
 
-// append writes a field as package json would.
-func (p *fieldPlan) append(dst []byte, v Value) ([]byte, error) {
+// appendInt writes a value that [Value.Int] reads.
+func (p *fieldPlan) appendInt(dst []byte, n int64) []byte {
 	switch p.form {
-	case formString:
-		return appendString(dst, v.Text()), nil
 	case formBool:
-		return strconv.AppendBool(dst, v.Int(p.kind) != 0), nil
-	case formInt, formUint:
-		return strconv.AppendInt(dst, v.Int(p.kind), 10), nil
+		return strconv.AppendBool(dst, n != 0)
 	case formSeconds:
-		return appendSeconds(dst, Seconds(v.Int(p.kind))), nil
+		return appendSeconds(dst, Seconds(n))
 	case formDisposition:
-		return appendString(dst, mail.Disposition(v.Int(p.kind)).String()), nil //nolint:gosec // it is one
-	case formTime:
-		return appendTime(dst, v.Time())
-	case formAddr:
-		ip := v.Addr()
-		if ip.Zone() != "" {
-			return appendString(dst, ip.String()), nil
-		}
-		dst = append(dst, '"')
-		if ip.IsValid() {
-			dst = ip.AppendTo(dst)
-		}
-		return append(dst, '"'), nil
-	case formSlice:
-		return p.appendList(dst, v)
+		return appendString(dst, mail.Disposition(n).String()) //nolint:gosec // it is one
 	}
-	return dst, fmt.Errorf("field of form %d", p.form)
+	return strconv.AppendInt(dst, n, 10)
+}
+
+func appendAddr(dst []byte, ip netip.Addr) []byte {
+	if ip.Zone() != "" {
+		return appendString(dst, ip.String())
+	}
+	dst = append(dst, '"')
+	if ip.IsValid() {
+		dst = ip.AppendTo(dst)
+	}
+	return append(dst, '"')
 }
 
 // appendList writes a slice of structs.
@@ -511,25 +579,37 @@ func appendString(dst []byte, s string) []byte {
 }
 
 // isPlain reports whether s is printable ASCII without quotes and backslashes.
-// It looks at eight octets at a time: an octet that is less than a limit, or
-// equal to a character, borrows into its high bit when the one is taken from it.
+// It looks at eight octets at a time, the last eight being those that end s.
 func isPlain(s string) bool {
+	i := len(s) - 8
+	if i < 0 {
+		for k := range len(s) {
+			if c := s[k]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+				return false
+			}
+		}
+		return true
+	}
+	found := special(word(s[i:]))
+	for ; i > 0; i -= 8 {
+		found |= special(word(s[max(i-8, 0):]))
+	}
+	return found == 0
+}
+
+// word is the first eight octets of s.
+func word(s string) uint64 {
+	_ = s[7]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+}
+
+// special is not 0 when one of eight octets is not plain: an octet that is less
+// than a limit, or equal to a character, borrows into its high bit when the one
+// is taken from it.
+func special(w uint64) uint64 {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
-	i := 0
-	for ; i+8 <= len(s); i += 8 {
-		w := uint64(s[i]) | uint64(s[i+1])<<8 | uint64(s[i+2])<<16 | uint64(s[i+3])<<24 |
-			uint64(s[i+4])<<32 | uint64(s[i+5])<<40 | uint64(s[i+6])<<48 | uint64(s[i+7])<<56
-		quote, slash := w^ones*'"', w^ones*'\\'
-		if (w|(w+ones)|(w-ones*' ')|(quote-ones)|(slash-ones))&highs != 0 {
-			return false
-		}
-	}
-	for ; i < len(s); i++ {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			return false
-		}
-	}
-	return true
+	return (w | (w + ones) | (w - ones*' ') | ((w ^ ones*'"') - ones) | ((w ^ ones*'\\') - ones)) & highs
 }
 
 // ErrUnknownEvent is wrapped when a line names a fact that this version does not know.

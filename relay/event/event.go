@@ -23,6 +23,7 @@
 package event
 
 import (
+	"sync"
 	"time"
 
 	"waybill/relay/mail"
@@ -72,8 +73,16 @@ type Record struct {
 	Form *Form `json:"-"` // what Encode made; nil when it has not
 }
 
+// Keep is r as a sink may keep it.
+func (r *Record) Keep() Record {
+	kept := *r
+	kept.Form = nil
+	return kept
+}
+
 // A Sink reads the stream. Write does no I/O of its own beyond a buffer; it may
-// wait for room there, as the package comment says. It must not keep r.
+// wait for room there, as the package comment says. It must keep neither r nor
+// its Form, whose room is used again ([Record.Keep]); the event stays as it is.
 // Sinks are written to by many goroutines at once.
 type Sink interface{ Write(r *Record) }
 
@@ -112,9 +121,15 @@ func (e Emitter) Emit(ev Event) {
 	if e.sink == nil {
 		return
 	}
-	r := e.Stamp(ev)
-	e.sink.Write(&r)
+	r := records.Get().(*Record)
+	*r = e.Stamp(ev)
+	e.sink.Write(r)
+	*r = Record{}
+	records.Put(r)
 }
+
+// records are those that Emit writes, which no sink keeps.
+var records = sync.Pool{New: func() any { return new(Record) }}
 
 // Stamp makes the record of ev, now, without writing it. A durable fact is
 // stamped, committed together with the change that it tells of, and only then

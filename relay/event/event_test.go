@@ -311,7 +311,7 @@ func TestPlainText(t *testing.T) {
 
 func TestEncode(t *testing.T) {
 	r := Record{ID: "1", Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Event: SenderRefused{Refusal{Reason: "first"}}}
-	first, err := r.Encode([]byte("before "))
+	first, err := r.Encode([]byte("before "), new(Form))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,5 +327,74 @@ func TestEncode(t *testing.T) {
 	r.Form = nil
 	if b, err := r.AppendJSON(nil); err != nil || string(b) != string(again) {
 		t.Errorf("without its form: %s, %v; want %s", b, err, again)
+	}
+}
+
+func TestAmend(t *testing.T) {
+	lists := []Recipient{{Address: `a,"t_accept":7,@example.com`, Reply: `,"t_accept":8}`}}
+	early := MessageQueued{Info: Info{MailFrom: `,"t_accept":9,`, Size: 3}, Recipients: lists, TAccept: Secs(time.Millisecond), Expires: time.Date(2026, 1, 7, 3, 4, 5, 0, time.UTC)}
+	for _, test := range []struct {
+		name string
+		late Seconds
+	}{
+		{"longer", Secs(123456 * time.Microsecond)},
+		{"shorter", 0},
+		{"the same", early.TAccept},
+		{"negative", Secs(-time.Second)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := Record{ID: "1", Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Event: early}
+			if _, err := r.Encode(nil, new(Form)); err != nil {
+				t.Fatal(err)
+			}
+			late := early
+			late.TAccept = test.late
+			r.Amend(late, "t_accept")
+			if r.Form.of != ValueOf(r.Event) {
+				t.Error("the form is of no use any more")
+			}
+			got, err := r.AppendJSON(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept := r.Keep()
+			want, err := kept.AppendJSON(nil)
+			if err != nil || string(got) != string(want) {
+				t.Errorf("amended: %s, %v; want %s", got, err, want)
+			}
+		})
+	}
+}
+
+func TestAmendWithoutForm(t *testing.T) {
+	r := Record{Event: MessageQueued{TAccept: 1}}
+	r.Amend(MessageQueued{TAccept: 2}, "t_accept")
+	if got := r.Event.(MessageQueued).TAccept; got != 2 {
+		t.Errorf("TAccept = %d, want 2", got)
+	}
+	if _, err := r.Encode(nil, new(Form)); err != nil {
+		t.Fatal(err)
+	}
+	r.Amend(MessageQueued{Helo: "other"}, "helo") // one that is left out when empty
+	if b, err := r.AppendJSON(nil); err != nil || !strings.Contains(string(b), `"helo":"other"`) {
+		t.Errorf("amended in a field that may be left out: %s, %v", b, err)
+	}
+}
+
+func TestKindOf(t *testing.T) {
+	for i, row := range table {
+		ev := reflect.New(reflect.TypeOf(row.event)).Elem().Interface().(Event) // not made by the same code
+		if k := kindOf(ev); k != kinds[reflect.TypeOf(ev)] || Number(ev) != i || Names()[i] != Name(ev) {
+			t.Errorf("kindOf(%T) = %v, number %d, want %d", ev, k, Number(ev), i)
+		}
+	}
+	used := 0
+	for i := range slots {
+		if slots[i].kind != nil {
+			used++
+		}
+	}
+	if used != len(table) {
+		t.Errorf("%d slots are used, want %d", used, len(table))
 	}
 }

@@ -15,12 +15,49 @@ import (
 // use and does not change.
 type Value struct{ at unsafe.Pointer }
 
+// words are those of an [Event], as the runtime has it.
+type words struct {
+	table uintptr // one for each type
+	data  unsafe.Pointer
+}
+
 // ValueOf is the fact ev. Facts are structs, and larger than a pointer (the
 // table of facts is checked for that when the program starts), so that the
 // second word of the interface points to it.
 func ValueOf(ev Event) Value {
-	type iface struct{ _, data unsafe.Pointer }
-	return Value{(*iface)(unsafe.Pointer(&ev)).data} //nolint:gosec // see above
+	return Value{(*words)(unsafe.Pointer(&ev)).data} //nolint:gosec // see above
+}
+
+// kindOf is the kind of ev, found by the first word of the interface: each fact
+// is asked for its kind by all who take, write and count it. What a word stands
+// for is learned from the table of facts; one that is not known, which the
+// language does not rule out, is looked up by its type.
+func kindOf(ev Event) *kind {
+	table := (*words)(unsafe.Pointer(&ev)).table //nolint:gosec // see above
+	for i := slotOf(table); slots[i].kind != nil; i = (i + 1) % len(slots) {
+		if slots[i].table == table {
+			return slots[i].kind
+		}
+	}
+	return kinds[reflect.TypeOf(ev)]
+}
+
+// slots are the kinds by the first word of their events; at most half are used.
+var slots [256]struct {
+	table uintptr
+	kind  *kind
+}
+
+func slotOf(table uintptr) int { return int(uint64(table)*0x9e3779b97f4a7c15>>56) % len(slots) }
+
+// learn lets kindOf find k by the event ev.
+func learn(ev Event, k *kind) {
+	table := (*words)(unsafe.Pointer(&ev)).table //nolint:gosec // see above
+	i := slotOf(table)
+	for slots[i].kind != nil {
+		i = (i + 1) % len(slots)
+	}
+	slots[i].table, slots[i].kind = table, k
 }
 
 // checkPeekable panics when ValueOf cannot read facts of the type.

@@ -231,7 +231,7 @@ func (l *Log) Write(r *event.Record) {
 		l.dropped[BufferFull].Add(1)
 		return
 	}
-	l.pending = append(l.pending, waiting{*r, size})
+	l.pending = append(l.pending, waiting{r.Keep(), size})
 	l.octets += size
 	enough := len(l.pending) >= batchRecords || l.octets >= batchOctets
 	l.mu.Unlock()

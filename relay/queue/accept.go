@@ -293,9 +293,6 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 	c.set = append(c.set, pair{key, value})
 
 	emit := q.opts.Emitter.Message(d.ID, d.UID)
-	if c.lines == nil && q.opts.Confirm != nil {
-		c.lines = make([]byte, 0, acceptRoom)
-	}
 	if !d.Origin.DataEndedAt.IsZero() {
 		c.arrived = append(c.arrived, arrival{len(c.facts), d.Origin.DataEndedAt})
 	}

@@ -40,13 +40,6 @@ func outboxKey(seq uint64) []byte {
 
 type pair struct{ key, value []byte }
 
-// The room that the durable facts of an acceptance, and of an attempt, take: with
-// usual addresses 1.4 and 2.4 KiB.
-const (
-	acceptRoom = 2 << 10
-	linesRoom  = 3 << 10
-)
-
 // change is something that becomes durable as a whole, with its facts.
 type change struct {
 	set     []pair
@@ -54,6 +47,7 @@ type change struct {
 	facts   []event.Record // to publish, in order
 	lines   []byte         // those of them that are durable, as JSON lines
 	rows    int            // how many
+	sheet   *sheet         // that facts and lines are written on
 	segs    []*segment     // contents that must be on disk first
 	dir     bool           // one of them is a new file
 	apply   func()         // after the commit, with q.mu held
@@ -80,25 +74,6 @@ func (c *change) size() int64 {
 	return n
 }
 
-// state adds a fact to c. Durable facts also go into the outbox.
-func (q *Queue) state(c *change, emit event.Emitter, ev event.Event) error {
-	c.facts = append(c.facts, emit.Stamp(ev))
-	if q.opts.Confirm == nil || event.Class(ev) != event.Durable {
-		return nil
-	}
-	if c.lines == nil {
-		c.lines = make([]byte, 0, linesRoom)
-	}
-	lines, err := c.facts[len(c.facts)-1].Encode(c.lines) // the log writes the same
-	if err != nil {
-		return fmt.Errorf("encode fact: %w", err)
-	}
-	c.lines = append(lines, '\n')
-	c.rows++
-	c.facts[len(c.facts)-1].Kept = true
-	return nil
-}
-
 // committer merges the changes that wait into one transaction at a time.
 type committer struct {
 	mu      sync.Mutex
@@ -111,7 +86,8 @@ type committer struct {
 
 // submit hands c to the committer and waits until it is durable.
 func (q *Queue) submit(c *change) error {
-	c.done = make(chan error, 1)
+	done := answers.Get().(chan error)
+	c.done = done
 	if n := c.size(); n > q.batchBytes {
 		// It goes alone, and its facts are compressed: those of many recipients are much alike.
 		n += int64(len(packFacts(nil, c.lines)) - len(c.lines))
@@ -130,8 +106,13 @@ func (q *Queue) submit(c *change) error {
 	case q.com.wake <- struct{}{}:
 	default:
 	}
-	return <-c.done
+	err := <-done
+	answers.Put(done)
+	return err
 }
+
+// answers are channels for the answers to changes: each gets one, and is empty again.
+var answers = sync.Pool{New: func() any { return make(chan error, 1) }}
 
 // take removes the changes of the next transaction. It returns nil when the
 // committer shall end.
@@ -340,13 +321,7 @@ type publication struct {
 func (q *Queue) publishLoop() {
 	for p := range q.published {
 		for _, c := range p.group {
-			for _, a := range c.arrived {
-				if ev, ok := c.facts[a.fact].Event.(event.MessageQueued); ok {
-					ev.TAccept = event.Since(a.from, p.at)
-					c.facts[a.fact].Event = ev
-				}
-			}
-			q.opts.Emitter.Publish(c.facts...)
+			q.publish(c, p.at)
 		}
 		if p.row != 0 {
 			q.outbox.emitted(p.row, q.mark())

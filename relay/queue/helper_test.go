@@ -34,7 +34,7 @@ type recorder struct {
 
 func (r *recorder) Write(rec *event.Record) {
 	r.mu.Lock()
-	r.recs = append(r.recs, *rec)
+	r.recs = append(r.recs, rec.Keep())
 	r.mu.Unlock()
 }
 
@@ -104,7 +104,7 @@ type confirmer struct {
 func (c *confirmer) Write(r *event.Record) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.again = append(c.again, *r)
+	c.again = append(c.again, r.Keep())
 }
 
 func (c *confirmer) Mark() uint64 {

@@ -21,7 +21,7 @@ type Recorder struct {
 func (r *Recorder) Write(rec *event.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.records = append(r.records, *rec)
+	r.records = append(r.records, rec.Keep())
 	if r.changed != nil {
 		close(r.changed)
 		r.changed = nil

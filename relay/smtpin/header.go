@@ -182,9 +182,8 @@ func (h *headerScanner) begin() {
 		return
 	}
 	name := bytes.TrimRight(h.name[:h.nameLen], " \t")
-	h.wrong = h.wrong || len(name) == 0
-	for _, b := range name {
-		h.wrong = h.wrong || b <= ' ' || b > '~' // RFC 5322 section 2.2
+	if len(name) == 0 || bytes.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) { // RFC 5322 section 2.2
+		h.wrong = true
 	}
 	switch {
 	case bytes.EqualFold(name, []byte("Received")):

@@ -43,7 +43,7 @@ func (r *recorder) Write(rec *event.Record) {
 		return
 	}
 	r.mu.Lock()
-	r.recs = append(r.recs, *rec)
+	r.recs = append(r.recs, rec.Keep())
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
