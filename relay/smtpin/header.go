@@ -182,8 +182,9 @@ func (h *headerScanner) begin() {
 		return
 	}
 	name := bytes.TrimRight(h.name[:h.nameLen], " \t")
-	if len(name) == 0 || bytes.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) { // RFC 5322 section 2.2
-		h.wrong = true
+	h.wrong = h.wrong || len(name) == 0
+	for _, b := range name {
+		h.wrong = h.wrong || b <= ' ' || b > '~' // RFC 5322 section 2.2
 	}
 	switch {
 	case bytes.EqualFold(name, []byte("Received")):

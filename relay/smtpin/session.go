@@ -160,13 +160,15 @@ func (s *session) Mail(string, *smtp.MailOptions) (err error) {
 	defer s.guard("MAIL", &err)
 	s.logInByCertificate()
 	env, at := s.conn.Envelope()
-	s.sender = s.sender || s.c.keep.Sender(event.Sender(env.Sender))
+	if s.c.keep.NamesSenders() {
+		s.sender = s.sender || s.c.keep.Sender(event.Sender(env.Sender))
+	}
 	if e := s.mayMail(env); e != nil {
 		s.emit.Emit(event.SenderRefused{Refusal: s.refusal(e, env)})
 		return answer(e)
 	}
 	s.trust(&env)
-	s.tx = &transaction{s: s, env: env, at: at}
+	s.tx = s.begins(env, at)
 	return nil
 }
 
@@ -249,10 +251,13 @@ func (s *session) Data(io.Reader) (err error) {
 	body := s.conn.Body()
 	tx := s.tx
 	id, e := tx.receive(body)
-	s.srv.throttles.Charge(time.Now(), throttle.Bytes, tx.size, s.client(tx.env))
+	if s.srv.throttles.Any(throttle.Bytes) {
+		s.srv.throttles.Charge(time.Now(), throttle.Bytes, tx.size, s.client(tx.env))
+	}
 	if e == nil {
 		s.messages++
-		return &smtp.SMTPError{Code: 250, EnhancedCode: smtp.EnhancedCode{2, 0, 0}, Message: "queued as " + string(id)}
+		s.conn.Answer(mail.Reply{Code: 250, Enhanced: "2.0.0", Text: "queued as " + string(id)})
+		return nil
 	}
 	if errors.Is(e, wire.ErrAborted) || errors.Is(e, io.ErrUnexpectedEOF) {
 		return answer(e) // the client went: nobody was refused anything
@@ -264,7 +269,7 @@ func (s *session) Data(io.Reader) (err error) {
 // Reset ends the transaction.
 func (s *session) Reset() {
 	if s.tx != nil {
-		s.tx.abort()
+		s.tx.end()
 		s.tx = nil
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"waybill/relay/event"
@@ -28,6 +29,28 @@ type transaction struct {
 	size int64
 
 	changed []string // words of event.Changes
+}
+
+// transactions are those that have ended, with the room that their header fields
+// took: a session has one at a time, and most have none.
+var transactions = sync.Pool{New: func() any { return new(transaction) }}
+
+// begins returns a transaction for MAIL, which was read at at.
+func (s *session) begins(env mail.Envelope, at time.Time) *transaction {
+	tx := transactions.Get().(*transaction)
+	tx.s, tx.env, tx.at = s, env, at
+	return tx
+}
+
+// end gives up what was not handed over, and tx itself.
+func (tx *transaction) end() {
+	tx.abort()
+	room := tx.head.values
+	for i := range room {
+		room[i] = room[i][:0]
+	}
+	*tx = transaction{head: headerScanner{values: room}}
+	transactions.Put(tx)
 }
 
 // change notes what was changed of the message.

@@ -73,6 +73,9 @@ func (c *Chooser) Keeps() bool {
 	return c == nil || !c.off || len(c.rule.ClientIP)+len(c.rule.Users)+len(c.rule.Senders) > 0
 }
 
+// NamesSenders reports whether the rule names any sender.
+func (c *Chooser) NamesSenders() bool { return c != nil && len(c.rule.Senders) > 0 }
+
 // Sender reports whether the rule names a sender; "<>" is the null sender.
 func (c *Chooser) Sender(address string) bool {
 	return c != nil && slices.ContainsFunc(c.rule.Senders, func(pattern string) bool { return matches(pattern, address) })

@@ -82,7 +82,7 @@ type authState struct {
 const (
 	safeHelo = "HELO client\r\n" // for EHLO too: its reply is made here
 	safeMail = "MAIL FROM:<>\r\n"
-	safeRcpt = "RCPT TO:<recipient@invalid>\r\n"
+	safeRcpt = "RCPT TO:<r@h>\r\n"
 	safeData = "DATA\r\n"
 	safeEnd  = ".\r\n"
 	safeRset = "RSET\r\n"
@@ -167,8 +167,11 @@ func (c *Conn) command() {
 		limit = maxAuthLine
 	}
 	c.waitFor(now, !c.tx && !c.auth.active)
+	c.nowAt, c.waited = now, false
 	line, err := c.line(limit, deadline, !c.tx)
-	c.nowAt = time.Now()
+	if c.waited { // it was not among the octets at hand
+		c.nowAt = time.Now()
+	}
 	if c.waitFor(time.Time{}, false) && errors.Is(err, errTimeout) {
 		err = errEvicted
 	}
@@ -406,7 +409,7 @@ func foreign(word, args []byte) bool {
 }
 
 // give hands line to go-smtp.
-func (c *Conn) give(line string) { c.pend = append(c.pend[:0], line...) }
+func (c *Conn) give(line string) { c.pend = line }
 
 // plainCommand hands a command that takes no argument to go-smtp.
 func (c *Conn) plainCommand(args []byte, line string) {
@@ -439,11 +442,14 @@ func (c *Conn) mail(args []byte) {
 		c.refuse(args, syntax(err, "5.1.7"))
 		return
 	}
-	if e := c.mayMail(&env); e != nil {
+	last := c.env
+	c.env = env
+	if e := c.mayMail(&c.env); e != nil {
+		c.env = last
 		c.refuse(args, e)
 		return
 	}
-	c.env, c.mailAt = env, c.nowAt
+	c.mailAt = c.nowAt
 	c.give(safeMail)
 }
 
@@ -457,11 +463,13 @@ func (c *Conn) recipient(args []byte) {
 		c.refuse(args, syntax(err, "5.1.3"))
 		return
 	}
-	if e := c.mayRcpt(&rcpt); e != nil {
+	last := c.rcpt
+	c.rcpt = rcpt
+	if e := c.mayRcpt(&c.rcpt); e != nil {
+		c.rcpt = last
 		c.refuse(args, e)
 		return
 	}
-	c.rcpt = rcpt
 	c.give(safeRcpt)
 }
 
@@ -666,19 +674,20 @@ func (c *Conn) throttled(limit, action string) {
 }
 
 // answered states that the current command was answered, and keeps the counts
-// of its session.
-func (c *Conn) answered(code int, enhanced string) {
-	took := time.Since(c.nowAt)
+// of its session. It returns the time of now.
+func (c *Conn) answered(code int, enhanced string) time.Time {
+	now := time.Now()
+	took := now.Sub(c.nowAt)
 	if code >= 400 && code != 421 { // bye decides about that
 		c.failed = true
 	}
 	if took > slowReply && code < 500 {
 		c.slow = true
 	}
-	if c.now == none {
-		return
+	if c.now != none {
+		c.opts.Emitter.Emit(event.CommandAnswered{
+			Connector: c.opts.Connector, Verb: c.now.String(), Code: code, Enhanced: enhanced, Took: event.Secs(took),
+		})
 	}
-	c.opts.Emitter.Emit(event.CommandAnswered{
-		Connector: c.opts.Connector, Verb: c.now.String(), Code: code, Enhanced: enhanced, Took: event.Secs(took),
-	})
+	return now
 }

@@ -134,7 +134,7 @@ type Conn struct {
 	in     input
 	out    []byte // replies that are not yet sent
 	outN   int64
-	pend   []byte // what go-smtp gets next
+	pend   string // what go-smtp gets next
 	reply  []byte // what go-smtp says
 	wrbuf  [256]byte
 	script *transcript.Log
@@ -156,6 +156,7 @@ type Conn struct {
 
 	now      verb // the command that go-smtp is answering
 	nowAt    time.Time
+	waited   bool // octets were received since nowAt
 	auth     authState
 	override mail.Reply // say this instead of what go-smtp says
 	swallow  bool       // say nothing instead
@@ -427,6 +428,7 @@ func (c *Conn) fill(deadline time.Time, idle, large bool) error {
 
 	n, err := c.cur.Read(room)
 	c.in.filled(n)
+	c.waited = true
 
 	if idle {
 		c.mu.Lock()

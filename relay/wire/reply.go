@@ -37,21 +37,20 @@ func (c *Conn) bye(cause string, code int, enhanced, text string) {
 
 // say sends r as the reply to the current command.
 func (c *Conn) say(r mail.Reply) {
-	c.answered(r.Code, r.Enhanced)
-	c.tarpit(r.Code)
-	text := []byte(r.Text)
-	for more := true; more; {
-		var line []byte
-		line, text, more = bytes.Cut(text, lf)
-		c.replyLine(r, line, more)
+	now := c.answered(r.Code, r.Enhanced)
+	if c.tarpit(r.Code) {
+		now = time.Now()
+	}
+	for text, more := r.Text, true; more; {
+		var line string
+		line, text, more = strings.Cut(text, "\n")
+		c.replyLine(now, r, line, more)
 	}
 }
 
-var lf = []byte{'\n'}
-
 // replyLine appends one line of a reply. Every line carries the enhanced code
 // (RFC 2034 section 3), no line holds what could be taken for another.
-func (c *Conn) replyLine(r mail.Reply, text []byte, more bool) {
+func (c *Conn) replyLine(now time.Time, r mail.Reply, text string, more bool) {
 	at := len(c.out)
 	c.out = strconv.AppendInt(c.out, int64(r.Code), 10)
 	if more {
@@ -64,31 +63,31 @@ func (c *Conn) replyLine(r mail.Reply, text []byte, more bool) {
 		c.out = append(c.out, ' ')
 	}
 	const limit = 480 // RFC 5321 section 4.5.3.1.5: 512 with everything
-	for i, b := range text {
-		if i == limit {
-			break
-		}
+	said := len(c.out)
+	c.out = append(c.out, text[:min(len(text), limit)]...)
+	for i, b := range c.out[said:] {
 		if b < ' ' || b == 0x7f || b >= 0x80 && !c.env.UTF8 {
-			b = '?'
+			c.out[said+i] = '?'
 		}
-		c.out = append(c.out, b)
 	}
-	c.script.Server(time.Now(), c.out[at:])
+	c.script.Server(now, c.out[at:])
 	c.out = append(c.out, '\r', '\n')
 }
 
 // put sends one line as it is, outside any command.
 func (c *Conn) put(line string) {
-	c.script.Server(time.Now(), []byte(line))
+	at := len(c.out)
 	c.out = append(c.out, line...)
+	c.script.Server(time.Now(), c.out[at:])
 	c.out = append(c.out, '\r', '\n')
 }
 
 // tarpit delays a 5xx reply while nobody is authenticated, so that guessing
-// costs the guesser time. It holds no more than an idle session does.
-func (c *Conn) tarpit(code int) {
+// costs the guesser time. It holds no more than an idle session does. It reports
+// whether it did.
+func (c *Conn) tarpit(code int) bool {
 	if code < 500 || c.authed || c.opts.Tarpit <= 0 {
-		return
+		return false
 	}
 	if !c.tarpitted {
 		c.tarpitted = true
@@ -96,7 +95,7 @@ func (c *Conn) tarpit(code int) {
 	}
 	c.in.shrink()
 	if c.flush() != nil {
-		return
+		return false
 	}
 	t := time.NewTimer(c.opts.Tarpit)
 	defer t.Stop()
@@ -104,6 +103,7 @@ func (c *Conn) tarpit(code int) {
 	case <-t.C:
 	case <-c.gone:
 	}
+	return true
 }
 
 // settle takes go-smtp's reply, which is complete, and sends ours.
@@ -116,17 +116,22 @@ func (c *Conn) settle() {
 		return
 	}
 	v := c.now
-	r, ok := ours(v, c.reply)
+	if len(c.reply) == 0 { // go-smtp said nothing: it is ending
+		c.now = none
+		return
+	}
+	r, ok := c.override, c.override.Code != 0
+	c.override = mail.Reply{}
+	if !ok {
+		r, ok = ours(v, c.reply)
+	}
 	if !ok {
 		r = parseReply(c.reply)
 	}
 	c.reply = c.reply[:0]
-	if r.Code == 0 { // go-smtp said nothing: it is ending
+	if r.Code == 0 {
 		c.now = none
 		return
-	}
-	if c.override.Code != 0 {
-		r, c.override = c.override, mail.Reply{}
 	}
 	c.state(v, r.Code)
 	if c.swallow {
