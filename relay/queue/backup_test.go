@@ -94,7 +94,7 @@ func TestBackupUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%+v, %+v", info, done)
-	q, err := Open(Options{Dir: to, Router: &domains{}, DiskFreeMin: 1 << 20, Confirm: &confirmer{}})
+	q, err := Open(Options{Dir: to, Router: &domains{}, DiskFreeMin: 1 << 20, Confirm: &confirmer{}, tune: tuning{fs: roomy{}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ func (q *quiet) Write(*event.Record) { q.n.Add(1) }
 func openBench(b *testing.B, change func(*Options)) *harness {
 	return open(b, func(o *Options) {
 		o.Emitter = event.NewEmitter("n1", &quiet{})
-		o.tune = tuning{}
+		o.tune = tuning{fs: roomy{}}
 		o.DiskFreeMin = 0
 		if change != nil {
 			change(o)

@@ -63,7 +63,7 @@ func (durable) Sync() error             { return nil }
 func crashOptions(dir string, sink event.Sink) Options {
 	return Options{
 		Dir: filepath.Join(dir, "queue"), Router: &domains{}, Emitter: event.NewEmitter("n1", sink), Confirm: durable{},
-		DiskFreeMin: 1 << 20, tune: tuning{segment: 1 << 20, tick: 30 * time.Millisecond},
+		DiskFreeMin: 1 << 20, tune: tuning{fs: roomy{}, segment: 1 << 20, tick: 30 * time.Millisecond},
 	}
 }
 

@@ -119,7 +119,7 @@ func newStock(t testing.TB, closed bool) *stock {
 // check opens dir and wants it to have everything, or to be refused with advice.
 func (s *stock) check(t *testing.T, dir string) (refused bool) {
 	t.Helper()
-	q, err := Open(Options{Dir: dir, Router: &domains{}, DiskFreeMin: 1 << 20, Confirm: &confirmer{}, tune: tuning{segment: 4 << 20}})
+	q, err := Open(Options{Dir: dir, Router: &domains{}, DiskFreeMin: 1 << 20, Confirm: &confirmer{}, tune: tuning{fs: roomy{}, segment: 4 << 20}})
 	if err != nil {
 		if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "waybill queue rescue --data-dir") {
 			t.Errorf("Open = %v, want ErrCorrupt and what to do", err)
