@@ -104,7 +104,10 @@ type Meaning struct {
 // the rest is addresses of help pages.
 const maxMatched = 1 << 10
 
-// Explain says what o means. It is the zero Meaning for what did not fail. What
+// atItsEnd begins the explanation of what expired.
+const atItsEnd = "given up at the end of its lifetime: "
+
+// Explain says what o means, and the same of what it was already said of. It is the zero Meaning for what did not fail. What
 // o says itself of class and rule is kept.
 func (r Rules) Explain(o *mail.Outcome) Meaning {
 	if o.Disposition == mail.Relayed {
@@ -127,8 +130,8 @@ func (r Rules) Explain(o *mail.Outcome) Meaning {
 	if m.Explanation == "" {
 		m.Explanation = rule.explanation(m.Permanence)
 	}
-	if o.Disposition == mail.Expired {
-		m.Explanation = "given up at the end of its lifetime: " + m.Explanation
+	if o.Disposition == mail.Expired && !strings.HasPrefix(m.Explanation, atItsEnd) { // it may have been said before
+		m.Explanation = atItsEnd + m.Explanation
 	}
 	return m
 }

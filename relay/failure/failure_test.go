@@ -91,6 +91,11 @@ func TestExplain(t *testing.T) {
 			if got != test.want || !said {
 				t.Errorf("Explain() = %+v (%q), want %+v", got, rules.Explain(&test.outcome).Explanation, test.want)
 			}
+			rules.Complete(&test.outcome)
+			once := test.outcome
+			if rules.Complete(&test.outcome); test.outcome != once {
+				t.Errorf("Complete() twice makes %+v, want %+v", test.outcome, once)
+			}
 		})
 	}
 }
