@@ -71,7 +71,6 @@ func (s *Store) snapshot(want func(m *meta) bool) (*snapshot, error) {
 	s.mu.Unlock()
 	for _, p := range shut {
 		if err := s.read(p); err != nil {
-			s.readErrors.Add(1)
 			sn.bad.Add(1)
 			continue
 		}

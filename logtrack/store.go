@@ -280,13 +280,16 @@ func (s *Store) leaveOut(name string, err error) {
 }
 
 // read acquires a partition to read it, and leaves it out for good when it
-// turns out to be damaged. s.mu is not held, or the store is not open yet.
+// turns out to be damaged. It counts what cannot be read, and one that is gone
+// meanwhile is no such thing. s.mu is not held, or the store is not open yet.
 func (s *Store) read(p *partition) error {
 	err := p.acquire(false)
 	if _, damaged := errors.AsType[*badgerdir.DamageError](err); damaged {
 		s.mu.Lock()
 		s.leaveOut(p.name, err)
 		s.mu.Unlock()
+	} else if err != nil && !gone(err) {
+		s.readErrors.Add(1)
 	}
 	return err
 }

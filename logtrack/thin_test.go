@@ -143,3 +143,30 @@ func TestKindsOfDamagedDay(t *testing.T) {
 		t.Errorf("a half written day is left: %v", err)
 	}
 }
+
+// TestDamagedDayCountsOnce damages a day that is shut: the first who reads it
+// tells of it, and nobody after it.
+func TestDamagedDayCountsOnce(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	now := time.Now().UTC()
+	at := now.Add(-3 * 24 * time.Hour)
+	im := s.Import()
+	if err := im.Add(&event.Record{ID: mail.NewID(at), Time: at, Event: event.SessionOpened{Direction: event.Inbound}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := im.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.maintain(now)
+	s.maintain(now.Add(2 * idleAfter))
+	flipFiles(t, filepath.Join(s.partitions()[0].dir, "MANIFEST"), 0)
+	for range 2 {
+		page, err := s.Events(t.Context(), trackapi.Query{From: now.AddDate(0, 0, -10)})
+		if err != nil || page.Cut == "" {
+			t.Errorf("an answer without a day says %q, %v", page.Cut, err)
+		}
+	}
+	if n := s.Stats().WriteErrors["read"]; n != 1 {
+		t.Errorf("%d read errors, want one for the damaged day", n)
+	}
+}
