@@ -431,9 +431,12 @@ func TestQueuedMessageOutlivesRetention(t *testing.T) {
 	}
 	t.Cleanup(func() { closed(t, s) })
 	im := s.Import()
+	var lines bytes.Buffer
 	for _, m := range []mail.QueueID{waits, left} {
 		for range 3 {
-			if err := im.Add(&event.Record{ID: mail.NewID(at), Time: at, Message: m, Event: event.MessageQueued{Info: event.Info{MailFrom: "a@b.example"}}}); err != nil {
+			r := event.Record{ID: mail.NewID(at), Time: at, Message: m, Event: event.MessageQueued{Info: event.Info{MailFrom: "a@b.example"}}}
+			lines.WriteString(jsonOf(t, &r) + "\n")
+			if err := im.Add(&r); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -449,6 +452,20 @@ func TestQueuedMessageOutlivesRetention(t *testing.T) {
 	tl, err := s.Message(t.Context(), string(waits))
 	if err != nil || len(tl.Timeline) != 3 {
 		t.Errorf("a message that waits: %+v, %v", tl, err)
+	}
+
+	// Neither does its history get lost when the store is made anew.
+	again, err := Open(Options{Dir: t.TempDir(), Retention: s.opts.Retention, Pending: s.opts.Pending})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closed(t, again) })
+	if done, err := again.Reindex(t.Context(), &lines); err != nil || done.Added != 3 || done.Old != 3 {
+		t.Errorf("Reindex() = %+v, %v; want the facts of the message that waits", done, err)
+	}
+	again.maintain(time.Now())
+	if tl, err := again.Message(t.Context(), string(waits)); err != nil || len(tl.Timeline) != 3 {
+		t.Errorf("a message that waits, in the new store: %+v, %v", tl, err)
 	}
 }
 

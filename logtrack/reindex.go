@@ -13,6 +13,7 @@ import (
 
 	"waybill/logtrack/trackapi"
 	"waybill/relay/event"
+	"waybill/relay/mail"
 )
 
 // Reindexed says what [Store.Reindex] and [Import] found.
@@ -54,6 +55,7 @@ func (s *Store) Reindex(ctx context.Context, lines io.Reader) (Reindexed, error)
 type Import struct {
 	facts, talks *importer
 	done         Reindexed
+	queued       map[mail.QueueID]bool // what the queue had when it was first asked; nil before
 }
 
 // Import begins to take facts of the past. It may run beside live traffic.
@@ -66,7 +68,7 @@ func (s *Store) Import() *Import {
 }
 
 // Add takes a fact, unless the store has it already or it is past the
-// retention. It may keep r's lists.
+// retention; of a message that the queue still has, nothing is. It may keep r's lists.
 func (im *Import) Add(r *event.Record) error {
 	r.Time = r.Time.UTC()
 	x := im.facts
@@ -74,8 +76,12 @@ func (im *Import) Add(r *event.Record) error {
 		x = im.talks
 	}
 	if r.Time.Before(time.Now().Add(-x.s.keepsFor(r))) {
-		im.done.Old++
-		return nil
+		if waits, err := im.waits(r); err != nil {
+			return err
+		} else if !waits || x == im.talks {
+			im.done.Old++
+			return nil
+		}
 	}
 	r = x.s.opts.Privacy.protect(r)
 	if out, changed, drop := im.facts.s.erased.apply(r); drop {
@@ -94,6 +100,24 @@ func (im *Import) Add(r *event.Record) error {
 		im.done.Known++
 	}
 	return nil
+}
+
+// waits reports whether r is of the history of a message that the queue has:
+// it stays until the last word on the message, as when a day is removed. The
+// queue is asked once: what comes into it later has no facts of that age.
+func (im *Import) waits(r *event.Record) (bool, error) {
+	s := im.facts.s
+	if r.Message == "" || s.opts.Pending == nil {
+		return false, nil
+	}
+	if im.queued == nil {
+		queued, err := s.queued(context.Background(), time.Now())
+		if err != nil {
+			return false, err
+		}
+		im.queued = queued
+	}
+	return im.queued[r.Message], nil
 }
 
 // Done says what was taken so far.

@@ -128,14 +128,10 @@ func (s *Store) thinOne(ctx context.Context, p *partition, kinds []string, now t
 	if !has {
 		return p.mark(kinds)
 	}
-	queued := map[mail.QueueID]bool{}
+	var queued map[mail.QueueID]bool
 	if m := p.summary(); s.opts.Pending != nil && m.HasMsg {
-		ids, err := s.opts.Pending(ctx, now)
-		if err != nil {
-			return fmt.Errorf("the queue did not say what it has: %w", err)
-		}
-		for _, id := range ids {
-			queued[id] = true
+		if queued, err = s.queued(ctx, now); err != nil {
+			return err
 		}
 	}
 	done, err := s.rewriteAs(ctx, p, renewal{
@@ -149,6 +145,19 @@ func (s *Store) thinOne(ctx context.Context, p *partition, kinds []string, now t
 		s.log.Info("track partition lost what is past its age", zap.String("partition", p.name), zap.Strings("kinds", kinds), zap.Int("facts", done.facts))
 	}
 	return err
+}
+
+// queued are the messages that the queue has, of those accepted before a time.
+func (s *Store) queued(ctx context.Context, before time.Time) (map[mail.QueueID]bool, error) {
+	ids, err := s.opts.Pending(ctx, before)
+	if err != nil {
+		return nil, fmt.Errorf("the queue did not say what it has: %w", err)
+	}
+	queued := make(map[mail.QueueID]bool, len(ids))
+	for _, id := range ids {
+		queued[id] = true
+	}
+	return queued, nil
 }
 
 // hasKinds reports whether a partition has facts of some kinds, as its headers tell.
