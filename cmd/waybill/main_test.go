@@ -297,6 +297,46 @@ func TestTableFits(t *testing.T) {
 	}
 }
 
+// TestTableColumns has columns begin at the same place of the screen, however wide
+// what stands before them is.
+func TestTableColumns(t *testing.T) {
+	const wide = 2 // columns of an ideograph or an emoji
+	for _, test := range []struct {
+		name, cell string
+		columns    int
+		want       string // in ten columns
+	}{
+		{"letters", "ann@a.test", 10, "ann@a.test"},
+		{"letters, cut", "ann@aa.test", 11, "ann@aa.te…"},
+		{"ideographs", "山田@b.jp", 2*wide + 5, "山田@b.jp"},
+		{"ideographs, cut", "山田太郎@b.jp", 4*wide + 5, "山田太郎@…"},
+		{"ideographs, cut between two", "x山田太郎様@b", 1 + 5*wide + 2, "x山田太郎…"},
+		{"half an ideograph is not shown", "山田太郎様@b", 5*wide + 2, "山田太郎…"},
+		{"combining", "e\u0301a\u0308@b", 4, "e\u0301a\u0308@b"},
+		{"emoji", "👩‍🚒@b", wide + 2, "👩‍🚒@b"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			text := func(columns int) string {
+				tab := newTable("SENDER", "STATE")
+				tab.flex = []int{0}
+				tab.add("x", "!")
+				tab.add(test.cell, "!")
+				return tab.text(&env{noColor: true}, columns)
+			}
+			lines := strings.Split(text(1<<20), "\n")
+			if want := strings.Repeat(" ", max(test.columns, len("SENDER"))-1+gap); lines[1] != "x"+want+"!" {
+				t.Errorf("the column before has %d columns, want %d:\n%q", len(lines[1])-1-gap, test.columns, lines)
+			}
+			if want := test.cell + strings.Repeat(" ", max(0, len("SENDER")-test.columns)+gap) + "!"; lines[2] != want {
+				t.Errorf("the row is %q, want %q", lines[2], want)
+			}
+			if got := fit(test.cell, 10); got != test.want {
+				t.Errorf("fit() = %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
 func TestWords(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -365,10 +405,13 @@ func TestCSVDoesNotCompute(t *testing.T) {
 	tab := newTable("SENDER", "IN/MIN")
 	tab.add("=cmd|' /C calc'!A1@evil.example", "1")
 	tab.add("a\nb\x1b@x", "-2")
+	tab.add("-2+cmd|' /C calc'!A1@evil.example", "-")
+	tab.add("＝1@evil.example", "-0.5")
 	if err := render(e, nil, []int{}, tab); err != nil {
 		t.Fatal(err)
 	}
-	want := "sender,in_per_min\n'=cmd|' /C calc'!A1@evil.example,1\na b·@x,-2\n"
+	want := "sender,in_per_min\n'=cmd|' /C calc'!A1@evil.example,1\na b·@x,-2\n" +
+		"'-2+cmd|' /C calc'!A1@evil.example,-\n'＝1@evil.example,-0.5\n"
 	if out.String() != want {
 		t.Errorf("got %q, want %q", out.String(), want)
 	}

@@ -13,6 +13,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/mattn/go-runewidth"
 	"golang.org/x/term"
 )
 
@@ -70,14 +71,25 @@ func (t *table) csv(e *env) error {
 	for _, r := range t.rows {
 		for i, c := range r {
 			row[i] = clean(c)
-			if c != "" && strings.ContainsRune("=+@", rune(c[0])) {
-				row[i] = "'" + row[i] // else a spreadsheet would compute what a stranger wrote
+			if computes(row[i]) {
+				row[i] = "'" + row[i]
 			}
 		}
 		_ = w.Write(row)
 	}
 	w.Flush()
 	return w.Error()
+}
+
+// computes reports whether a spreadsheet would compute what a stranger wrote, for
+// some also in full width. A negative number is none of that, nor is a dash.
+func computes(cell string) bool {
+	first, _ := utf8.DecodeRuneInString(cell)
+	if first == '-' {
+		_, err := strconv.ParseFloat(cell, 64)
+		return err != nil && cell != "-"
+	}
+	return strings.ContainsRune("=+@＝＋－＠", first)
 }
 
 // gap is between columns.
@@ -92,12 +104,12 @@ func (t *table) write(e *env) error {
 func (t *table) text(e *env, columns int) string {
 	width := make([]int, len(t.heads))
 	for i, h := range t.heads {
-		width[i] = utf8.RuneCountInString(h)
+		width[i] = screen.StringWidth(h)
 	}
 	for _, r := range t.rows {
 		for i, c := range r {
 			r[i] = clean(c)
-			width[i] = max(width[i], utf8.RuneCountInString(r[i]))
+			width[i] = max(width[i], screen.StringWidth(r[i]))
 		}
 	}
 	t.shrink(width, columns)
@@ -114,7 +126,7 @@ func (t *table) text(e *env, columns int) string {
 				continue
 			}
 			c = fit(c, width[i])
-			pad := width[i] - utf8.RuneCountInString(c) + gap
+			pad := width[i] - screen.StringWidth(c) + gap
 			if i == last {
 				pad = 0
 			}
@@ -188,13 +200,13 @@ func widest(width, of []int, least int) int {
 	return found
 }
 
-func fit(s string, n int) string {
-	if utf8.RuneCountInString(s) <= n {
-		return s
-	}
-	r := []rune(s)
-	return string(r[:n-1]) + "…"
-}
+// screen knows how many columns of a terminal text takes: an ideograph and most
+// emoji take two, a combining mark none. What is wide only in some old
+// terminals (… and →) is narrow, whatever the locale says.
+var screen runewidth.Condition
+
+// fit shortens s to n columns.
+func fit(s string, n int) string { return screen.Truncate(s, n, "…") }
 
 // cellStyle colours what the eye looks for.
 func cellStyle(head, cell string) string {

@@ -395,7 +395,7 @@ func left(t time.Time) string {
 func wrap(text string, width int) (lines []string) {
 	line := ""
 	for word := range strings.FieldsSeq(text) {
-		if line != "" && len([]rune(line))+1+len([]rune(word)) > width {
+		if line != "" && screen.StringWidth(line)+1+screen.StringWidth(word) > width {
 			lines = append(lines, line)
 			line = ""
 		}

@@ -5,7 +5,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -138,7 +137,7 @@ func (e *env) tellMeanings(m *meanings) error {
 			}
 			b.WriteString(e.paint("cyan", line))
 		}
-		if utf8.RuneCountInString(lines[len(lines)-1])+3+utf8.RuneCountInString(brackets) <= e.columns() {
+		if screen.StringWidth(lines[len(lines)-1])+3+screen.StringWidth(brackets) <= e.columns() {
 			b.WriteByte(' ')
 		} else {
 			b.WriteString("\n  ")
