@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,6 +62,7 @@ func world() *zone {
 			"ptr.example":           {"v=spf1 ptr -all"},
 			"broken.example":        {"v=spf1 nonsense"},
 			"quiet.example":         {"some other text"},
+			"long.example":          {"v=spf1 exists:%{d" + strings.Repeat("0", 1<<15) + "1} -all"},
 			"xn--bcher-kva.example": {"v=spf1 a:out.strict.example -all"},
 		},
 		mx:    map[string][]dns.MX{"mx.example": {{Host: "in.mx.example", Preference: 10}}},
@@ -108,6 +110,7 @@ func TestRefuse(t *testing.T) {
 		{"an IPv4 address in IPv6", "a@strict.example", "::ffff:192.0.2.3", "", "in", map[Strangers]string{None: stranger}},
 		{"no SPF", "a@quiet.example", "198.51.100.1", "", "in", map[Strangers]string{Verified: stranger, None: stranger}},
 		{"broken SPF", "a@broken.example", "198.51.100.1", "", "in", map[Strangers]string{Verified: stranger, None: stranger}},
+		{"SPF that is far too long", "a@long.example", "198.51.100.1", "", "in", map[Strangers]string{Verified: stranger, None: stranger}},
 		{"no such domain", "a@nowhere.example", "198.51.100.1", "", "in", map[Strangers]string{Verified: stranger, None: stranger}},
 		{"an address literal", "a@[198.51.100.1]", "198.51.100.1", "", "in", map[Strangers]string{Verified: stranger, None: stranger}},
 	} {
