@@ -27,18 +27,16 @@ func (s *session) heard() bool {
 // peek looks at the connection without waiting, and without taking anything
 // from it. A connection that cannot be looked at seems quiet.
 func (s *session) peek() (n int, err error) {
-	sc, ok := s.tcp.(syscall.Conn)
-	if !ok {
+	if s.raw == nil {
 		return 0, syscall.EAGAIN
 	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var b [1]byte
-	failed := raw.Read(func(fd uintptr) bool {
+	failed := s.raw.Read(func(fd uintptr) bool {
+		var b [1]byte
 		n, _, err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		return true
 	})
-	return n, errors.Join(failed, err)
+	if failed != nil {
+		return n, failed
+	}
+	return n, err
 }

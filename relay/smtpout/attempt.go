@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -30,7 +29,7 @@ type attempt struct {
 	ctx context.Context // an attempt lives no longer than the call that has it
 	hop route.Hop
 	m   *Message
-	log *script
+	log *script // of this attempt
 	dns *dns.Tally
 
 	outcomes []mail.Outcome
@@ -46,6 +45,10 @@ type attempt struct {
 	closed   bool                // the connector was closed before anything was tried
 	peer     []*x509.Certificate // that the last handshake showed
 	probe    bool                // no content is sent: see [Connector.Probe]
+
+	// what m and log point to
+	message Message
+	script  script
 }
 
 // leg is the part of a Result that says where the attempt went.
@@ -89,6 +92,7 @@ func (a *attempt) run() {
 	if s != nil && w.reuse(s) {
 		return
 	}
+	a.ctx, a.dns = dns.WithTally(a.ctx)
 	if s = w.run(); s != nil {
 		a.c.put(s)
 		return
@@ -215,7 +219,7 @@ func (a *attempt) speak(s *session) *failure {
 	s.a, s.r.log = a, a.log
 	a.log.speaksTo(s.id, s.at)
 	if s.transactions > 0 {
-		a.log.note("session reused, after " + strconv.Itoa(s.transactions) + " transactions")
+		a.log.reused(s.transactions)
 	}
 	a.use(s)
 	stop := context.AfterFunc(a.ctx, s.kill)
@@ -443,6 +447,7 @@ func (a *attempt) result() Result {
 		r.TLSVerify = "none"
 	}
 	a.keep(&r)
+	a.log.end()
 	return r
 }
 

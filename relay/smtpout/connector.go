@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"waybill/relay/dns"
 	"waybill/relay/mail"
 	"waybill/relay/route"
 	"waybill/relay/transcript"
@@ -151,7 +150,6 @@ func (c *Connector) Close() error {
 	c.closed = true
 	for _, list := range c.idle {
 		for _, s := range list {
-			s.timer.Stop()
 			c.wg.Go(func() { c.end(s, "shutdown") })
 		}
 	}
@@ -216,18 +214,24 @@ func (c *Connector) answered(at netip.AddrPort, ok bool) {
 // recipient has an outcome when it returns. When ctx ends, it closes its
 // connection and returns.
 func (c *Connector) Attempt(ctx context.Context, hop route.Hop, m Message) Result {
-	ctx, questions := dns.WithTally(ctx)
-	a := &attempt{
-		c: c, ctx: ctx, hop: hop, m: &m, log: c.newScript(&m), dns: questions,
-		outcomes: make([]mail.Outcome, len(m.Envelope.Recipients)), pending: make([]int, len(m.Envelope.Recipients)),
-	}
-	for i := range a.pending {
-		a.pending[i] = i
-	}
-	a.body.m = a.m
+	a := c.newAttempt(ctx, hop, m)
 	if len(a.pending) > 0 {
 		a.run()
 	}
 	a.body.close()
 	return a.result()
+}
+
+func (c *Connector) newAttempt(ctx context.Context, hop route.Hop, m Message) *attempt {
+	a := &attempt{
+		c: c, ctx: ctx, hop: hop, message: m,
+		outcomes: make([]mail.Outcome, len(m.Envelope.Recipients)), pending: make([]int, len(m.Envelope.Recipients)),
+	}
+	for i := range a.pending {
+		a.pending[i] = i
+	}
+	a.m = &a.message
+	a.body.m = a.m
+	a.listen()
+	return a
 }

@@ -289,28 +289,18 @@ func (s *stuffer) Write(p []byte) (int, error) {
 		}
 		s.prev2, s.prev = s.prev, '.'
 	}
-	bareCR := bytes.Contains(p, []byte("\r."))
 	done := 0 // p[:done] is written
-	for i := 0; i < len(p); {
-		// Find the next dot that follows a CR or LF.
-		switch {
-		case i == 0 && p[0] == '.' && isNewline(s.prev):
-		case bareCR:
-			for i++; i < len(p) && (p[i] != '.' || !isNewline(p[i-1])); i++ {
-			}
-		default:
-			j := bytes.Index(p[i:], []byte("\n."))
-			if j < 0 {
-				i = len(p)
-			} else {
-				i += j + 1
-			}
-		}
-		if i >= len(p) {
+	for i := 0; ; {
+		dot := bytes.IndexByte(p[i:], '.') // there are fewer of them than lines, and in Base64 none
+		if dot < 0 {
 			break
 		}
+		i += dot
 		before, before2 := s.before(p, i)
 		switch {
+		case !isNewline(before):
+			i++
+			continue
 		case before == '\n' && before2 == '\r': // the beginning of a line
 		case i == len(p)-1: // the next octet decides
 			if _, err := s.w.Write(p[done:i]); err != nil {

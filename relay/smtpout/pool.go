@@ -62,7 +62,6 @@ func (c *Connector) forget(s *session) bool {
 	} else {
 		c.idle[s.hop] = list
 	}
-	s.timer.Stop()
 	return true
 }
 
@@ -101,17 +100,33 @@ func (c *Connector) put(s *session) {
 	}
 	s.parked = time.Now()
 	c.idle[s.hop] = append(c.idle[s.hop], s)
-	s.timer = time.AfterFunc(c.opts.Limits.IdleTimeout, func() { c.expire(s) })
+	if s.timer == nil {
+		s.timer = time.AfterFunc(c.opts.Limits.IdleTimeout, func() { c.expire(s) })
+	} else if !s.ticking {
+		s.timer.Reset(c.opts.Limits.IdleTimeout)
+	}
+	s.ticking = true
 	c.signal()
 	c.mu.Unlock()
 }
 
+// expire ends s when it has been idle for long enough. The timer goes on while a
+// session is used, so that a session that is used often costs none for each message:
+// it looks here at how long the session has waited by now.
 func (c *Connector) expire(s *session) {
 	c.mu.Lock()
-	if c.closed || !c.forget(s) {
+	s.ticking = false
+	if c.closed || !slices.Contains(c.idle[s.hop], s) {
 		c.mu.Unlock()
 		return
 	}
+	if left := c.opts.Limits.IdleTimeout - time.Since(s.parked); left > 0 {
+		s.timer.Reset(left)
+		s.ticking = true
+		c.mu.Unlock()
+		return
+	}
+	c.forget(s)
 	c.wg.Add(1)
 	c.mu.Unlock()
 	defer c.wg.Done()

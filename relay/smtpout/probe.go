@@ -15,9 +15,8 @@ import (
 // when its Verb is RCPT and it is Remote; anything else says nothing about it.
 func (c *Connector) Probe(ctx context.Context, hop route.Hop, to mail.Address) mail.Outcome {
 	m := Message{Envelope: mail.Envelope{Recipients: []mail.Recipient{{Address: to}}}}
-	a := &attempt{
-		c: c, ctx: ctx, hop: hop, m: &m, log: c.newScript(&m), outcomes: make([]mail.Outcome, 1), pending: []int{0}, probe: true,
-	}
+	a := c.newAttempt(ctx, hop, m)
+	a.probe = true
 	a.run()
 	return a.result().Outcomes[0]
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"waybill/relay/event"
@@ -54,8 +55,9 @@ type session struct {
 	id   string
 	emit event.Emitter
 	at   target
-	tcp  net.Conn // for closing
-	conn net.Conn // tcp, or TLS over it
+	tcp  net.Conn        // for closing
+	raw  syscall.RawConn // of tcp, to look at it; nil where that cannot be done
+	conn net.Conn        // tcp, or TLS over it
 	r    replyReader
 	w    *bufio.Writer
 	ext  extensions
@@ -70,7 +72,8 @@ type session struct {
 	lax        bool     // opened for a message that goes whatever is published: for no other
 
 	opened       time.Time
-	deadline     time.Time // no wait of the present phase goes beyond it; zero: none
+	deadline     time.Time     // no wait of the present phase goes beyond it; zero: none
+	patience     time.Duration // of a wait that has begun and has not yet come to read; zero: none
 	commands     int
 	messages     int
 	transactions int
@@ -81,9 +84,10 @@ type session struct {
 	closed       atomic.Bool
 
 	// of a session in the pool
-	hop    string
-	timer  *time.Timer
-	parked time.Time
+	hop     string
+	timer   *time.Timer // see [Connector.expire]; nil before it is there for the first time
+	ticking bool        // it will fire
+	parked  time.Time
 }
 
 // Write implements io.Writer for the session's buffer: each write has its own
@@ -97,8 +101,15 @@ func (s *session) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Read implements io.Reader for the session's buffer.
+// Read implements io.Reader for the session's buffer. What is in the buffer
+// needs no deadline: of the replies to a pipelined envelope, the first has one.
 func (s *session) Read(p []byte) (int, error) {
+	if s.patience > 0 {
+		if err := s.conn.SetReadDeadline(s.until(s.patience)); err != nil {
+			return 0, err
+		}
+		s.patience = 0
+	}
 	n, err := s.conn.Read(p)
 	s.in += int64(n)
 	return n, err
@@ -130,6 +141,9 @@ func (a *attempt) open(at target, level TLSLevel) (*session, *failure) {
 	c.answered(at.addr, true)
 	s := &session{
 		c: c, id: mail.NewID(time.Now()), at: at, tcp: tcp, conn: tcp, opened: time.Now(), hop: a.hop.Name, tlsVerify: "none", lax: a.unbound(), a: a,
+	}
+	if sc, ok := tcp.(syscall.Conn); ok {
+		s.raw, _ = sc.SyscallConn() // fails for what is closed
 	}
 	s.emit = c.opts.Emitter.Source(event.SourceSMTPOut).Session(s.id)
 	a.log.speaksTo(s.id, at)
@@ -301,12 +315,9 @@ func (e *extensions) limits(params string) {
 // line puts one command into the buffer.
 func (s *session) line(verb, arg string) {
 	s.commands++
-	if s.r.log != nil {
-		s.r.log.add(fromClient, []byte(verb+arg), 0)
-	}
-	_, _ = s.w.WriteString(verb)
-	_, _ = s.w.WriteString(arg)
-	_, _ = s.w.WriteString("\r\n")
+	b := append(append(s.w.AvailableBuffer(), verb...), arg...)
+	s.r.log.add(fromClient, b, 0)
+	_, _ = s.w.Write(append(b, "\r\n"...))
 }
 
 // ask sends what is in the buffer and reads one reply.
@@ -323,10 +334,10 @@ func (s *session) ask(verb string, timeout time.Duration) *failure {
 // await reads one reply. All of it must come within timeout: a host that says
 // an octet now and then does not get more.
 func (s *session) await(verb string, timeout time.Duration) *failure {
-	if err := s.conn.SetReadDeadline(s.until(timeout)); err != nil {
-		return s.breaks(verb, err)
-	}
-	if err := s.r.read(); err != nil {
+	s.patience = timeout
+	err := s.r.read()
+	s.patience = 0
+	if err != nil {
 		return s.breaks(verb, err)
 	}
 	return nil
@@ -351,6 +362,9 @@ func (s *session) kill() {
 
 // finish closes the session, after QUIT when polite, and states it.
 func (s *session) finish(cause string, polite bool) {
+	if s.timer != nil {
+		s.timer.Stop()
+	}
 	if polite && !s.closed.Load() {
 		s.deadline = time.Now().Add(s.c.opts.Timeouts.Quit)
 		s.line("QUIT", "")

@@ -1,6 +1,7 @@
 package smtpout
 
 import (
+	"strconv"
 	"time"
 
 	"waybill/relay/event"
@@ -25,11 +26,11 @@ type script struct {
 	who transcript.Party
 }
 
-// newScript begins the conversation of an attempt.
-func (c *Connector) newScript(m *Message) *script {
-	s := &script{who: transcript.Party{Direction: event.Outbound, Connector: c.opts.Name, Message: m.ID}}
-	s.log = transcript.New(time.Now(), c.keep.Keeps(), c.opts.Tap, s.who)
-	return s
+// listen begins the conversation of a.
+func (a *attempt) listen() {
+	a.log = &a.script
+	a.log.who = transcript.Party{Direction: event.Outbound, Connector: a.c.opts.Name, Message: a.m.ID}
+	a.log.log = transcript.New(time.Now(), a.c.keep.Keeps(), a.c.opts.Tap, a.log.who)
 }
 
 // speaksTo says which session the conversation is in from now on.
@@ -40,8 +41,10 @@ func (s *script) speaksTo(session string, at target) {
 
 // add keeps one line; octets is the size of a content.
 func (s *script) add(from speaker, text []byte, octets int64) {
+	if s == nil {
+		return
+	}
 	switch now := time.Now(); {
-	case s == nil:
 	case octets > 0:
 		s.log.Content(now, octets)
 	case from == fromServer:
@@ -55,6 +58,17 @@ func (s *script) note(text string) {
 	if s != nil {
 		s.log.Note(time.Now(), "("+text+")")
 	}
+}
+
+// reused notes that the session has served before.
+func (s *script) reused(transactions int) {
+	s.log.Note(time.Now(), "(session reused, after "+strconv.Itoa(transactions)+" transactions)")
+}
+
+// end forgets the conversation.
+func (s *script) end() {
+	s.log.Free()
+	s.log = nil
 }
 
 // keep puts the conversation into r if it is to be kept.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -82,7 +83,27 @@ func New(now time.Time, keep bool, tap *Tap, who Party) *Log {
 	if !keep && tap == nil {
 		return nil
 	}
-	return &Log{start: now, keep: keep, tap: tap, who: who}
+	l := logs.Get().(*Log)
+	l.start, l.keep, l.tap, l.who = now, keep, tap, who
+	return l
+}
+
+// logs are those that were given back. Most conversations are forgotten a moment
+// after they began, and their memory serves the next.
+var logs = sync.Pool{New: func() any { return new(Log) }}
+
+// Free gives the memory of l back. Nobody may use l after it; what Lines returned
+// stays. Without it, the collector does the same.
+func (l *Log) Free() {
+	if l == nil {
+		return
+	}
+	head := l.head
+	if cap(head) > firstAlloc { // of a long one
+		head = nil
+	}
+	*l = Log{head: head[:0]}
+	logs.Put(l)
 }
 
 // Identify says whose conversation it is from now on.
@@ -210,7 +231,7 @@ func (l *Log) put(at time.Duration, from byte, text []byte, n int64) {
 	need := len(b) + len(text)
 	if !l.full {
 		if len(l.head)+need <= headOctets {
-			if l.head == nil {
+			if cap(l.head) == 0 {
 				l.head = make([]byte, 0, firstAlloc)
 			}
 			l.head = append(append(l.head, b...), text...)
