@@ -275,6 +275,11 @@ type stuffer struct {
 
 func newStuffer(w io.Writer) *stuffer { return &stuffer{w: w, prev2: '\r', prev: '\n'} }
 
+func (s *stuffer) write(p []byte) error {
+	_, err := s.Write(p)
+	return err
+}
+
 // Write writes p stuffed.
 func (s *stuffer) Write(p []byte) (int, error) {
 	total := len(p)

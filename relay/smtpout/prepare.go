@@ -80,7 +80,7 @@ func (t *transaction) oversized() {
 // cannot be told.
 func (t *transaction) addresses() *failure {
 	a, env := t.a, &t.a.m.Envelope
-	if !safe(env.Sender.String()) {
+	if !safeAddress(env.Sender) {
 		t.refuse(a.pending, 553, "5.1.7", mail.ClassOther, "sender address cannot be sent")
 		return nil
 	}
@@ -88,7 +88,7 @@ func (t *transaction) addresses() *failure {
 	var strange, unsafe []int
 	for _, i := range a.pending {
 		switch addr := env.Recipients[i].Address; {
-		case addr.IsNull() || !safe(addr.String()):
+		case addr.IsNull() || !safeAddress(addr):
 			unsafe = append(unsafe, i)
 		case !addr.ASCII():
 			strange = append(strange, i)
@@ -167,6 +167,7 @@ func (t *transaction) fit() (param string, f *failure) {
 func (t *transaction) mailArg(bodyParam, byParam string) string {
 	env, ext := &t.a.m.Envelope, &t.s.ext
 	var b strings.Builder
+	b.Grow(128)
 	b.WriteString("FROM:<")
 	b.WriteString(env.Sender.String())
 	b.WriteByte('>')

@@ -27,7 +27,7 @@ func (a *attempt) ask(s *session) *failure {
 	to := a.m.Envelope.Recipients[0].Address
 	params := "FROM:<>"
 	switch {
-	case to.IsNull() || !safe(to.String()):
+	case to.IsNull() || !safeAddress(to):
 		a.decide(0, ours("MAIL", 553, "5.1.3", mail.ClassOther, "recipient address cannot be sent"))
 		return nil
 	case to.ASCII():

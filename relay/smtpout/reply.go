@@ -127,6 +127,10 @@ func (p *replyReader) reply() mail.Reply {
 		return r
 	}
 	r.Enhanced = first
+	if !strings.Contains(text, "\n") {
+		r.Text = strings.TrimLeft(text[len(first):], " ")
+		return r
+	}
 	var b strings.Builder
 	for line := range strings.SplitSeq(text, "\n") { // RFC 2034 section 4: on each line
 		if b.Len() > 0 {

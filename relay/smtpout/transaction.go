@@ -48,7 +48,7 @@ func (a *attempt) transact(s *session) *failure {
 	if a.probe {
 		return a.ask(s)
 	}
-	t := &transaction{a: a, s: s, size: a.m.Size}
+	t := &transaction{a: a, s: s, size: a.m.Size, sent: make([]command, 0, min(len(a.pending)+3, maxGroup))}
 	params, f := t.prepare()
 	if f != nil || len(a.pending) == 0 {
 		return f
@@ -95,11 +95,15 @@ func (a *attempt) transact(s *session) *failure {
 // safe reports whether s can be part of a command line.
 func safe(s string) bool { return !strings.ContainsAny(s, "\r\n\x00") }
 
+// safeAddress reports whether a, which is written as its parts are, can be part of one.
+func safeAddress(a mail.Address) bool { return safe(a.Local) && safe(a.Domain) }
+
 // envelope sends RSET where needed, MAIL, RCPT for each pending recipient, and
 // DATA: all at once to those that offer PIPELINING, one by one to others.
 func (t *transaction) envelope(params string) {
 	a, s := t.a, t.s
 	todo := t.share(append([]int(nil), a.pending...))
+	t.accepted = make([]int, 0, len(todo))
 	if s.dirty {
 		s.dirty = false
 		if !t.send("RSET", "", 0) {
@@ -141,7 +145,7 @@ func (t *transaction) rcptArg(i int) string {
 // send puts one command on its way. It reports whether the envelope can go on.
 func (t *transaction) send(verb, arg string, rcpt int) bool {
 	t.s.line(verb, arg)
-	t.sent = append(t.sent, command{strings.TrimSuffix(verb, " "), rcpt})
+	t.sent = append(t.sent, command{strings.TrimSuffix(verb, " "), rcpt}) // up to maxGroup; then they are drained
 	if t.s.ext.pipelining && len(t.sent) < maxGroup && verb != "DATA" {
 		return true
 	}
@@ -272,7 +276,7 @@ func (t *transaction) content() {
 	sent := time.Now()
 	s.deadline = time.Time{}
 	a.stages.Data += sent.Sub(start)
-	s.r.log.add(fromClient, []byte("(content)"), s.out-out)
+	s.r.log.add(fromClient, contentWord, s.out-out)
 	if err != nil {
 		a.decideAll(t.accepted, t.unfinished(err))
 		return
@@ -322,7 +326,7 @@ func (t *transaction) write() error {
 	a, s := t.a, t.s
 	if !t.bdat {
 		st := newStuffer(s.w)
-		if err := a.body.each(func(p []byte) error { _, err := st.Write(p); return err }); err != nil {
+		if err := a.body.each(st.write); err != nil {
 			return err
 		}
 		if f := s.premature(); f != nil {

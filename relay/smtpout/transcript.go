@@ -20,6 +20,9 @@ const (
 	fromServer
 )
 
+// contentWord stands for a content of which nothing was sent.
+var contentWord = []byte("(content)")
+
 // script is the conversation of one attempt. A nil script keeps nothing.
 type script struct {
 	log *transcript.Log
