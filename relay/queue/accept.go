@@ -184,6 +184,13 @@ func (in *Incoming) Commit(ctx context.Context, d mail.Draft) error {
 		in.discard(seg)
 		return err
 	}
+	if in.own == nil {
+		c.after(func() {
+			if q.recent.addContent(id, in.buf, in.n, now) {
+				in.buf = nil
+			}
+		})
+	}
 	if err := q.submit(c); err != nil {
 		in.discard(seg)
 		if errors.Is(err, errLogFull) {
@@ -191,8 +198,7 @@ func (in *Incoming) Commit(ctx context.Context, d mail.Draft) error {
 		}
 		return storageReply(err)
 	}
-	putBuffer(in.buf)
-	in.buf = nil
+	in.discard(nil)
 	return nil
 }
 
@@ -309,12 +315,10 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 	}
 	e := newEntry(id, m, seg)
 	ws := waits(m)
-	apply := c.apply
-	c.apply = func() {
-		if apply != nil {
-			apply()
-		}
+	m.asRead()
+	c.after(func() {
 		q.contents.commit(seg, id, size)
+		q.recent.add(id, m, len(value)+recordRoom, now)
 		q.messages[id] = e
 		q.sched.add(e)
 		q.heldOnArrival(e, m, holds)
@@ -325,7 +329,7 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 		if q.routing.Load() != routing {
 			q.misrouted(id)
 		}
-	}
+	})
 	return nil
 }
 

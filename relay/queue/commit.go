@@ -62,6 +62,19 @@ type arrival struct {
 	from time.Time
 }
 
+// after has f done after the commit, too, with q.mu held.
+func (c *change) after(f func()) {
+	before := c.apply
+	if before == nil {
+		c.apply = f
+		return
+	}
+	c.apply = func() {
+		before()
+		f()
+	}
+}
+
 // size estimates the room that c takes in a transaction.
 func (c *change) size() int64 {
 	n := int64(len(c.lines))

@@ -74,7 +74,8 @@ func (f *flight) enter(l *Lease) {
 	_, _ = f.f.WriteAt(l.entry.id[:], int64(slot*flightSlot)) // without it a crash counts one less
 }
 
-// leave notes that l has ended. It may be called again.
+// leave notes that l has ended. It may be called again. Where the message is
+// finished, its name stays until the place is used again: no start finds it queued.
 func (f *flight) leave(l *Lease) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -84,6 +85,9 @@ func (f *flight) leave(l *Lease) {
 	slot := l.slot - 1
 	l.slot = 0
 	f.free = append(f.free, slot)
+	if l.finished {
+		return
+	}
 	_, _ = f.f.WriteAt(make([]byte, flightSlot), int64(slot*flightSlot)) // as above
 }
 

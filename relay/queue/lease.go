@@ -79,7 +79,7 @@ func (q *Queue) tryClaim() (*Lease, error) {
 		accepted := g.msg.accepted
 		q.mu.Unlock()
 
-		m, err := q.read(l.entry.id)
+		m, err := l.read()
 		if err == nil && l.fill(m) {
 			l.Shift = time.Duration(accepted-m.AcceptedAt.UnixMicro()) * time.Microsecond
 			q.flight.enter(l)
@@ -96,6 +96,16 @@ func (q *Queue) tryClaim() (*Lease, error) {
 			q.fail(err)
 		}
 	}
+}
+
+// read reads the record that the lease is for.
+func (l *Lease) read() (*stored, error) {
+	if l.version == 0 { // nothing was changed since it came, or since the start
+		if m := l.queue.recent.record(l.entry.id); m != nil {
+			return m, nil
+		}
+	}
+	return l.queue.read(l.entry.id)
 }
 
 // fill takes from m what the lease is for, and reports whether anything is.
@@ -210,6 +220,9 @@ func stripe(id ident) byte { return id[15] ^ id[5]<<4 ^ id[6]*31 }
 func (l *Lease) Open() (io.ReadCloser, error) {
 	q := l.queue
 	id := l.entry.id
+	if buf, n := q.recent.contentOf(id); buf != nil {
+		return &bufferReader{buf: buf, rest: buf.b[contentHeader:][:n]}, nil
+	}
 	r, err := q.contents.open(id, l.stored.loc, l.stored.Size)
 	if !errors.Is(err, ErrDamaged) {
 		return r, err
@@ -426,6 +439,7 @@ func (q *Queue) trySettle(l *Lease, s *Settlement) error {
 		q.endWith(c, l, s)
 		err = q.submit(c)
 	}
+	l.finished = err == nil && !m.open()
 	if err != nil {
 		for _, seg := range c.segs {
 			q.contents.abort(seg)

@@ -69,6 +69,7 @@ type Queue struct {
 	snapshots snapshots
 	com       committer
 	latency   latency
+	recent    recent
 
 	batchBytes  int64 // of one transaction
 	batchKeys   int64

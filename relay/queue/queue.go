@@ -142,18 +142,19 @@ type Lease struct {
 	Claimed time.Time
 	Shift   time.Duration // add it to the message's times: by so much the clock was set since
 
-	queue   *Queue
-	entry   *entry
-	group   *group
-	hop     *hopQueue
-	number  uint32
-	slot    int // in the file of what is in flight, counted from 1; its own lock guards it
-	stored  *stored
-	version uint16 // of the entry when stored was read
-	routing uint64 // which routing table was in use
-	spread  bool   // the group was put off at start
-	freed   bool   // it does not count for its hop any more; the queue's lock guards it
-	ended   atomic.Bool
+	queue    *Queue
+	entry    *entry
+	group    *group
+	hop      *hopQueue
+	number   uint32
+	finished bool // its settlement left nothing to do for the message
+	slot     int  // in the file of what is in flight, counted from 1; its own lock guards it
+	stored   *stored
+	version  uint16 // of the entry when stored was read
+	routing  uint64 // which routing table was in use
+	spread   bool   // the group was put off at start
+	freed    bool   // it does not count for its hop any more; the queue's lock guards it
+	ended    atomic.Bool
 }
 
 // Settlement is how a lease ended.

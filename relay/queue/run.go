@@ -92,6 +92,7 @@ func (q *Queue) repeat(ctx context.Context, every time.Duration, also <-chan str
 func (q *Queue) watch(context.Context) error {
 	now := time.Now()
 	q.lookAtClock(now)
+	q.recent.sweep(now)
 	q.mu.Lock()
 	q.sched.reap(now, reapAfter)
 	q.sched.advance(now.UnixMicro())
