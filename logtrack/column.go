@@ -1,7 +1,6 @@
 package logtrack
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -47,21 +46,20 @@ func appendNums(dst []byte, nums []int64) []byte {
 	if len(nums) == 0 {
 		return dst
 	}
-	lo, hi := slices.Min(nums), slices.Max(nums)
+	lo, hi, dlo, dhi := spans(nums)
 	w := width(uint64(hi) - uint64(lo)) //nolint:gosec // modular
-	dlo, dhi := int64(math.MaxInt64), int64(math.MinInt64)
-	for i := 1; i < len(nums); i++ {
-		d := nums[i] - nums[i-1] // wraps, and wraps back
-		dlo, dhi = min(dlo, d), max(dhi, d)
-	}
 	if len(nums) > 1 {
 		if dw := width(uint64(dhi) - uint64(dlo)); dw < w { //nolint:gosec // modular
 			dst = append(dst, byte(dw)|0x80) //nolint:gosec // at most 8
 			dst = binary.AppendVarint(dst, nums[0])
 			dst = binary.AppendVarint(dst, dlo)
 			for p := range dw {
-				for i := 1; i < len(nums); i++ {
-					dst = append(dst, byte(uint64(nums[i]-nums[i-1]-dlo)>>(8*p))) //nolint:gosec // modular
+				var plane []byte
+				dst, plane = more(dst, len(nums)-1)
+				before := nums[0]
+				for i, v := range nums[1:] {
+					plane[i] = byte(uint64(v-before-dlo) >> (8 * p)) //nolint:gosec // modular
+					before = v
 				}
 			}
 			return dst
@@ -70,11 +68,33 @@ func appendNums(dst []byte, nums []int64) []byte {
 	dst = append(dst, byte(w)) //nolint:gosec // at most 8
 	dst = binary.AppendVarint(dst, lo)
 	for p := range w {
-		for _, v := range nums {
-			dst = append(dst, byte(uint64(v-lo)>>(8*p))) //nolint:gosec // modular
+		var plane []byte
+		dst, plane = more(dst, len(nums))
+		for i, v := range nums {
+			plane[i] = byte(uint64(v-lo) >> (8 * p)) //nolint:gosec // modular
 		}
 	}
 	return dst
+}
+
+// spans are the least and the greatest number, and those of the distances of
+// neighbours, which wrap, and wrap back.
+func spans(nums []int64) (lo, hi, dlo, dhi int64) {
+	lo, hi, dlo, dhi = nums[0], nums[0], math.MaxInt64, math.MinInt64
+	before := nums[0]
+	for _, v := range nums[1:] {
+		d := v - before
+		lo, hi, dlo, dhi = min(lo, v), max(hi, v), min(dlo, d), max(dhi, d)
+		before = v
+	}
+	return lo, hi, dlo, dhi
+}
+
+// more makes dst n octets longer, and gives these.
+func more(dst []byte, n int) (longer, last []byte) {
+	at := len(dst)
+	dst = slices.Grow(dst, n)[:at+n]
+	return dst, dst[at:]
 }
 
 func width(span uint64) int {
@@ -226,51 +246,6 @@ const (
 	dictUUID
 )
 
-// appendDict writes the entries of a dictionary after entry 0, which is "".
-func appendDict(dst []byte, dict []string) []byte {
-	dict = dict[1:]
-	dst = binary.AppendUvarint(dst, uint64(len(dict)))
-	if len(dict) == 0 {
-		return dst
-	}
-	for _, form := range [...]struct {
-		id   byte
-		pack func(string) ([16]byte, bool)
-	}{{dictULID, packULID}, {dictUUID, packUUID}} {
-		if out, ok := appendIDs(append(dst, form.id), dict, form.pack); ok {
-			return out
-		}
-	}
-	dst = append(dst, dictPlain)
-	lens := make([]int64, len(dict))
-	for i, s := range dict {
-		lens[i] = int64(len(s))
-	}
-	dst = appendNums(dst, lens)
-	for _, s := range dict {
-		dst = append(dst, s...)
-	}
-	return dst
-}
-
-// appendIDs writes identifiers whose first six octets are a time.
-func appendIDs(dst []byte, ids []string, pack func(string) ([16]byte, bool)) ([]byte, bool) {
-	if _, ok := pack(ids[0]); !ok {
-		return nil, false
-	}
-	ms := make([]int64, len(ids))
-	tail := make([]byte, 0, 10*len(ids))
-	for i, s := range ids {
-		b, ok := pack(s)
-		if !ok {
-			return nil, false
-		}
-		ms[i] = ulidMS(b)
-		tail = append(tail, b[6:]...)
-	}
-	return append(appendNums(dst, ms), tail...), true
-}
-
 func readDict(src []byte) ([]string, []byte, error) {
 	n, src, err := readUvarint(src, maxListValues)
 	if err != nil {
@@ -328,12 +303,16 @@ func readDict(src []byte) ([]string, []byte, error) {
 	return dict, src[10*n:], nil
 }
 
-func appendCodes(dst []byte, codes []uint32) []byte {
-	nums := make([]int64, len(codes))
-	for i, c := range codes {
-		nums[i] = int64(c)
+// appendCodes writes codes as numbers; scratch is room for them.
+func appendCodes(dst []byte, codes []uint32, scratch []int64) ([]byte, []int64) {
+	if len(codes) > 0 && constant(codes) {
+		return binary.AppendVarint(append(dst, 0), int64(codes[0])), scratch
 	}
-	return appendNums(dst, nums)
+	scratch = resized(scratch, len(codes))
+	for i, c := range codes {
+		scratch[i] = int64(c)
+	}
+	return appendNums(dst, scratch), scratch
 }
 
 func readCodes(src []byte, n, lead, entries int) ([]uint32, []byte, error) {
@@ -349,51 +328,6 @@ func readCodes(src []byte, n, lead, entries int) ([]uint32, []byte, error) {
 		codes[i] = uint32(v) //nolint:gosec // bounded by entries
 	}
 	return codes, rest, nil
-}
-
-// appendEventIDs writes ULIDs next to the times of their rows: the identifier's
-// time is nearly always that of the row, and identifiers of one process in one
-// millisecond differ only in their last bits.
-func appendEventIDs(dst []byte, ids []string, ts []int64) ([]byte, bool) {
-	off := make([]int64, len(ids))
-	low := make([]int64, len(ids))
-	packed := make([][16]byte, len(ids))
-	of := make([]int, len(ids)) // the place of its millisecond in bases
-	var bases [][16]byte        // the least identifier of each
-	places := map[int64]int{}
-	last, at := int64(-1), 0 // most are of the millisecond of the one before
-	for i, s := range ids {
-		b, ok := packULID(s)
-		if !ok {
-			return nil, false
-		}
-		ms := ulidMS(b)
-		if ms != last {
-			if at, ok = places[ms]; !ok {
-				at = len(bases)
-				places[ms], bases = at, append(bases, b)
-			}
-			last = ms
-		}
-		if bytes.Compare(b[6:], bases[at][6:]) < 0 {
-			bases[at] = b
-		}
-		packed[i], off[i], of[i] = b, ms-rowMS(ts[i]), at
-	}
-	for i := range packed {
-		b, base := &packed[i], &bases[of[i]]
-		d := binary.BigEndian.Uint64(b[8:]) - binary.BigEndian.Uint64(base[8:])
-		if b[6] != base[6] || b[7] != base[7] || d > 1<<31 {
-			return nil, false
-		}
-		low[i] = int64(d)
-	}
-	dst = appendNums(dst, off)
-	dst = appendNums(dst, low)
-	for _, ms := range sortedMS(places) {
-		dst = append(dst, bases[places[ms]][6:]...)
-	}
-	return dst, true
 }
 
 func rowMS(packed int64) int64 {

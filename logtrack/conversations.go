@@ -46,7 +46,7 @@ func (s *Store) takesTalk(r *event.Record) bool {
 		return false
 	}
 	s.talks.Write(r)
-	if live, _ := s.tails.stats(); live > 0 {
+	if s.tails.live.Load() > 0 {
 		kept := *r
 		s.tails.offer(&kept)
 	}

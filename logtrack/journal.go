@@ -47,14 +47,10 @@ var (
 			list = append(list, p)
 		}
 		slices.SortFunc(list, func(a, b *plan) int { return strings.Compare(a.name, b.name) })
-		return list
-	}()
-	journalIndex = func() map[reflect.Type]uint64 {
-		m := map[reflect.Type]uint64{}
-		for i, p := range journalTypes {
-			m[p.typ] = uint64(i)
+		for i, p := range list {
+			p.place = byte(i) // far fewer than 256
 		}
-		return m
+		return list
 	}()
 	journalStart = func() []byte {
 		var types []schemaType
@@ -88,7 +84,7 @@ func appendRecord(dst []byte, r *event.Record) []byte {
 	at := len(dst)
 	dst = append(dst, 0, 0, 0, 0, 0, 0, 0, 0)
 	p := planOf(r)
-	dst = binary.AppendUvarint(dst, journalIndex[p.typ])
+	dst = binary.AppendUvarint(dst, uint64(p.place))
 	micros, nanos := packTime(r.Time)
 	dst = binary.AppendVarint(dst, micros)
 	dst = binary.AppendVarint(dst, nanos)

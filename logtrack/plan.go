@@ -47,6 +47,7 @@ type plan struct {
 	name   string
 	typ    reflect.Type
 	class  event.Durability
+	place  byte // in journalTypes
 	leaves []leaf
 	byName map[string]getter // every column of its facts
 

@@ -1,7 +1,6 @@
 package logtrack
 
 import (
-	"encoding/binary"
 	"errors"
 	"maps"
 	"math/bits"
@@ -208,56 +207,6 @@ func unpredictNums(diff []int64, lead int, prev []int32) {
 // neighbours stands for no earlier type in a column of times.
 const neighbours = 0xff
 
-// appendTimes writes the times of rows: those of each type of fact as the
-// distance from the fact of that earlier type about the same message that they
-// follow closest, or from the row before. Those of lead types are of the latter kind.
-func appendTimes(dst []byte, types []typeRun, cover []byte, ts []int64, keys []uint32, n int, scratch []int64) ([]byte, []int64) {
-	at := 0
-	seen := make([][]int64, 0, len(cover)) // times by key of each type so far
-	scratch = grown(scratch, 2*len(ts))
-	dst = binary.AppendVarint(dst, ts[0])
-	for k, t := range cover {
-		run := &types[t]
-		mine := ts[at : at+run.n]
-		rowKeys := keys[run.start : run.start+run.n]
-		best, other := scratch[:run.n], scratch[run.n:2*run.n]
-		ref, least := byte(neighbours), distances(best, mine, rowKeys, nil, ts[0])
-		for j := range k {
-			if leads(run.name) {
-				break
-			}
-			if cost := distances(other, mine, rowKeys, seen[j], ts[0]); cost < least {
-				ref, least = cover[j], cost
-				best, other = other, best
-			}
-		}
-		dst = append(dst, ref)
-		dst = appendNums(dst, best)
-		if k < len(cover)-1 {
-			seen = append(seen, timesByKey(mine, rowKeys, n))
-		}
-		at += run.n
-	}
-	return dst, scratch
-}
-
-func grown(s []int64, n int) []int64 {
-	if cap(s) < n {
-		s = make([]int64, n)
-	}
-	return s[:n]
-}
-
-func timesByKey(ts []int64, keys []uint32, n int) []int64 {
-	by := make([]int64, n)
-	for i, k := range keys {
-		if k > 0 {
-			by[k] = ts[i]
-		}
-	}
-	return by
-}
-
 // distances fills out, and tells about how many bits it takes.
 func distances(out, ts []int64, keys []uint32, ref []int64, before int64) (cost int) {
 	for i, t := range ts {
@@ -357,12 +306,3 @@ var sharedDicts = map[string]string{
 
 // sharedNames are the names of the shared dictionaries, in order.
 var sharedNames = slices.Compact(slices.Sorted(maps.Values(sharedDicts)))
-
-// appendText writes codes, and behind them their dictionary, whose size comes first.
-func appendText(dst []byte, entries int, codes func([]byte) []byte, dict []string) []byte {
-	dst = codes(binary.AppendUvarint(dst, uint64(entries))) //nolint:gosec // a count
-	if dict != nil {
-		dst = appendDict(dst, dict)
-	}
-	return dst
-}

@@ -169,7 +169,7 @@ func (x *importer) add(r *event.Record) (bool, error) {
 		m = newMemBlock(0, nil)
 		x.days[day] = m
 	}
-	m.add(r, key, ms)
+	m.add(r, planOf(r).place, key, ms)
 	if len(m.recs) < cap(m.recs) {
 		return true, nil
 	}
@@ -202,13 +202,16 @@ func (x *importer) seal(day string) error {
 		return err
 	}
 	defer p.release()
-	e := encodeBlock(seq, m.recs)
+	m.seq = seq
+	e := m.encode()
 	if err := p.put(e); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	p.publish(e)
 	s.mu.Unlock()
+	m.free()
+	m.ids.free()
 	return p.settleIndex(false)
 }
 

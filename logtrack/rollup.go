@@ -33,7 +33,7 @@ import (
 
 // rollDims are the dimensions of a rollup, in the order in which its rows are
 // sorted. Names that are not in dimensions are of the rollup alone.
-var rollDims = []string{"kind", "recipient_domain", "queue", "remote_host", "provider", "connector", "connector_in", "disposition", "class", "code", "sender_domain", "client_ip", "auth_user"}
+var rollDims = [rollWidth]string{"kind", "recipient_domain", "queue", "remote_host", "provider", "connector", "connector_in", "disposition", "class", "code", "sender_domain", "client_ip", "auth_user"}
 
 const (
 	rollupVersion = 2
@@ -74,12 +74,34 @@ type rollup struct {
 	lo, hi int64   // the first and the last minute
 }
 
+// rollRow is one row of a rollup that is being made.
+type rollRow struct {
+	codes                  [rollWidth]uint32 // as rollDims
+	minute, bucket, n, sum int64
+}
+
+const rollWidth = 13
+
+func (r *rollRow) compare(o *rollRow) int {
+	for d := range r.codes {
+		if r.codes[d] != o.codes[d] {
+			return cmp.Compare(r.codes[d], o.codes[d])
+		}
+	}
+	return cmp.Or(cmp.Compare(r.minute, o.minute), cmp.Compare(r.bucket, o.bucket))
+}
+
 // rollBuilder gathers rows.
 type rollBuilder struct {
-	r     *rollup
-	index []map[string]int64
-	last  []valueCode // the latest of each dimension
+	rows  []rollRow
+	dicts [rollWidth][]string
+	index [rollWidth]map[string]uint32
+	last  [rollWidth]uint32 // the latest code of each dimension
 
+	facts [rollFacts]struct { // the latest, by what it is about
+		rollFact
+		at int // its row and one, or 0
+	}
 	client   clientRow // the latest
 	clientAt int       // its row and one, or 0
 }
@@ -92,102 +114,115 @@ type clientRow struct {
 	quarter     int64 // of an hour: its first minute
 }
 
-type valueCode struct {
-	value string
-	code  int64
-}
-
-func newRollBuilder() *rollBuilder {
-	b := &rollBuilder{r: &rollup{dims: make([]rollDim, len(rollDims))}, index: make([]map[string]int64, len(rollDims)), last: make([]valueCode, len(rollDims))}
-	for i := range b.index {
-		b.index[i] = map[string]int64{}
+// rollBuilders are kept for their room.
+var rollBuilders = sync.Pool{New: func() any {
+	b := &rollBuilder{}
+	for d := range b.index {
+		b.index[d] = map[string]uint32{}
 	}
 	return b
+}}
+
+func newRollBuilder() *rollBuilder { return rollBuilders.Get().(*rollBuilder) }
+
+// release empties b for the next rollup.
+func (b *rollBuilder) release() {
+	for d := range b.index {
+		clear(b.index[d])
+	}
+	*b = rollBuilder{rows: b.rows[:0], index: b.index} // what was made has the dictionaries
+	if cap(b.rows) <= blockRows {
+		rollBuilders.Put(b)
+	}
 }
 
-func (b *rollBuilder) code(dim int, s string) int64 {
-	last := &b.last[dim]
-	if last.value == s && len(b.r.dims[dim].dict) > 0 {
-		return last.code
+func (b *rollBuilder) code(dim int, s string) uint32 {
+	dict := b.dicts[dim]
+	if c := b.last[dim]; int(c) < len(dict) && dict[c] == s {
+		return c
 	}
 	c, ok := b.index[dim][s]
 	if !ok {
-		c = int64(len(b.r.dims[dim].dict))
+		c = uint32(len(dict)) //nolint:gosec // bounded by the rows of a run
 		b.index[dim][s] = c
-		b.r.dims[dim].dict = append(b.r.dims[dim].dict, s)
+		b.dicts[dim] = append(dict, s)
 	}
-	*last = valueCode{s, c}
+	b.last[dim] = c
 	return c
 }
 
 func (b *rollBuilder) add(values []string, minute int64, bucket uint16, n, sum int64) {
-	r := b.r
+	row := rollRow{minute: minute, bucket: int64(bucket), n: n, sum: sum}
 	for i, s := range values {
-		r.dims[i].codes = append(r.dims[i].codes, b.code(i, s))
+		row.codes[i] = b.code(i, s)
 	}
-	b.count(minute, int64(bucket), n, sum)
-}
-
-func (b *rollBuilder) count(minute, bucket, n, sum int64) {
-	r := b.r
-	if r.rows == 0 {
-		r.lo, r.hi = minute, minute
-	}
-	r.lo, r.hi = min(r.lo, minute), max(r.hi, minute)
-	r.rows++
-	r.minute, r.bucket, r.n, r.sum = append(r.minute, minute), append(r.bucket, bucket), append(r.n, n), append(r.sum, sum)
+	b.rows = append(b.rows, row)
 }
 
 // merge adds all rows of o.
 func (b *rollBuilder) merge(o *rollup) {
-	for i := range o.dims {
-		moved := make([]int64, len(o.dims[i].dict))
-		for c, s := range o.dims[i].dict {
-			moved[c] = b.code(i, s)
-		}
-		for _, c := range o.dims[i].codes {
-			b.r.dims[i].codes = append(b.r.dims[i].codes, moved[c])
-		}
+	at := len(b.rows)
+	b.rows = slices.Grow(b.rows, o.rows)[:at+o.rows]
+	rows := b.rows[at:]
+	for i := range rows {
+		rows[i].minute, rows[i].bucket, rows[i].n, rows[i].sum = o.minute[i], o.bucket[i], o.n[i], o.sum[i]
 	}
-	for row := range o.rows {
-		b.count(o.minute[row], o.bucket[row], o.n[row], o.sum[row])
+	var moved []uint32
+	for d := range o.dims {
+		moved = moved[:0]
+		for _, s := range o.dims[d].dict {
+			moved = append(moved, b.code(d, s))
+		}
+		for i, c := range o.dims[d].codes {
+			rows[i].codes[d] = moved[c]
+		}
 	}
 }
 
 // done sorts the rows and makes one of those that are equal.
 func (b *rollBuilder) done() *rollup {
-	r := b.r
-	order := make([]int, r.rows)
-	for i := range order {
-		order[i] = i
-	}
-	compare := func(x, y int) int {
-		for d := range r.dims {
-			if c := cmp.Compare(r.dims[d].codes[x], r.dims[d].codes[y]); c != 0 {
-				return c
-			}
+	slices.SortFunc(b.rows, func(x, y rollRow) int { return x.compare(&y) })
+	n := 0
+	for i := range b.rows {
+		if row := &b.rows[i]; n > 0 && b.rows[n-1].compare(row) == 0 {
+			b.rows[n-1].n += row.n
+			b.rows[n-1].sum += row.sum
+		} else {
+			b.rows[n] = *row
+			n++
 		}
-		return cmp.Or(cmp.Compare(r.minute[x], r.minute[y]), cmp.Compare(r.bucket[x], r.bucket[y]))
 	}
-	slices.SortFunc(order, compare)
-	out := &rollup{dims: make([]rollDim, len(r.dims)), lo: r.lo, hi: r.hi}
+	b.rows = b.rows[:n]
+	return b.rollup()
+}
+
+// rollup is what was gathered, in that order. b is empty then.
+func (b *rollBuilder) rollup() *rollup {
+	defer b.release()
+	rows := len(b.rows)
+	r := &rollup{rows: rows, dims: make([]rollDim, rollWidth)}
+	room := make([]int64, (rollWidth+4)*rows)
+	column := func() (c []int64) {
+		c, room = room[:rows:rows], room[rows:]
+		return c
+	}
 	for d := range r.dims {
-		out.dims[d] = rollDim{dict: r.dims[d].dict, codes: make([]int64, 0, r.rows)}
-	}
-	for i, x := range order {
-		if i > 0 && compare(order[i-1], x) == 0 {
-			out.n[out.rows-1] += r.n[x]
-			out.sum[out.rows-1] += r.sum[x]
-			continue
+		codes := column()
+		for i := range b.rows {
+			codes[i] = int64(b.rows[i].codes[d])
 		}
-		for d := range r.dims {
-			out.dims[d].codes = append(out.dims[d].codes, r.dims[d].codes[x])
-		}
-		out.minute, out.bucket = append(out.minute, r.minute[x]), append(out.bucket, r.bucket[x])
-		out.n, out.sum = append(out.n, r.n[x]), append(out.sum, r.sum[x])
-		out.rows++
+		r.dims[d] = rollDim{dict: b.dicts[d], codes: codes}
 	}
-	return out
+	r.minute, r.bucket, r.n, r.sum = column(), column(), column(), column()
+	for i := range b.rows {
+		row := &b.rows[i]
+		r.minute[i], r.bucket[i], r.n[i], r.sum[i] = row.minute, row.bucket, row.n, row.sum
+		if i == 0 {
+			r.lo, r.hi = row.minute, row.minute
+		}
+		r.lo, r.hi = min(r.lo, row.minute), max(r.hi, row.minute)
+	}
+	return r
 }
 
 // rollQuery is the aggregation whose rows a rollup gathers, so that facts count
@@ -248,15 +283,13 @@ func rollupOf(recs []event.Record) *rollup {
 		r := &recs[i]
 		switch ev := r.Event.(type) { //nolint:gochecksumtype // the other facts tell of no outcome; a test compares with rollQueries
 		case event.MessageQueued:
-			b.fact(r, rollFact{kind: kindAccepted, who: whoOf(&ev.Info), disposition: mail.Queued, value: ev.Size})
+			b.fact(r, rollAccepted, rollFact{who: whoOf(&ev.Info), disposition: mail.Queued}, "", ev.Size)
 		case event.AttemptFinished:
 			for k := range ev.Recipients {
 				rc := &ev.Recipients[k]
 				if d := cmp.Or(rc.Disposition, ev.Disposition); d == mail.Deferred {
-					b.fact(r, rollFact{
-						kind: kindOutcome, who: whoOf(&ev.Info), hop: ev.Hop, address: rc.Address,
-						disposition: d, class: cmp.Or(rc.Class, ev.Class), code: cmp.Or(rc.Code, ev.Code),
-					})
+					f := rollFact{who: whoOf(&ev.Info), hop: ev.Hop, disposition: d, class: cmp.Or(rc.Class, ev.Class), code: cmp.Or(rc.Code, ev.Code)}
+					b.fact(r, rollDeferred, f, rc.Address, 0)
 				}
 			}
 		case event.RecipientRelayed:
@@ -269,20 +302,25 @@ func rollupOf(recs []event.Record) *rollup {
 			b.final(r, &ev.Final, mail.Dropped)
 		}
 	}
-	return b.r
+	return b.rollup()
 }
 
-// rollFact is what a row counts of one fact. It has no pointer into it: the fact
-// would be copied to the heap for that.
+// What facts are about.
+const (
+	rollAccepted = iota
+	rollDeferred
+	rollFinal
+	rollFacts
+)
+
+// rollFact is what many facts tell alike. It has no pointer into the fact,
+// which would be copied to the heap for that.
 type rollFact struct {
-	kind string
 	who
 	hop         event.Hop
-	address     string
 	disposition mail.Disposition
 	class       mail.Class
 	code        int
-	value       int64
 }
 
 // who is what a rollup tells of where a message came from.
@@ -294,13 +332,51 @@ type who struct {
 func whoOf(i *event.Info) who { return who{i.MailFrom, i.ConnectorIn, i.AuthUser, i.ClientIP} }
 
 func (b *rollBuilder) final(r *event.Record, f *event.Final, d mail.Disposition) {
-	b.fact(r, rollFact{
-		kind: kindOutcome, who: whoOf(&f.Info), hop: f.Hop, address: f.Recipient, disposition: d, class: f.Class, code: f.Code,
-		value: time.Duration(f.TTotal).Microseconds(),
-	})
+	b.fact(r, rollFinal, rollFact{who: whoOf(&f.Info), hop: f.Hop, disposition: d, class: f.Class, code: f.Code}, f.Recipient, time.Duration(f.TTotal).Microseconds())
 }
 
-func (b *rollBuilder) fact(r *event.Record, f rollFact) {
+// fact counts a fact. What it says like the one before is not worked out again.
+func (b *rollBuilder) fact(r *event.Record, about int, f rollFact, address string, value int64) {
+	minute := floorTo(r.Time.UnixMicro(), rollMinute) / rollMinute
+	last := &b.facts[about]
+	var row rollRow
+	switch {
+	case last.at == 0 || last.rollFact != f:
+		row = b.row(about, &f)
+		last.rollFact = f
+	case about == rollAccepted && b.rows[last.at-1].minute == minute:
+		b.rows[last.at-1].n++
+		b.rows[last.at-1].sum += value
+		return
+	default:
+		row.codes = b.rows[last.at-1].codes
+	}
+	row.minute, row.n = minute, 1
+	switch about {
+	case rollAccepted:
+		row.sum = value
+	case rollFinal:
+		row.bucket = int64(bucketOf(value))
+	}
+	if about != rollAccepted {
+		row.codes[rollDomain] = b.code(rollDomain, domainOf(address))
+	}
+	b.rows = append(b.rows, row)
+	last.at = len(b.rows)
+	if about != rollAccepted {
+		b.who(minute, &f)
+	}
+}
+
+// rollDomain is the place of recipient_domain in rollDims.
+const rollDomain = 1
+
+// row makes a row of what f tells, but for the domain of its recipient.
+func (b *rollBuilder) row(about int, f *rollFact) (row rollRow) {
+	kind := kindOutcome
+	if about == rollAccepted {
+		kind = kindAccepted
+	}
 	remote := lower(f.hop.RemoteName)
 	if remote == "" && f.hop.RemoteIP.IsValid() {
 		remote = f.hop.RemoteIP.String()
@@ -309,27 +385,30 @@ func (b *rollBuilder) fact(r *event.Record, f rollFact) {
 	if f.code != 0 {
 		code = strconv.Itoa(f.code)
 	}
-	values := [...]string{ // in the order of rollDims
-		f.kind, domainOf(f.address), f.hop.Queue, remote, f.hop.Provider, cmp.Or(f.hop.ConnectorOut, f.connectorIn), f.connectorIn,
+	for d, s := range [rollWidth]string{ // in the order of rollDims
+		kind, "", f.hop.Queue, remote, f.hop.Provider, cmp.Or(f.hop.ConnectorOut, f.connectorIn), f.connectorIn,
 		f.disposition.String(), string(f.class), code, senderDomain(f.mailFrom), "", "",
+	} {
+		if d != rollDomain || about == rollAccepted {
+			row.codes[d] = b.code(d, s)
+		}
 	}
-	b.addValue(f.kind, planOf(r).name, values[:], r.Time.UnixMicro(), f.value)
-	if f.kind != kindOutcome {
-		return
-	}
-	quarter := floorTo(floorTo(r.Time.UnixMicro(), rollMinute)/rollMinute, clientMinutes)
-	if c := (clientRow{f.client, f.user, f.disposition, quarter}); c != b.client || b.clientAt == 0 {
-		b.client, b.clientAt = c, b.r.rows+1
-	} else { // most follow one of the same client
-		b.r.n[b.clientAt-1]++
+	return row
+}
+
+// who counts an outcome for who has submitted the message.
+func (b *rollBuilder) who(minute int64, f *rollFact) {
+	c := clientRow{f.client, f.user, f.disposition, floorTo(minute, clientMinutes)}
+	if c == b.client && b.clientAt > 0 { // most follow one of the same client
+		b.rows[b.clientAt-1].n++
 		return
 	}
 	client := ""
 	if f.client.IsValid() {
 		client = f.client.String()
 	}
-	values = [...]string{kindClient, "", "", "", "", "", "", f.disposition.String(), "", "", "", client, f.user}
-	b.addValue(kindClient, "", values[:], r.Time.UnixMicro(), 0)
+	b.add([]string{kindClient, "", "", "", "", "", "", f.disposition.String(), "", "", "", client, f.user}, c.quarter, 0, 1, 0)
+	b.client, b.clientAt = c, len(b.rows)
 }
 
 // rollupOfView gathers the rollup of a stored block.
@@ -358,7 +437,7 @@ func rollupOfView(v *view) (*rollup, error) {
 			b.addValue(kind, x.fact, values, x.when, x.n)
 		})
 	}
-	return b.r, nil
+	return b.rollup(), nil
 }
 
 // encode writes r as it is stored.
@@ -615,7 +694,7 @@ func (a *aggregation) canRoll(f *filter) bool {
 			return false
 		}
 	}
-	return a.step%rollMinute == 0 && !slices.ContainsFunc(a.dims, func(d dimension) bool { return !slices.Contains(rollDims, d.name) })
+	return a.step%rollMinute == 0 && !slices.ContainsFunc(a.dims, func(d dimension) bool { return !slices.Contains(rollDims[:], d.name) })
 }
 
 // rollFilter is a filter over the codes of a rollup's dimensions.
@@ -647,7 +726,7 @@ func (a *aggregation) rolling(f *filter) *rolling {
 	q.lo = -floorTo(-max(f.from, -1<<52), unit) / rollMinute // rounded up
 	q.hi = max(q.lo, floorTo(min(f.to, 1<<52), unit)/rollMinute)
 	for _, d := range a.dims {
-		q.by = append(q.by, slices.Index(rollDims, d.name))
+		q.by = append(q.by, slices.Index(rollDims[:], d.name))
 		q.want[d.name] = true
 	}
 	filters := func(preds []*pred, not bool) {
@@ -656,10 +735,10 @@ func (a *aggregation) rolling(f *filter) *rolling {
 			if !ok {
 				continue // which fact it is
 			}
-			rf := rollFilter{not: not, dims: []int{slices.Index(rollDims, dim)}, ok: p.passes(dim)}
+			rf := rollFilter{not: not, dims: []int{slices.Index(rollDims[:], dim)}, ok: p.passes(dim)}
 			q.want[dim] = true
 			if dim == "connector" { // either side
-				rf.dims = append(rf.dims, slices.Index(rollDims, "connector_in"))
+				rf.dims = append(rf.dims, slices.Index(rollDims[:], "connector_in"))
 				q.want["connector_in"] = true
 			}
 			q.filters = append(q.filters, rf)
@@ -671,7 +750,7 @@ func (a *aggregation) rolling(f *filter) *rolling {
 	q.filters = append(q.filters, rollFilter{dims: []int{0}, ok: func(s string) bool { return s == q.kind }})
 	if strings.HasPrefix(a.metric, "latency_") {
 		q.want["disposition"] = true
-		q.filters = append(q.filters, rollFilter{not: true, dims: []int{slices.Index(rollDims, "disposition")}, ok: func(s string) bool { return s == mail.Deferred.String() }})
+		q.filters = append(q.filters, rollFilter{not: true, dims: []int{slices.Index(rollDims[:], "disposition")}, ok: func(s string) bool { return s == mail.Deferred.String() }})
 	}
 	return q
 }
@@ -927,11 +1006,16 @@ func (sn *snapshot) eachRollup(ctx context.Context, p *partition, runs []*run, w
 
 // mergeRollups makes one rollup of those of blocks; nil when one is absent.
 func mergeRollups(blocks []fresh) *rollup {
-	b := newRollBuilder()
+	total := 0
 	for i := range blocks {
 		if blocks[i].roll == nil {
 			return nil
 		}
+		total += blocks[i].roll.rows
+	}
+	b := newRollBuilder()
+	b.rows = slices.Grow(b.rows, total)
+	for i := range blocks {
 		b.merge(blocks[i].roll)
 	}
 	return b.done()

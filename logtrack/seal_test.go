@@ -3,6 +3,8 @@ package logtrack
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -44,6 +46,65 @@ func relayed(n int) (recs []event.Record) {
 		add(3*time.Millisecond, event.SourceQueue, event.MessageRetired{Info: info, Recipients: 1, Relayed: 1, Attempts: 1, TTotal: event.Secs(3 * time.Millisecond)})
 	}
 	return recs
+}
+
+// relaying is relayed in the order in which the relay states it, with what the
+// sessions state besides, which no outbox keeps.
+func relaying(n int) []event.Record {
+	recs := relayed(n)
+	for i := range n {
+		first := recs[5*i]
+		for k, verb := range []string{"MAIL", "RCPT", "DATA"} {
+			t := first.Time.Add(time.Duration(k-3) * 100 * time.Microsecond)
+			recs = append(recs, event.Record{
+				ID: mail.NewID(t), Time: t, Node: first.Node, Source: event.SourceSMTPIn, ConfigRev: first.ConfigRev, Session: first.Session,
+				Event: event.CommandAnswered{Connector: "in", Verb: verb, Code: 250 + 104*(k/2), Enhanced: []string{"2.1.0", "2.1.5", ""}[k], Took: event.Secs(time.Duration(i%99+k) * time.Microsecond)},
+			})
+		}
+	}
+	order := func(later time.Duration) { // the outbox has its facts for a while
+		at := func(r *event.Record) time.Time {
+			if r.Kept {
+				return r.Time.Add(later)
+			}
+			return r.Time
+		}
+		slices.SortStableFunc(recs, func(a, b event.Record) int { return at(&a).Compare(at(&b)) })
+	}
+	order(0)
+	for i := range recs {
+		recs[i].ID = mail.NewSerialID(recs[i].Time)
+	}
+	order(5 * time.Millisecond)
+	return recs
+}
+
+// BenchmarkRelaying writes what the relay states of messages which all went
+// well, and waits until it is sealed. One iteration is a message.
+func BenchmarkRelaying(b *testing.B) {
+	s := openStore(b, b.TempDir())
+	var cpu time.Duration
+	var before, after runtime.MemStats
+	total := uint64(0)
+	for done := 0; done < b.N; {
+		n := min(b.N-done, 20000)
+		recs := relaying(n)
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		cpu -= cpuTime()
+		b.StartTimer()
+		for i := range recs {
+			s.Write(&recs[i])
+		}
+		seal(s)
+		b.StopTimer()
+		cpu += cpuTime()
+		runtime.ReadMemStats(&after)
+		total += after.TotalAlloc - before.TotalAlloc
+		done += n
+	}
+	b.ReportMetric(float64(cpu.Nanoseconds())/float64(b.N)/1000, "cpu-µs/op")
+	b.ReportMetric(float64(total)/float64(b.N), "octets/op")
 }
 
 // BenchmarkSeal makes blocks of the facts that relaying states.

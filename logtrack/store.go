@@ -2,7 +2,6 @@ package logtrack
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,7 +16,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
 	"go.uber.org/zap"
 
 	"waybill/relay/badgerdir"
@@ -81,6 +79,7 @@ type Store struct {
 	open      *memBlock
 	sealing   []*memBlock // full, oldest first
 	recent    []*idSet    // ids of the last sealed blocks, oldest first
+	before    int64       // the latest time of ids in blocks in memory but the open one
 	covered   int64       // the latest time of ids in blocks of before the store was opened
 	openSeq   uint32      // those blocks have lower numbers
 	retired   []*segment  // of stored blocks; the flusher removes their files
@@ -117,50 +116,6 @@ type Store struct {
 	bytes                                                        atomic.Int64
 	heavy                                                        chan struct{} // one token for each aggregate at once
 	crew                                                         crew
-}
-
-// memBlock is a block in memory: the open one, or one that waits to be stored.
-type memBlock struct {
-	seq   uint32
-	recs  []event.Record // grows within its capacity; rows below its length do not change
-	head  header         // ranges only
-	ids   *idSet
-	seg   *segment
-	bytes int
-	kept  bool   // some of recs are not in the journal, because the queue keeps them
-	upTo  uint64 // records taken when it was full
-	since time.Time
-	full  time.Time // since when it waits to be stored
-
-	encoding sync.Once
-	encoded  *encoded
-}
-
-// encode encodes the block, which is full, once.
-func (m *memBlock) encode() *encoded {
-	m.encoding.Do(func() {
-		head := m.head
-		m.encoded = encodeRows(m.seq, m.recs, &head)
-	})
-	return m.encoded
-}
-
-// idSet is the event ids of one block.
-type idSet struct {
-	ids      map[[16]byte]struct{}
-	min, max int64
-}
-
-// idKey makes an event id comparable in 16 octets, with its time.
-func idKey(r *event.Record) (key [16]byte, ms int64) {
-	if b, ok := packULID(r.ID); ok {
-		return b, ulidMS(b)
-	}
-	h := xxhash.Sum64String(r.ID)
-	binary.LittleEndian.PutUint64(key[:8], h)
-	binary.BigEndian.PutUint64(key[8:], h)
-	key[0] = 0xff // no ULID begins so
-	return key, r.Time.UnixMilli()
 }
 
 // Open opens the store in opts.Dir. What a crash left in the journal is taken
@@ -322,6 +277,7 @@ func (s *Store) recover() error {
 		}
 		if len(m.recs) > 0 {
 			s.sealing = append(s.sealing, m)
+			s.before = max(s.before, m.ids.max)
 			continue
 		}
 		if err := os.Remove(path); err != nil {
@@ -343,57 +299,9 @@ func (s *Store) readBlock(seq uint32, path string) (*memBlock, int, error) {
 		if r.ID != "" && (m.ids.has(key, ms) || s.inRecent(key, ms) || ms <= s.covered && s.inSealed(&r, s.overlapping(ms), ms, seq)) {
 			return
 		}
-		m.add(&r, key, ms)
+		m.add(&r, planOf(&r).place, key, ms)
 	})
 	return m, torn, err
-}
-
-func newMemBlock(seq uint32, seg *segment) *memBlock {
-	return &memBlock{
-		seq: seq, seg: seg, recs: make([]event.Record, 0, blockRows), since: time.Now(),
-		ids: &idSet{ids: make(map[[16]byte]struct{}, blockRows)},
-	}
-}
-
-func (m *memBlock) add(r *event.Record, key [16]byte, ms int64) {
-	first := len(m.recs) == 0
-	m.head.widen(r, ms, first)
-	m.recs = append(m.recs, *r)
-	m.recs[len(m.recs)-1].Form = nil // it would keep the octets in memory
-	if r.ID == "" {
-		return
-	}
-	if len(m.ids.ids) == 0 {
-		m.ids.min, m.ids.max = ms, ms
-	}
-	m.ids.min, m.ids.max = min(m.ids.min, ms), max(m.ids.max, ms)
-	m.ids.ids[key] = struct{}{}
-}
-
-func (i *idSet) has(key [16]byte, ms int64) bool {
-	if ms < i.min || ms > i.max {
-		return false
-	}
-	_, ok := i.ids[key]
-	return ok
-}
-
-// inRecent reports whether an id is in a block in memory. s.mu is held, or the store is not open yet.
-func (s *Store) inRecent(key [16]byte, ms int64) bool {
-	if s.open != nil && s.open.ids.has(key, ms) {
-		return true
-	}
-	for _, m := range slices.Backward(s.sealing) {
-		if m.ids.has(key, ms) {
-			return true
-		}
-	}
-	for _, ids := range slices.Backward(s.recent) {
-		if ids.has(key, ms) {
-			return true
-		}
-	}
-	return false
 }
 
 // overlapping lists partitions that have ids of the time ms in blocks that are
@@ -491,24 +399,24 @@ func (s *Store) Write(r *event.Record) {
 		return
 	}
 	if r.Kept {
-		s.append(r, nil, p.class)
+		s.append(r, p, nil)
 		return
 	}
 	scratch := framePool.Get().(*[]byte)
 	frame := appendRecord((*scratch)[:0], r)
-	s.append(r, frame, p.class)
+	s.append(r, p, frame)
 	if cap(frame) <= 1<<20 {
 		*scratch = frame
 		framePool.Put(scratch)
 	}
 }
 
-func (s *Store) append(r *event.Record, frame []byte, class event.Durability) {
+func (s *Store) append(r *event.Record, p *plan, frame []byte) {
 	key, ms := idKey(r)
 	checked := r.ID == ""
 	s.mu.Lock()
 	for {
-		if !s.waitForRoom(class) {
+		if !s.waitForRoom(p.class) {
 			s.mu.Unlock()
 			return
 		}
@@ -534,7 +442,7 @@ func (s *Store) append(r *event.Record, frame []byte, class event.Durability) {
 		s.nextSeq++
 	}
 	m := s.open
-	m.add(r, key, ms)
+	m.add(r, p.place, key, ms)
 	m.bytes += len(frame)
 	switch {
 	case r.Kept:
@@ -554,7 +462,10 @@ func (s *Store) append(r *event.Record, frame []byte, class event.Durability) {
 		s.rotate()
 	}
 	flush := s.unwritten > maxUnwritten/8
-	s.tails.offer(&m.recs[len(m.recs)-1])
+	if s.tails.live.Load() > 0 {
+		m.lent = true
+		s.tails.offer(&m.recs[len(m.recs)-1])
+	}
 	s.mu.Unlock()
 	if flush {
 		kick(s.flushKick)
@@ -611,6 +522,7 @@ func (s *Store) rotate() {
 		return
 	}
 	s.open.full, s.open.upTo = time.Now(), s.appended
+	s.before = max(s.before, s.open.ids.max)
 	s.sealing = append(s.sealing, s.open)
 	s.open = nil
 	kick(s.sealKick)
@@ -907,13 +819,19 @@ func (s *Store) seal(list []*memBlock) error {
 		s.retired = append(s.retired, m.seg)
 	}
 	s.sealing = slices.Clone(s.sealing[len(list):])
-	s.recent = slices.Clone(s.recent[max(0, len(s.recent)-recentBlocks):])
+	for len(s.recent) > recentBlocks {
+		s.recent[0].free()
+		s.recent = slices.Delete(s.recent, 0, 1)
+	}
 	if s.open == nil && len(s.sealing) == 0 { // all there is, is stored
 		s.writtenTo = s.appended
 		s.settle(s.appended)
 	}
 	s.room.Broadcast()
 	s.mu.Unlock()
+	for _, m := range list {
+		m.free()
+	}
 	if err := p.settleIndex(false); err != nil {
 		s.log.Error("track index stays in memory; it is tried again", zap.String("partition", p.name), zap.Error(err))
 	}
@@ -1085,7 +1003,7 @@ func (s *Store) Stats() Stats {
 		st.Blocks += m.Blocks
 		see(m.MinTS)
 	}
-	for _, m := range s.memBlocks() {
+	for _, m := range s.inMemory() {
 		st.Events += int64(len(m.recs))
 		see(m.head.minTS)
 	}
@@ -1105,15 +1023,6 @@ func (s *Store) Stats() Stats {
 		st.Degraded = fmt.Sprintf("damaged partitions are left out: %s; waybill track reindex fills the gap", strings.Join(s.leftOut, ", "))
 	}
 	return st
-}
-
-// memBlocks lists the blocks in memory. s.mu is held.
-func (s *Store) memBlocks() []*memBlock {
-	list := slices.Clone(s.sealing)
-	if s.open != nil {
-		list = append(list, s.open)
-	}
-	return list
 }
 
 // measure looks how much of the disk the store takes.

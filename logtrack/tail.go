@@ -3,6 +3,7 @@ package logtrack
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"waybill/logtrack/trackapi"
 	"waybill/relay/event"
@@ -29,6 +30,7 @@ type tails struct {
 	slow   int64
 	offers chan *event.Record
 	stop   chan struct{}
+	live   atomic.Int32 // how many are in list
 }
 
 // Tailer is one live reader.
@@ -112,6 +114,7 @@ func (t *tails) end(x *Tailer, err error) {
 	}
 	x.live, x.err = false, err
 	delete(t.list, x)
+	t.live.Add(-1)
 	close(x.c)
 }
 
@@ -151,6 +154,7 @@ func (s *Store) Tail(q trackapi.Query) (*Tailer, error) {
 	x := &Tailer{c: make(chan *event.Record, tailRoom), f: f, t: t, live: true}
 	x.C = x.c
 	t.list[x] = struct{}{}
+	t.live.Add(1)
 	return x, nil
 }
 

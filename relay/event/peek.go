@@ -60,6 +60,9 @@ func learn(ev Event, k *kind) {
 	slots[i].table, slots[i].kind = table, k
 }
 
+// Value is the record itself, as [ValueOf] gives its fact.
+func (r *Record) Value() Value { return Value{unsafe.Pointer(r)} } //nolint:gosec // read only
+
 // checkPeekable panics when ValueOf cannot read facts of the type.
 func checkPeekable(typ reflect.Type) {
 	if typ.Kind() != reflect.Struct || typ.Size() <= unsafe.Sizeof(uintptr(0)) {
@@ -101,6 +104,12 @@ func (v Value) Int(kind reflect.Kind) int64 {
 	}
 	panic("event: no integer: " + kind.String())
 }
+
+// Word is the value of a field of an integer kind of eight octets.
+func (v Value) Word() int64 { return *(*int64)(v.at) }
+
+// Octet is the value of a field of type bool or of a kind of one octet without a sign.
+func (v Value) Octet() uint8 { return *(*uint8)(v.at) }
 
 // slice is what the runtime has of one.
 type slice struct {

@@ -1,0 +1,205 @@
+package logtrack
+
+import (
+	"encoding/binary"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"waybill/relay/event"
+)
+
+// memBlock is a block in memory: the open one, or one that waits to be stored.
+type memBlock struct {
+	seq uint32
+	rows
+	head  header // ranges only
+	ids   *idSet
+	seg   *segment
+	bytes int
+	kept  bool   // some of recs are not in the journal, because the queue keeps them
+	lent  bool   // somebody may still read recs when the block is stored
+	upTo  uint64 // records taken when it was full
+	since time.Time
+	full  time.Time // since when it waits to be stored
+
+	encoding sync.Once
+	encoded  *encoded
+}
+
+// rows are the facts of a block, with what is worked out once about each.
+type rows struct {
+	recs  []event.Record // grows within its capacity; rows below its length do not change
+	keys  [][16]byte     // of their event ids, as idKey makes them
+	kinds []byte         // their plans' places in journalTypes
+}
+
+// rowsPool has rooms of blocks that are stored: a third of a megabyte each,
+// which a relay under load fills twenty times a second.
+var rowsPool = sync.Pool{New: func() any {
+	return &rows{recs: make([]event.Record, 0, blockRows), kinds: make([]byte, 0, blockRows)}
+}}
+
+func newMemBlock(seq uint32, seg *segment) *memBlock {
+	return &memBlock{seq: seq, seg: seg, rows: *rowsPool.Get().(*rows), ids: newIDSet(), since: time.Now()}
+}
+
+// free gives the room of a stored block back, unless somebody may read it.
+func (m *memBlock) free() {
+	if m.lent || cap(m.recs) != blockRows {
+		return
+	}
+	room := &rows{recs: m.recs[:0], kinds: m.kinds[:0]}
+	clear(m.recs)
+	m.rows = rows{}
+	rowsPool.Put(room)
+}
+
+// add adds r, whose plan has the place kind, and whose event id has the key and
+// the time ms.
+func (m *memBlock) add(r *event.Record, kind byte, key [16]byte, ms int64) {
+	m.head.widen(r, ms, len(m.recs) == 0)
+	m.recs = append(m.recs, *r)
+	m.recs[len(m.recs)-1].Form = nil // it would keep the octets in memory
+	m.kinds = append(m.kinds, kind)
+	m.ids.add(key, ms, r.ID != "")
+	m.keys = m.ids.keys
+}
+
+// encode encodes the block, which is full, once.
+func (m *memBlock) encode() *encoded {
+	m.encoding.Do(func() {
+		head := m.head
+		m.encoded = encodeRows(m.seq, &m.rows, &head)
+	})
+	return m.encoded
+}
+
+// rowsOf works out what a block needs to know of recs, and what its header
+// says of their ranges.
+func rowsOf(recs []event.Record) (*rows, *header) {
+	x, h := &rows{recs: recs, keys: make([][16]byte, len(recs)), kinds: make([]byte, len(recs))}, &header{}
+	for i := range recs {
+		var ms int64
+		x.keys[i], ms = idKey(&recs[i])
+		x.kinds[i] = planOf(&recs[i]).place
+		h.widen(&recs[i], ms, i == 0)
+	}
+	return x, h
+}
+
+// idKey makes an event id comparable in 16 octets, with its time.
+func idKey(r *event.Record) (key [16]byte, ms int64) {
+	if b, ok := packULID(r.ID); ok {
+		return b, ulidMS(b)
+	}
+	h := xxhash.Sum64String(r.ID)
+	binary.LittleEndian.PutUint64(key[:8], h)
+	binary.BigEndian.PutUint64(key[8:], h)
+	key[0] = noULID
+	return key, r.Time.UnixMilli()
+}
+
+// noULID is the first octet of the key of another identifier. A ULID that
+// begins so is of the year 10889.
+const noULID = 0xff
+
+// idSet is the event ids of one block.
+type idSet struct {
+	keys     [][16]byte // of all rows
+	slots    []uint32   // a row and one, for each row that has an id; twice as many as rows at least
+	min, max int64
+	some     bool
+}
+
+var idSets = sync.Pool{New: func() any {
+	return &idSet{keys: make([][16]byte, 0, blockRows), slots: make([]uint32, 2*blockRows)}
+}}
+
+func newIDSet() *idSet { return idSets.Get().(*idSet) }
+
+// free gives the room of a set back that nobody asks any more.
+func (i *idSet) free() {
+	clear(i.slots)
+	i.keys, i.min, i.max, i.some = i.keys[:0], 0, 0, false
+	idSets.Put(i)
+}
+
+// add adds the key of the next row, which has an id or not.
+func (i *idSet) add(key [16]byte, ms int64, has bool) {
+	i.keys = append(i.keys, key)
+	if !has {
+		return
+	}
+	if !i.some {
+		i.min, i.max, i.some = ms, ms, true
+	}
+	i.min, i.max = min(i.min, ms), max(i.max, ms)
+	if 2*len(i.keys) > len(i.slots) {
+		old := i.slots
+		i.slots = make([]uint32, 2*len(old))
+		for _, row := range old {
+			if row > 0 {
+				*i.slot(i.keys[row-1]) = row
+			}
+		}
+	}
+	*i.slot(key) = uint32(len(i.keys)) //nolint:gosec // bounded by the rows of a block
+}
+
+// slot is where key is, or belongs.
+func (i *idSet) slot(key [16]byte) *uint32 {
+	const odd = 0x9e3779b97f4a7c15 // of the golden ratio: identifiers that follow each other are far from each other
+	mask := len(i.slots) - 1
+	at := int(binary.BigEndian.Uint64(key[8:])*odd>>32) & mask
+	for i.slots[at] > 0 && i.keys[i.slots[at]-1] != key {
+		at = (at + 1) & mask
+	}
+	return &i.slots[at]
+}
+
+func (i *idSet) has(key [16]byte, ms int64) bool {
+	return ms >= i.min && ms <= i.max && *i.slot(key) > 0
+}
+
+// inRecent reports whether an id is in a block in memory. s.mu is held, or the store is not open yet.
+func (s *Store) inRecent(key [16]byte, ms int64) bool {
+	if s.open != nil && s.open.ids.has(key, ms) {
+		return true
+	}
+	if ms > s.before { // as nearly all are
+		return false
+	}
+	for _, m := range slices.Backward(s.sealing) {
+		if m.ids.has(key, ms) {
+			return true
+		}
+	}
+	for _, ids := range slices.Backward(s.recent) {
+		if ids.has(key, ms) {
+			return true
+		}
+	}
+	return false
+}
+
+// inMemory lists the blocks in memory, of which the caller reads no rows. s.mu is held.
+func (s *Store) inMemory() []*memBlock {
+	list := slices.Clone(s.sealing)
+	if s.open != nil {
+		list = append(list, s.open)
+	}
+	return list
+}
+
+// memBlocks lists the blocks in memory, whose rows the caller may read for as
+// long as it wants. s.mu is held.
+func (s *Store) memBlocks() []*memBlock {
+	list := s.inMemory()
+	for _, m := range list {
+		m.lent = true
+	}
+	return list
+}
