@@ -93,6 +93,9 @@ type index struct {
 func (d *definer) family(name string, dims []dim) (f family, total int) {
 	f.name, total = name, 1
 	counted := false
+	if len(dims) > len(places{}) {
+		panic(fmt.Sprintf("metric %s has %d labels", name, len(dims)))
+	}
 	for _, dm := range dims {
 		ix := index{dim: dm, at: make(map[string]int, len(dm.words)), size: len(dm.words)}
 		for i, w := range dm.words {
@@ -114,25 +117,53 @@ func (d *definer) family(name string, dims []dim) (f family, total int) {
 	return f, total
 }
 
-// child is the index of the child for words, one for each dim.
-func (f *family) child(words []string) int {
-	at, folded := 0, false
+// place is where a word stands in its dim; the complement of that for one that
+// was folded and counts. Dims of the same words have the same places, so that a
+// word that several families ask for is found once.
+type place int
+
+// places are where the words of the families' dims stand that facts repeat.
+type places [3]place
+
+// find is the place of word.
+func (ix *index) find(word string) place {
+	if i, ok := ix.at[word]; ok {
+		return place(i)
+	}
+	if ix.exact {
+		panic(fmt.Sprintf("label %s has no value %q", ix.label, word))
+	}
+	if ix.fold != foldQuietly && word != other {
+		return ^place(len(ix.words))
+	}
+	return place(len(ix.words))
+}
+
+// find is the place of word in dim k.
+func (f *family) find(k int, word string) place { return f.dims[k].find(word) }
+
+// at are the places of words, one for each dim.
+func (f *family) at(words []string) (at places) {
 	for k := range f.dims {
-		ix := &f.dims[k]
-		i, ok := ix.at[words[k]]
-		if !ok {
-			if ix.exact {
-				panic(fmt.Sprintf("metric %s: label %s has no value %q", f.name, ix.label, words[k]))
-			}
-			i = len(ix.words)
-			folded = folded || ix.fold != foldQuietly && words[k] != other
+		at[k] = f.dims[k].find(words[k])
+	}
+	return at
+}
+
+// child is the index of the child at the places.
+func (f *family) child(at *places) (i int) {
+	folded := false
+	for k := range f.dims {
+		p := at[k]
+		if p < 0 {
+			folded, p = true, ^p
 		}
-		at = at*ix.size + i
+		i = i*f.dims[k].size + int(p)
 	}
 	if folded {
 		f.overflow.Inc()
 	}
-	return at
+	return i
 }
 
 // values are the label values of child i, and whether the child exists from the
@@ -189,8 +220,11 @@ func (d *definer) counters(name, help string, dims ...dim) *counters {
 
 func (c *counters) inc(words ...string) { c.add(1, words...) }
 
-func (c *counters) add(n float64, words ...string) {
-	i := c.child(words)
+func (c *counters) add(n float64, words ...string) { c.addAt(n, c.at(words)) }
+
+// addAt is add for words whose places are known.
+func (c *counters) addAt(n float64, at places) {
+	i := c.child(&at)
 	kid := c.kids[i]
 	if kid == nil { // a rare fold
 		labels, _ := c.values(i)
@@ -216,7 +250,7 @@ type mark struct {
 
 // exemplarEvery is how often a histogram gets an exemplar of no note. A scrape
 // sees the latest of each bucket only, and each costs more than the counting.
-const exemplarEvery = 10 * time.Millisecond
+const exemplarEvery = 100 * time.Millisecond
 
 // due reports whether v is worth an exemplar: it is greater than the latest
 // one's, or that one is old.
@@ -256,7 +290,12 @@ func (d *definer) histograms(name, help string, buckets []float64, dims ...dim) 
 // observe counts v. A message's uid, when not empty, may become the exemplar
 // that leads from a graph to the message.
 func (h *histograms) observe(v float64, uid string, words ...string) {
-	i := h.child(words)
+	h.observeAt(v, uid, h.at(words))
+}
+
+// observeAt is observe for words whose places are known.
+func (h *histograms) observeAt(v float64, uid string, at places) {
+	i := h.child(&at)
 	kid := h.kids[i]
 	if kid == nil { // a rare fold
 		labels, _ := h.values(i)

@@ -213,7 +213,7 @@ func newTables(d *definer, o Options) *tables {
 // Write counts the fact of r.
 func (r *Reader) Write(rec *event.Record) {
 	t := r.tables.Load()
-	t.events.inc(event.Name(rec.Event))
+	t.events.addAt(1, places{place(event.Number(rec.Event))}) // the label's words are event.Names
 	switch ev := rec.Event.(type) {
 	case event.SessionOpened:
 		if ev.Direction == event.Inbound {
@@ -320,10 +320,11 @@ func (t *tables) queued(ev *event.MessageQueued, uid string) {
 		return
 	}
 	t.enqueued.add(n, ev.ConnectorIn)
-	t.received.inc(ev.ConnectorIn, ev.Protocol)
-	t.receivedBytes.add(max(float64(ev.Size), 0), ev.ConnectorIn, ev.Protocol)
-	t.messageSize.observe(float64(ev.Size), "", ev.ConnectorIn)
-	t.receiveDuration.observe((ev.TReceive + ev.TAccept).Float(), "", ev.ConnectorIn)
+	from := t.received.at([]string{ev.ConnectorIn, ev.Protocol})
+	t.received.addAt(1, from)
+	t.receivedBytes.addAt(max(float64(ev.Size), 0), from)
+	t.messageSize.observeAt(float64(ev.Size), "", places{from[0]})
+	t.receiveDuration.observeAt((ev.TReceive + ev.TAccept).Float(), "", places{from[0]})
 	t.acceptDuration.observe(ev.TAccept.Float(), uid) // the part that is ours has the exemplar
 }
 
@@ -347,67 +348,55 @@ func (t *tables) tls(ev *event.TLSNegotiated) {
 }
 
 func (t *tables) attempt(ev *event.AttemptFinished, uid string) {
-	provider := providerOf(ev.Provider)
-	t.attempts.inc(ev.ConnectorOut, provider, attemptWord(ev.Disposition))
+	at := t.attempts.at([]string{ev.ConnectorOut, providerOf(ev.Provider), attemptWord(ev.Disposition)})
+	send, provider := at[0], at[1]
+	t.attempts.addAt(1, at)
 	if ev.Reused {
-		t.reused.inc(ev.ConnectorOut)
+		t.reused.addAt(1, places{send})
 	}
 	if ev.Converted != "" {
-		t.converted.inc(ev.ConnectorOut, encodingOf(ev.Converted))
+		t.converted.addAt(1, places{send, t.converted.find(1, encodingOf(ev.Converted))})
 	}
 	if ev.DNSAsked > 0 {
 		cached := min(max(ev.DNSCached, 0), ev.DNSAsked)
-		t.attemptQuestions.add(float64(cached), ev.ConnectorOut, "cache")
-		t.attemptQuestions.add(float64(ev.DNSAsked-cached), ev.ConnectorOut, "server")
+		t.attemptQuestions.addAt(float64(cached), places{send, t.attemptQuestions.find(1, "cache")})
+		t.attemptQuestions.addAt(float64(ev.DNSAsked-cached), places{send, t.attemptQuestions.find(1, "server")})
 	}
 	for i := range ev.Recipients {
 		rcpt := &ev.Recipients[i]
 		class := string(rcpt.Class)
 		if rcpt.Code != 0 && class != string(mail.ClassDNS) && class != string(mail.ClassConnect) && class != string(mail.ClassTimeout) {
-			t.responses.inc(provider, codeWord(rcpt.Code))
+			t.responses.addAt(1, places{provider, t.responses.find(1, codeWord(rcpt.Code))})
 		}
 		if class == "" {
 			class = other
 		}
 		switch rcpt.Disposition {
 		case mail.Deferred, mail.Expired:
-			t.failures.inc(provider, class, "temporary")
+			t.failures.addAt(1, places{provider, t.failures.find(1, class), t.failures.find(2, "temporary")})
 		case mail.Bounced:
-			t.failures.inc(provider, class, "permanent")
+			t.failures.addAt(1, places{provider, t.failures.find(1, class), t.failures.find(2, "permanent")})
 		}
 	}
 
 	// Stages. The longest one carries the exemplar: it is what a person who
 	// clicks on the graph wants to see, and exemplars cost more than counting.
-	stages := [...]struct {
-		name string
-		took event.Seconds
-	}{
-		{"sched", ev.TSched},
-		{"dns", ev.TDNS},
-		{"connect", ev.TConnect},
-		{"banner", ev.TBanner},
-		{"tls", ev.TTLS},
-		{"auth", ev.TAuth},
-		{"envelope", ev.TEnvelope},
-		{"data", ev.TData},
-		{"reply", ev.TReply},
-	}
+	stages := [...]event.Seconds{ev.TSched, ev.TDNS, ev.TConnect, ev.TBanner, ev.TTLS, ev.TAuth, ev.TEnvelope, ev.TData, ev.TReply} // as stageDim
 	longest := 0
 	for i := range stages {
-		if stages[i].took > stages[longest].took {
+		if stages[i] > stages[longest] {
 			longest = i
 		}
 	}
-	for i := range stages {
-		if i > 0 && stages[i].took <= 0 {
+	for i, took := range stages {
+		if i > 0 && took <= 0 {
 			continue
 		}
 		id := ""
 		if i == longest {
 			id = uid
 		}
-		t.stages.observe(max(stages[i].took, 0).Float(), id, stages[i].name, ev.ConnectorOut)
+		t.stages.observeAt(max(took, 0).Float(), id, places{place(i), send})
 	}
 }
 
