@@ -2,9 +2,7 @@ package protolog
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
-	"io"
 	"strings"
 	"sync"
 	"time"
@@ -19,15 +17,58 @@ import (
 
 // encoders make lines.
 type encoders struct {
-	facts   zapcore.Encoder
+	heads   heads
 	program zapcore.Encoder // the program's own log
+}
+
+// heads are how zap begins the lines of facts, up to the value of firstKey: by
+// level, and by the number of the fact's name. What follows is the rest of the
+// record as its JSON form has it, which package event can write at once, and has
+// written already when the queue keeps the fact.
+type heads map[zapcore.Level][][]byte
+
+// firstKey begins the JSON form of every record.
+const (
+	firstKey  = "ts"
+	jsonStart = `{"` + firstKey + `":`
+)
+
+func newHeads(enc zapcore.Encoder) (heads, error) {
+	h := heads{}
+	for level := zapcore.DebugLevel; level <= zapcore.ErrorLevel; level++ {
+		for _, name := range event.Names() {
+			line, err := enc.EncodeEntry(zapcore.Entry{Level: level, Message: name}, []zapcore.Field{{Key: firstKey, Type: zapcore.Int64Type}})
+			if err != nil {
+				return nil, err
+			}
+			head, ok := strings.CutSuffix(line.String(), "0}\n")
+			if !ok || len(head) < len(jsonStart) {
+				return nil, fmt.Errorf("zap writes lines of facts as %q", line.String())
+			}
+			h[level] = append(h[level], []byte(head))
+			line.Free()
+		}
+	}
+	return h, nil
+}
+
+// appendLine appends the line of r.
+func (h heads) appendLine(dst []byte, level zapcore.Level, r *event.Record) ([]byte, error) {
+	head := h[level][event.Number(r.Event)]
+	at := len(dst) + len(head) - len(jsonStart) // where the JSON form begins, for its end to follow the head
+	dst = append(dst, head[:len(head)-len(jsonStart)]...)
+	dst, err := r.AppendJSON(dst)
+	if err != nil {
+		return dst, err
+	}
+	copy(dst[at:], head[len(head)-len(jsonStart):])
+	return append(dst, '\n'), nil
 }
 
 func newEncoders(format string) (encoders, error) {
 	cfg := zapcore.EncoderConfig{
 		MessageKey: "msg", LevelKey: "level", NameKey: "logger", StacktraceKey: "stack", LineEnding: "\n",
 		EncodeLevel: zapcore.LowercaseLevelEncoder, EncodeTime: encodeTime, EncodeDuration: zapcore.SecondsDurationEncoder,
-		NewReflectedEncoder: newReflected,
 	}
 	build := zapcore.NewJSONEncoder
 	switch format {
@@ -40,10 +81,9 @@ func newEncoders(format string) (encoders, error) {
 	default:
 		return encoders{}, fmt.Errorf("log format %.20q: want json or console", format)
 	}
-	e := encoders{facts: build(cfg)} // the record has its own ts
+	h, err := newHeads(build(cfg)) // the record has its own ts
 	cfg.TimeKey = "ts"
-	e.program = build(cfg)
-	return e, nil
+	return encoders{h, build(cfg)}, err
 }
 
 func encodeTime(t time.Time, enc zapcore.PrimitiveArrayEncoder) {
@@ -65,54 +105,11 @@ func (c consoleEncoder) EncodeEntry(e zapcore.Entry, fields []zapcore.Field) (*b
 	return c.Encoder.EncodeEntry(e, fields)
 }
 
-// written is a record on its way through zap: one field, whose value is the rest
-// of the record as its JSON form has it. Zap would write field by field what
-// package event can write at once, and has written already when the queue keeps
-// the fact. Pooled, so that a line costs no allocation of its own.
-type written struct {
-	json []byte
-	zap  [1]zapcore.Field
-}
+// linePool has room for lines, so that one costs no allocation of its own.
+var linePool = sync.Pool{New: func() any { b := make([]byte, 0, 2048); return &b }}
 
-var writtenPool = sync.Pool{New: func() any { return &written{json: make([]byte, 0, 2048)} }}
-
-// firstKey begins the JSON form of every record.
-const firstKey = "ts"
-
-var jsonStart = []byte(`{"` + firstKey + `":`)
-
-// fact makes the line of r. The caller frees it.
-func (e *encoders) fact(level zapcore.Level, r *event.Record) (*buffer.Buffer, error) {
-	w := writtenPool.Get().(*written)
-	defer writtenPool.Put(w)
-	var err error
-	if w.json, err = r.AppendJSON(w.json[:0]); err != nil {
-		return nil, err
-	}
-	w.zap[0] = zapcore.Field{Type: zapcore.InlineMarshalerType, Interface: w}
-	return e.facts.EncodeEntry(zapcore.Entry{Level: level, Message: event.Name(r.Event), Time: r.Time}, w.zap[:])
-}
-
-// MarshalLogObject writes the fields of the record.
-func (w *written) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	return enc.AddReflected(firstKey, w)
-}
-
-// reflected writes what zap has no method for.
-type reflected struct{ out io.Writer }
-
-func newReflected(out io.Writer) zapcore.ReflectedEncoder { return reflected{out} }
-
-// Encode writes v as JSON.
-func (r reflected) Encode(v any) error {
-	if w, ok := v.(*written); ok {
-		_, err := r.out.Write(w.json[len(jsonStart) : len(w.json)-1])
-		return err
-	}
-	enc := json.NewEncoder(r.out)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
-}
+// maxPooled is the largest room that is used again; a transcript may take more.
+const maxPooled = 64 << 10
 
 // escape returns line with every character that a terminal or a reader of lines
 // may act upon as a JSON escape. C0 is escaped by zap already; here follow DEL,

@@ -152,14 +152,18 @@ func (l *Log) Write(r *event.Record) {
 	if !wait && !l.admit() {
 		return
 	}
-	line, err := l.enc.fact(level, r)
+	room := linePool.Get().(*[]byte)
+	line, err := l.enc.heads.appendLine((*room)[:0], level, r)
 	if err != nil { // a time that JSON has no form for; durable facts do not come here with one
 		l.failed.Add(1)
 		l.failure.Store(&err)
 		return
 	}
-	l.add(escape(line.Bytes()), level, wait)
-	line.Free()
+	l.add(escape(line), level, wait)
+	if cap(line) <= maxPooled {
+		*room = line
+		linePool.Put(room)
+	}
 }
 
 // admit decides whether a protocol fact is kept. The fill may change before
