@@ -215,7 +215,7 @@ func (q *Queue) identify(d *mail.Draft, now time.Time) (ident, error) {
 	if !ok {
 		return ident{}, fmt.Errorf("bad queue ID %.40q", d.ID)
 	}
-	if q.entry(id) != nil {
+	if q.queued(id) {
 		return ident{}, fmt.Errorf("message %s is queued already", d.ID)
 	}
 	if d.UID == "" {
@@ -224,10 +224,10 @@ func (q *Queue) identify(d *mail.Draft, now time.Time) (ident, error) {
 	return id, nil
 }
 
-func (q *Queue) entry(id ident) *entry {
+func (q *Queue) queued(id ident) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.messages[id]
+	return q.sched.find(id) != nil
 }
 
 // finish brings the content to where it stays.
@@ -313,14 +313,13 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 			return err
 		}
 	}
-	e := newEntry(id, m, seg)
+	message := newEntry(id, m)
 	ws := waits(m)
 	m.asRead()
 	c.after(func() {
 		q.contents.commit(seg, id, size)
 		q.recent.add(id, m, len(value)+recordRoom, now)
-		q.messages[id] = e
-		q.sched.add(e)
+		e := q.sched.add(message)
 		q.heldOnArrival(e, m, holds)
 		us := now.UnixMicro()
 		for _, w := range ws {

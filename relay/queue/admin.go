@@ -33,15 +33,15 @@ func (q *Queue) Get(id mail.QueueID) (*Message, error) {
 func (q *Queue) present(id ident, m *stored) *Message {
 	var held map[route.Hop]bool
 	q.mu.Lock()
-	if e := q.messages[id]; e != nil {
-		e.groups(func(g *group) {
-			if e.held || g.hop.held != nil {
+	if e := q.sched.find(id); e != nil {
+		for _, h := range q.sched.groups(e) {
+			if e.held || h.held != nil {
 				if held == nil {
 					held = map[route.Hop]bool{}
 				}
-				held[g.hop.hop] = true
+				held[h.hop] = true
 			}
-		})
+		}
 	}
 	q.mu.Unlock()
 	for i := range m.States {
@@ -268,32 +268,28 @@ func (q *Queue) callNow(id ident, m *stored, index []int, called map[route.Hop]b
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	e := q.messages[id]
+	e := q.sched.find(id)
 	if e == nil {
 		return false
 	}
-	wanted := func(g *group) bool {
-		return slices.ContainsFunc(index, func(i int) bool { return m.States[i].Hop == g.hop.hop })
+	wanted := func(h *hopQueue) bool {
+		return h.hop != route.Unroutable && slices.ContainsFunc(index, func(i int) bool { return m.States[i].Hop == h.hop })
 	}
-	ready := true
-	e.groups(func(g *group) {
-		if wanted(g) && g.hop.hop != route.Unroutable && g.due > now && !g.parked && !g.spread {
-			ready = false // it was put off since, or its record has changed
+	for g, h := range q.sched.groups(e) {
+		if wanted(h) && g.due > now && !g.parked && !g.spread {
+			return false // it was put off since, or its record has changed
 		}
-	})
-	if !ready {
-		return false
 	}
-	e.groups(func(g *group) {
+	for g, h := range q.sched.groups(e) {
 		switch {
-		case !wanted(g) || g.hop.hop == route.Unroutable:
-		case g.parked && !called[g.hop.hop]:
-			called[g.hop.hop] = true
-			q.sched.call(g.hop, now)
+		case !wanted(h):
+		case g.parked && !called[h.hop]:
+			called[h.hop] = true
+			q.sched.call(h, now)
 		case g.spread && g.due > now:
-			q.sched.set(e, g.hop.hop, now, g.tried, now)
+			q.sched.set(e, h.hop, now, g.tried, now)
 		}
-	})
+	}
 	q.rearm(at)
 	return true
 }

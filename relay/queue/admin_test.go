@@ -517,9 +517,7 @@ func TestAges(t *testing.T) {
 	hop := route.Hop{Name: "a"}
 	var es []*entry
 	for _, age := range []time.Duration{2 * time.Hour, 10 * time.Minute, 2 * time.Minute, 0} {
-		e := &entry{accepted: now - age.Microseconds()}
-		e.first.dueIndex, e.first.ageIndex = -1, -1
-		s.add(e)
+		e := s.add(newTestEntry(now-age.Microseconds(), mail.PriorityNormal))
 		s.set(e, hop, now, false, now)
 		es = append(es, e)
 	}
@@ -530,7 +528,7 @@ func TestAges(t *testing.T) {
 	}
 	g, _ := s.pick(now)
 	s.set(es[0], hop, now+1e6, true, now)
-	s.done(g, h, g.lease, now)
+	s.done(g, h, 1, g.lease, now)
 	s.remove(es[1], now)
 	if a, d := h.older[ageActive], h.older[ageDeferred]; a[0] != 1 || d[3] != 1 || a[1] != 0 || d[1] != 1 {
 		t.Errorf("older = %v active, %v deferred", a, d)
@@ -540,7 +538,7 @@ func TestAges(t *testing.T) {
 		s.remove(e, now)
 	}
 	s.remove(es[0], now)
-	if h.older != [ageCount][len(ages)]int{} || s.oldest != nil || s.newest != nil || s.bytes != 0 || h.groups() != 0 {
+	if h.older != [ageCount][len(ages)]int{} || s.oldest != 0 || s.newest != 0 || s.bytes != 0 || h.groups() != 0 {
 		t.Errorf("an empty schedule has %v", h.older)
 	}
 }

@@ -74,9 +74,11 @@ func (s *schedule) shift(d int64) {
 			*at += d
 		}
 	}
-	for e := s.oldest; e != nil; e = e.next {
+	for e := range s.all() {
 		move(&e.accepted)
-		e.groups(func(g *group) { move(&g.due) })
+		for g := range s.groups(e) {
+			move(&g.due)
+		}
 	}
 	for _, h := range s.hops {
 		move(&h.probeAt)

@@ -82,5 +82,5 @@ func TestClockWasAhead(t *testing.T) {
 func (h *harness) oldest() ident {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.sched.oldest.id
+	return h.sched.entryAt(h.sched.oldest).id
 }

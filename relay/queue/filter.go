@@ -64,18 +64,18 @@ type groupView struct {
 func (q *Queue) look(id ident) (v view, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	e := q.messages[id]
+	e := q.sched.find(id)
 	if e == nil {
 		return v, false
 	}
 	v.accepted = e.accepted
-	e.groups(func(g *group) {
+	for g, h := range q.sched.groups(e) {
 		st := g.status
-		if g.hop.held != nil && (st == statusQueued || st == statusDeferred) {
+		if h.held != nil && (st == statusQueued || st == statusDeferred) {
 			st = statusHeld
 		}
-		v.groups = append(v.groups, groupView{g.hop.hop, st})
-	})
+		v.groups = append(v.groups, groupView{h.hop, st})
+	}
 	return v, true
 }
 

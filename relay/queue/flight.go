@@ -71,7 +71,7 @@ func (f *flight) enter(l *Lease) {
 		f.next++
 	}
 	l.slot = slot + 1
-	_, _ = f.f.WriteAt(l.entry.id[:], int64(slot*flightSlot)) // without it a crash counts one less
+	_, _ = f.f.WriteAt(l.id[:], int64(slot*flightSlot)) // without it a crash counts one less
 }
 
 // leave notes that l has ended. It may be called again. Where the message is

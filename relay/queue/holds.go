@@ -225,7 +225,7 @@ func (q *Queue) stateHeld(c *change, emit event.Emitter, h *hold) error {
 // write it again. q.mu is held.
 func (q *Queue) heldOnArrival(e *entry, m *stored, seen *[]*hold) {
 	if m.HeldBy != "" && !m.HeldUntil.IsZero() {
-		q.until[e.id] = m.HeldUntil
+		q.until[e.id] = m.HeldUntil.UnixMicro()
 	}
 	if q.standing.Load() == seen {
 		return
@@ -279,7 +279,7 @@ func (q *Queue) endHolds(ctx context.Context) error {
 		}
 	}
 	for id, until := range q.until {
-		if !until.After(now) {
+		if until <= now.UnixMicro() {
 			ids = append(ids, id)
 		}
 	}

@@ -76,7 +76,8 @@ func (q *Queue) encodeFinished(m *stored) (value []byte, keep bool) {
 }
 
 // letGo ends what memory holds of a finished message. q.mu is held.
-func (q *Queue) letGo(e *entry, seg *segment, m *stored, keep bool) {
+func (q *Queue) letGo(e *entry, m *stored, keep bool) {
+	seg := q.contents.find(e.segment)
 	if !keep {
 		q.contents.release(seg, e.size)
 		return
@@ -219,7 +220,7 @@ func (q *Queue) scanRelayed(ctx context.Context, filter Filter, after mail.Queue
 func (q *Queue) resendable(id ident) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.kept.index[id] != nil || q.messages[id] != nil
+	return q.kept.index[id] != nil || q.sched.find(id) != nil
 }
 
 // relayed lists the relayed recipients of m that match.

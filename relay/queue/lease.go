@@ -69,14 +69,15 @@ func (q *Queue) tryClaim() (*Lease, error) {
 			q.mu.Unlock()
 			return nil, nil
 		}
+		e, h := q.sched.message(g), q.sched.hopOf(g)
 		l := &Lease{
-			Hop: g.hop.hop, Due: fromMicro(min(due, now.UnixMicro())), Claimed: now.UTC().Truncate(time.Microsecond),
-			queue: q, entry: g.msg, group: g, hop: g.hop, number: g.lease, version: g.msg.version, routing: q.routing.Load(), spread: g.spread,
+			Hop: h.hop, Due: fromMicro(min(due, now.UnixMicro())), Claimed: now.UTC().Truncate(time.Microsecond),
+			queue: q, id: e.id, prio: int(e.prio), group: g, hop: h, number: g.lease, version: e.version, routing: q.routing.Load(), spread: g.spread,
 		}
 		if q.sched.ring != nil {
 			q.ring() // there is more: wake another claimant
 		}
-		accepted := g.msg.accepted
+		accepted := e.accepted
 		q.mu.Unlock()
 
 		m, err := l.read()
@@ -91,7 +92,7 @@ func (q *Queue) tryClaim() (*Lease, error) {
 		case errors.Is(err, ErrClosed):
 			return nil, err
 		case errors.Is(err, errRecord):
-			q.isolate(l.entry, err)
+			q.isolate(l.id, err)
 		default:
 			q.fail(err)
 		}
@@ -101,11 +102,11 @@ func (q *Queue) tryClaim() (*Lease, error) {
 // read reads the record that the lease is for.
 func (l *Lease) read() (*stored, error) {
 	if l.version == 0 { // nothing was changed since it came, or since the start
-		if m := l.queue.recent.record(l.entry.id); m != nil {
+		if m := l.queue.recent.record(l.id); m != nil {
 			return m, nil
 		}
 	}
-	return l.queue.read(l.entry.id)
+	return l.queue.read(l.id)
 }
 
 // fill takes from m what the lease is for, and reports whether anything is.
@@ -143,7 +144,7 @@ func (l *Lease) end(now int64) {
 	if s := l.queue.sched; l.freed {
 		s.settled(l.group, l.hop, l.number, now)
 	} else {
-		s.done(l.group, l.hop, l.number, now)
+		s.done(l.group, l.hop, l.prio, l.number, now)
 	}
 }
 
@@ -152,7 +153,7 @@ func (l *Lease) free() {
 	q := l.queue
 	now := time.Now()
 	q.mu.Lock()
-	if !l.ended.Load() && !l.freed && q.sched.free(l.hop, int(l.entry.prio), now.UnixMicro()) {
+	if !l.ended.Load() && !l.freed && q.sched.free(l.hop, l.prio, now.UnixMicro()) {
 		l.freed = true
 		q.rearm(now)
 	}
@@ -191,17 +192,18 @@ func (q *Queue) readRecord(id ident) (*stored, error) {
 }
 
 // isolate takes a message whose record cannot be read out of the schedule.
-func (q *Queue) isolate(e *entry, err error) {
+func (q *Queue) isolate(id ident, err error) {
 	now := time.Now().UnixMicro()
 	q.mu.Lock()
-	first := !e.poison && !e.gone()
+	e := q.sched.find(id)
+	first := e != nil && !e.poison
 	if first {
 		e.poison = true
-		e.groups(func(g *group) { q.sched.refresh(g, now) })
+		q.sched.refreshAll(e, now)
 	}
 	q.mu.Unlock()
 	if first {
-		q.opts.Emitter.Message(e.id.QueueID(), "").Emit(event.MessagePoisoned{Error: clip(err.Error(), maxReply)})
+		q.opts.Emitter.Message(id.QueueID(), "").Emit(event.MessagePoisoned{Error: clip(err.Error(), maxReply)})
 	}
 }
 
@@ -219,7 +221,7 @@ func stripe(id ident) byte { return id[15] ^ id[5]<<4 ^ id[6]*31 }
 // only be released.
 func (l *Lease) Open() (io.ReadCloser, error) {
 	q := l.queue
-	id := l.entry.id
+	id := l.id
 	if buf, n := q.recent.contentOf(id); buf != nil {
 		return &bufferReader{buf: buf, rest: buf.b[contentHeader:][:n]}, nil
 	}
@@ -245,7 +247,7 @@ func (l *Lease) Release() { l.unclaim() }
 func (l *Lease) ReleaseUntil(due time.Time) {
 	q := l.queue
 	q.mu.Lock()
-	if g := l.group; g.hop == l.hop && g.lease == l.number && !l.ended.Load() {
+	if g := l.group; g.leased(l.hop, l.number) && !l.ended.Load() {
 		if g.parked {
 			g.due, g.parked = 0, false
 		}
@@ -283,7 +285,7 @@ func (q *Queue) Probe() {
 // third time the message is isolated, so that it cannot break the others' work.
 func (l *Lease) Poison(cause error) error {
 	defer l.unclaim()
-	err := l.queue.poison(l.entry.id, cause, false)
+	err := l.queue.poison(l.id, cause, false)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
@@ -347,24 +349,22 @@ func (q *Queue) replace(c *change, id ident, m *stored) {
 		if apply != nil {
 			apply()
 		}
-		e := q.messages[id]
+		e := q.sched.find(id)
 		if e == nil {
 			return
 		}
 		now := time.Now().UnixMicro()
 		e.version++
 		if finished {
-			seg := e.seg
+			q.letGo(e, m, keep)
 			q.sched.remove(e, now)
-			delete(q.messages, id)
 			delete(q.until, id)
-			q.letGo(e, seg, m, keep)
 			return
 		}
 		e.held, e.poison = m.HeldBy != "", m.Poison != ""
 		e.late = e.late || m.excused || allLate(m)
 		if m.HeldBy != "" && !m.HeldUntil.IsZero() {
-			q.until[id] = m.HeldUntil
+			q.until[id] = m.HeldUntil.UnixMicro()
 		} else {
 			delete(q.until, id)
 		}
@@ -379,11 +379,11 @@ func (q *Queue) replace(c *change, id ident, m *stored) {
 
 // regroup brings the groups of e in line with what its record waits for. q.mu is held.
 func (q *Queue) regroup(e *entry, ws []wait, now int64) {
-	e.groups(func(g *group) {
-		if !slices.ContainsFunc(ws, func(w wait) bool { return w.hop == g.hop.hop }) {
+	for g, h := range q.sched.groups(e) {
+		if !slices.ContainsFunc(ws, func(w wait) bool { return w.hop == h.hop }) {
 			q.sched.drop(g, now)
 		}
-	})
+	}
 	for _, w := range ws {
 		q.sched.set(e, w.hop, w.due, w.tried, now)
 	}
@@ -418,14 +418,14 @@ func (q *Queue) Settle(_ context.Context, l *Lease, s Settlement) error {
 	}
 	if err != nil {
 		l.unclaim()
-		return fmt.Errorf("settle %s: %w", l.entry.id.QueueID(), err)
+		return fmt.Errorf("settle %s: %w", l.id.QueueID(), err)
 	}
 	return nil
 }
 
 // trySettle settles, or leaves everything as it was.
 func (q *Queue) trySettle(l *Lease, s *Settlement) error {
-	defer q.lock(l.entry.id)()
+	defer q.lock(l.id)()
 	m, err := l.current()
 	if errors.Is(err, ErrNotFound) {
 		l.unclaim()
@@ -452,17 +452,17 @@ func (q *Queue) trySettle(l *Lease, s *Settlement) error {
 func (l *Lease) current() (*stored, error) {
 	q := l.queue
 	q.mu.Lock()
-	fresh, removed := l.entry.version == l.version, l.entry.gone()
+	fresh := l.group.leased(l.hop, l.number) && q.sched.message(l.group).version == l.version
 	q.mu.Unlock()
-	switch {
-	case removed:
-		return nil, ErrNotFound
-	case fresh:
+	if fresh {
 		return l.stored.clone(), nil
 	}
-	m, err := q.read(l.entry.id)
+	m, err := q.read(l.id)
 	if err != nil {
 		return nil, err
+	}
+	if !m.AcceptedAt.Equal(l.Message.AcceptedAt) { // it was removed, and came again
+		return nil, ErrNotFound
 	}
 	return m.clone(), nil
 }
@@ -549,7 +549,7 @@ func (q *Queue) settle(c *change, l *Lease, m *stored, s *Settlement) error {
 			return err
 		}
 	}
-	q.replace(c, l.entry.id, m)
+	q.replace(c, l.id, m)
 	q.noteError(c, l, s, index, now)
 	return nil
 }

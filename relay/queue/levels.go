@@ -45,11 +45,11 @@ func (h *hopQueue) snapshot(now time.Time) HopStatus {
 		LastError: h.last.text, LastClass: h.last.class, LastRule: h.last.rule, LastMeans: h.last.means, LastAt: h.lastAt, In: h.in, Out: h.out,
 	}
 	for age := range h.ages {
-		items := h.ages[age].items
-		if len(items) == 0 {
+		g := h.ages[age].first()
+		if g == nil {
 			continue
 		}
-		at := fromMicro(items[0].msg.accepted)
+		at := fromMicro(h.ages[age].of.message(g).accepted)
 		if s.Oldest.IsZero() || at.Before(s.Oldest) {
 			s.Oldest = at
 		}
@@ -98,9 +98,9 @@ func (h *hopQueue) lag(now int64) time.Duration {
 	}
 	first := now
 	for p := range h.due {
-		for _, items := range [][]*group{h.due[p].items, h.parked[p].items} {
-			if len(items) > 0 {
-				first = min(first, h.dueSince(items[0]))
+		for _, heap := range []*groupHeap{&h.due[p], &h.parked[p]} {
+			if g := heap.first(); g != nil {
+				first = min(first, h.dueSince(g))
 			}
 		}
 	}

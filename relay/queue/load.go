@@ -27,7 +27,8 @@ const loadRanges = 256 // at most; by taste
 // scanned is what one record said.
 type scanned struct {
 	id       ident
-	e        *entry // with its seg still to be set; nil when nothing waits
+	waiting  bool
+	message  entry // where something waits
 	loc      location
 	size     int64
 	finished time.Time // of a kept one
@@ -176,7 +177,7 @@ func (q *Queue) findOut(id ident, m *stored, start time.Time) scanned {
 	if m.done {
 		return f
 	}
-	f.e = newEntry(id, m, nil)
+	f.waiting, f.message = true, newEntry(id, m)
 	f.ended = m.ExpiresAt.Before(start)
 	if m.HeldBy != "" {
 		f.until = m.HeldUntil
@@ -252,7 +253,7 @@ type loading struct {
 	*Queue
 	now     int64
 	ends    map[uint64]int64 // of what is needed of each segment
-	entries []*entry
+	entries []uint32
 	gone    []ident // whose keys may go
 	failed  failures
 	damaged int
@@ -279,9 +280,9 @@ func (l *loading) take(f *scanned) {
 		l.opts.Emitter.Message(mail.QueueID(f.key), "").Emit(event.MessagePoisoned{Error: f.damage})
 	case f.kept && seg != nil && l.restoreKept(f, seg, l.now):
 		needs()
-	case f.e == nil && seg != nil:
+	case !f.waiting && seg != nil:
 		seg.ids = append(seg.ids, f.id)
-	case f.e == nil:
+	case !f.waiting:
 		l.gone = append(l.gone, f.id)
 	case seg == nil:
 		// A key that was deleted after its segment had gone, and came back.
@@ -291,7 +292,7 @@ func (l *loading) take(f *scanned) {
 			l.gone = append(l.gone, f.id)
 		}
 	default:
-		if f.loc.off+contentHeader+f.size > seg.used && !f.e.poison {
+		if f.loc.off+contentHeader+f.size > seg.used && !f.message.poison {
 			l.cutOff = append(l.cutOff, f.id)
 		}
 		needs()
@@ -299,14 +300,13 @@ func (l *loading) take(f *scanned) {
 			l.strays = append(l.strays, f.id)
 		}
 		if !f.until.IsZero() {
-			l.until[f.id] = f.until
+			l.until[f.id] = f.until.UnixMicro()
 		}
-		f.e.seg = seg
-		for _, w := range f.waits { // until it is enlisted, its groups have only these
-			g := f.e.free()
-			*g = group{msg: f.e, hop: l.sched.hop(w.hop), due: w.due, tried: w.tried, dueIndex: -1, ageIndex: -1}
+		e := l.sched.enter(f.message)
+		for _, w := range f.waits { // until it is enlisted, nothing knows its groups
+			l.sched.newGroup(e, l.sched.hop(w.hop), w.due, w.tried)
 		}
-		l.entries = append(l.entries, f.e)
+		l.entries = append(l.entries, e.ref)
 	}
 }
 
@@ -322,28 +322,27 @@ const (
 )
 
 // enlist puts the messages found at start into the schedule, oldest first.
-func (q *Queue) enlist(entries []*entry, now int64) {
-	slices.SortStableFunc(entries, func(a, b *entry) int { return cmp.Compare(a.accepted, b.accepted) })
+func (q *Queue) enlist(entries []uint32, now int64) {
+	s := q.sched
+	slices.SortStableFunc(entries, func(a, b uint32) int { return cmp.Compare(s.entries.at(a).accepted, s.entries.at(b).accepted) })
 	overdue := int64(0)
 	began := map[*hopQueue]int64{} // when the first of what is overdue for a hop is due
-	for _, e := range entries {
-		e.groups(func(g *group) {
+	for _, ref := range entries {
+		for g, h := range s.groups(s.entries.at(ref)) {
 			if g.due <= now {
 				overdue++
-				began[g.hop] = now
+				began[h] = now
 			}
-		})
+		}
 	}
 	window, k := min(time.Duration(overdue)*spreadStep, spreadMost).Microseconds(), int64(0)
 	hops, first := int64(len(began)), int64(0)
 	opening := min(time.Duration(hops)*spreadFirst, spreadMost).Microseconds()
 	clear(began)
-	q.messages = make(map[ident]*entry, len(entries))
-	for _, e := range entries {
-		q.messages[e.id] = e
-		q.sched.add(e)
-		e.groups(func(g *group) {
-			h := g.hop
+	for _, ref := range entries {
+		e := s.entries.at(ref)
+		s.link(e)
+		for g, h := range s.groups(e) {
 			// High priority does not wait, and what no connector wants is not tried.
 			if g.due <= now {
 				at, begun := began[h]
@@ -359,11 +358,11 @@ func (q *Queue) enlist(entries []*entry, now int64) {
 				}
 				k++
 			}
-			q.sched.join(g, now)
-		})
+			s.join(g, now)
+		}
 	}
-	for _, h := range q.sched.hops {
+	for _, h := range s.hops {
 		h.in = 0
 	}
-	q.sched.advance(now)
+	s.advance(now)
 }

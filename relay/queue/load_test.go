@@ -24,24 +24,25 @@ func TestStartSpreads(t *testing.T) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	first := int64(0)
-	for e := h.sched.oldest; e != nil; e = e.next {
-		e.groups(func(g *group) {
+	for e := range h.sched.all() {
+		for g, of := range h.sched.groups(e) {
 			if first == 0 {
 				first = g.due
 			}
 			if g.spread && (e.prio == 0 || g.due == first) {
 				t.Errorf("%s waits, want it to be due at once", e.id.QueueID())
 			}
-			if n := len(g.hop.due[1].items); n != each {
-				t.Errorf("%d messages wait for %s, want %d", n, g.hop.hop.Name, each)
+			if n := len(of.due[1].items); n != each {
+				t.Errorf("%d messages wait for %s, want %d", n, of.hop.Name, each)
 			}
-		})
+		}
 	}
 	last := first
 	for _, hop := range h.sched.hops {
-		begins := hop.due[1].items[0]
-		for _, g := range hop.due[1].items {
-			if g.due < begins.due || g != begins && g.msg.accepted < begins.msg.accepted {
+		begins := hop.due[1].first()
+		for _, ref := range hop.due[1].items {
+			g := h.sched.slots.at(ref)
+			if g.due < begins.due || g != begins && h.sched.message(g).accepted < h.sched.message(begins).accepted {
 				t.Errorf("the first for %s is not the oldest", hop.hop.Name)
 			}
 		}

@@ -97,10 +97,9 @@ type Queue struct {
 
 	mu       sync.Mutex
 	sched    *schedule
-	messages map[ident]*entry
 	holds    map[route.Hop]*hold
-	until    map[ident]time.Time // of held messages
-	timer    *time.Timer         // rings when the next group is due
+	until    map[ident]int64 // of held messages, in microseconds since 1970
+	timer    *time.Timer     // rings when the next group is due
 	pressure map[string]int
 	strays   []ident // committed while the routing table changed
 	inFlight []ident // when the process before this one crashed
@@ -179,9 +178,8 @@ func newQueue(opts Options) (*Queue, error) {
 		broken:    make(chan struct{}),
 		closing:   make(chan struct{}),
 		sched:     newSchedule(opts.Concurrency),
-		messages:  map[ident]*entry{},
 		holds:     map[route.Hop]*hold{},
-		until:     map[ident]time.Time{},
+		until:     map[ident]int64{},
 		pressure:  map[string]int{},
 	}
 	q.room.dir = q.databaseDir()
@@ -379,14 +377,13 @@ type wait struct {
 	tried bool
 }
 
-func newEntry(id ident, m *stored, seg *segment) *entry {
-	e := &entry{
-		id: id, accepted: m.AcceptedAt.UnixMicro(), size: m.Size, seg: seg,
+// newEntry is what memory is to hold of m.
+func newEntry(id ident, m *stored) entry {
+	return entry{
+		id: id, accepted: m.AcceptedAt.UnixMicro(), size: m.Size, segment: m.loc.seq,
 		prio: uint8(priorityIndex(m.Priority)), held: m.HeldBy != "", poison: m.Poison != "", //nolint:gosec // 0 to 2
 		late: m.excused || allLate(m),
 	}
-	e.first.dueIndex, e.first.ageIndex = -1, -1
-	return e
 }
 
 func allLate(m *stored) bool {

@@ -143,8 +143,9 @@ type Lease struct {
 	Shift   time.Duration // add it to the message's times: by so much the clock was set since
 
 	queue    *Queue
-	entry    *entry
-	group    *group
+	id       ident
+	prio     int    // a priorityIndex
+	group    *group // another's, or nobody's, once the lease is not on it any more
 	hop      *hopQueue
 	number   uint32
 	finished bool // its settlement left nothing to do for the message

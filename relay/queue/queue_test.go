@@ -186,10 +186,7 @@ func TestClaimOrder(t *testing.T) {
 	s := newSchedule(func(h route.Hop) int { return map[string]int{"a": 2, "b": 100, "c": 0}[h.Name] })
 	now := int64(1_000_000_000)
 	add := func(hop string, prio mail.Priority, due int64) {
-		e := &entry{accepted: due, prio: uint8(priorityIndex(prio))}
-		e.first.dueIndex, e.first.ageIndex = -1, -1
-		s.add(e)
-		s.set(e, route.Hop{Name: hop}, due, false, now)
+		s.set(s.add(newTestEntry(due, prio)), route.Hop{Name: hop}, due, false, now)
 	}
 	add("a", mail.PriorityNormal, now-5)
 	add("a", mail.PriorityNormal, now-9)
@@ -202,14 +199,14 @@ func TestClaimOrder(t *testing.T) {
 	var got []string
 	var leases []*group
 	for g, _ := s.pick(now); g != nil; g, _ = s.pick(now) {
-		got = append(got, fmt.Sprint(g.hop.hop.Name, g.due-now))
+		got = append(got, fmt.Sprint(s.hopOf(g).hop.Name, g.due-now))
 		leases = append(leases, g)
 	}
 	equalStrings(t, "claims", got, "a-9", "b-1", "a-5", "b-50", "b-100")
 	if d, ok := s.wait(now); !ok || d != 60*time.Microsecond {
 		t.Errorf("wait() = %v, %t, want 60µs", d, ok)
 	}
-	s.done(leases[0], leases[0].hop, leases[0].lease, now) // it is due again at once
+	s.done(leases[0], s.hopOf(leases[0]), 1, leases[0].lease, now) // it is due again at once
 	if g, since := s.pick(now); g == nil || g.due != now-9 || since != g.due {
 		t.Errorf("pick after a lease ended = %+v, want the group that was given back", g)
 	}

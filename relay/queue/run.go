@@ -179,7 +179,7 @@ func (q *Queue) freeze(ids []ident, frozen bool) {
 	now := time.Now()
 	q.mu.Lock()
 	for _, id := range ids {
-		if e := q.messages[id]; e != nil {
+		if e := q.sched.find(id); e != nil {
 			q.sched.freeze(e, frozen, now.UnixMicro())
 		}
 	}
@@ -238,9 +238,12 @@ const lateRounds = 2
 
 // keptBack reports whether all of e waits for an operator. q.mu is held.
 func (q *Queue) keptBack(e *entry) bool {
-	free := false
-	e.groups(func(g *group) { free = free || !e.held && g.hop.held == nil })
-	return !free
+	for _, h := range q.sched.groups(e) {
+		if !e.held && h.held == nil {
+			return false
+		}
+	}
+	return true
 }
 
 // reclaim removes the files that nothing refers to, with the keys of the
@@ -279,7 +282,7 @@ func (q *Queue) copyForward(ctx context.Context, s *segment) error {
 	var live []ident
 	q.mu.Lock()
 	for _, id := range q.contents.stragglers(s) {
-		if e := q.messages[id]; e != nil && e.seg == s || q.keptIn(id, s) {
+		if e := q.sched.find(id); e != nil && e.segment == s.seq || q.keptIn(id, s) {
 			live = append(live, id)
 		}
 	}
@@ -334,10 +337,10 @@ func (q *Queue) moveContent(id ident, from *segment) error {
 	c.apply = func() {
 		q.contents.commit(to, id, m.Size)
 		q.contents.forget(from, id)
-		e, k := q.messages[id], q.kept.index[id]
+		e, k := q.sched.find(id), q.kept.index[id]
 		switch {
 		case e != nil:
-			e.seg = to
+			e.segment = to.seq
 			e.version++
 		case k != nil:
 			k.seg = to
@@ -361,9 +364,9 @@ func (q *Queue) moveContent(id ident, from *segment) error {
 func (q *Queue) Reroute() {
 	q.routing.Add(1)
 	q.mu.Lock()
-	ids := make([]ident, 0, len(q.messages))
-	for id := range q.messages {
-		ids = append(ids, id)
+	ids := make([]ident, 0, q.sched.messages)
+	for e := range q.sched.all() {
+		ids = append(ids, e.id)
 	}
 	q.mu.Unlock()
 	if err := q.rerouteAll(context.Background(), ids); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrStorage) {
@@ -406,12 +409,12 @@ func (q *Queue) leasedHops(id mail.QueueID) []route.Hop {
 	at, _ := parseIdent(id)
 	var hops []route.Hop
 	q.mu.Lock()
-	if e := q.messages[at]; e != nil {
-		e.groups(func(g *group) {
+	if e := q.sched.find(at); e != nil {
+		for g, h := range q.sched.groups(e) {
 			if g.lease != 0 {
-				hops = append(hops, g.hop.hop)
+				hops = append(hops, h.hop)
 			}
-		})
+		}
 	}
 	q.mu.Unlock()
 	return hops

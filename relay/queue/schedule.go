@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"iter"
 	"math"
 	"strings"
 	"time"
@@ -70,19 +71,23 @@ var headStart = [priorities]int64{int64(5 * time.Minute / time.Microsecond), 0, 
 const probeGuard = time.Minute
 
 // entry is what memory holds of one message. Times are microseconds since 1970.
-// A million of them are queued at a bad time, so it is kept small: 112 octets
-// are one of the allocator's sizes, and TestEntrySize holds it there.
+//
+// A million of them are queued at a bad time, and stay for hours. So entries and
+// groups are small, and have no pointers: they refer to one another by the numbers
+// of their slots, and the collector never looks into them. An *entry or a *group is
+// good while the lock is held and until it is removed; then its slot is empty, and
+// may be another's.
 type entry struct {
 	id         ident
 	accepted   int64
 	size       int64
-	seg        *segment // nil once the message was removed
-	prev, next *entry   // by time of acceptance
-	first      group    // of the first hop
-	more       *extra   // of the others
-	version    uint16   // counts the committed changes of the record
-	prio       uint8    // a priorityIndex
-	aged       uint8    // which of ages it has passed
+	segment    uint64 // which has the content; 0 in an empty slot
+	ref        uint32 // of the entry itself
+	prev, next uint32 // entries, by time of acceptance
+	groups     uint32 // the first of its groups
+	version    uint16 // counts the committed changes of the record
+	prio       uint8  // a priorityIndex
+	aged       uint8  // which of ages it has passed
 	held       bool
 	poison     bool
 	late       bool // the hand-over target passed and was told, or does not count
@@ -91,86 +96,108 @@ type entry struct {
 
 // group is the recipients of one message that wait for one hop.
 type group struct {
-	msg      *entry
-	hop      *hopQueue // nil: the group is not in use
-	due      int64     // when parked: when it must be looked at at the latest
-	dueIndex int32     // in hop.due or hop.parked, or -1
-	ageIndex int32     // in hop.ages, or -1
-	lease    uint32    // the number of the lease on it, or 0
+	due      int64  // when parked: when it must be looked at at the latest
+	ref      uint32 // of the group itself
+	next     uint32 // the next group of the same message
+	msg      uint32 // the entry of its message
+	hop      uint32 // the number of its hop; 0 in an empty slot
+	lease    uint32 // the number of the lease on it, or 0
+	dueIndex int32  // in hop.due or hop.parked, or -1
+	ageIndex int32  // in hop.ages, or -1
 	status   status
 	tried    bool // any recipient was attempted
 	parked   bool // waits for its hop to come back
 	spread   bool // due is later than its record says, so that not all are due at once
 }
 
-// extra is a group of a message's second hop and of those after it.
-type extra struct {
-	group
-	next *extra
+// leased reports whether that lease, which was given for h, still is on g.
+func (g *group) leased(h *hopQueue, lease uint32) bool { return g.hop == h.number && g.lease == lease }
+
+// message returns the message of g.
+func (s *schedule) message(g *group) *entry { return s.entries.at(g.msg) }
+
+// hopOf returns the hop that g waits for.
+func (s *schedule) hopOf(g *group) *hopQueue { return s.numbers[g.hop-1] }
+
+// find returns the message with that ID, or nil.
+func (s *schedule) find(id ident) *entry {
+	return s.entryAt(s.ids.find(id, func(ref uint32) bool { return s.entries.at(ref).id == id }))
 }
 
-// gone reports whether the message was removed.
-func (e *entry) gone() bool { return e.seg == nil }
-
-// groups calls f for each group of e.
-func (e *entry) groups(f func(g *group)) {
-	if e.first.hop != nil {
-		f(&e.first)
+// entryAt is the entry with that number, or nil for none.
+func (s *schedule) entryAt(ref uint32) *entry {
+	if ref == 0 {
+		return nil
 	}
-	for x := e.more; x != nil; x = x.next {
-		if x.hop != nil {
-			f(&x.group)
+	return s.entries.at(ref)
+}
+
+// all are the messages by time of acceptance, the oldest first.
+func (s *schedule) all() iter.Seq[*entry] {
+	return func(yield func(*entry) bool) {
+		for e := s.entryAt(s.oldest); e != nil && yield(e); e = s.entryAt(e.next) {
+		}
+	}
+}
+
+// groups are the groups of e, each with its hop. The one at hand may be dropped.
+func (s *schedule) groups(e *entry) iter.Seq2[*group, *hopQueue] {
+	return func(yield func(*group, *hopQueue) bool) {
+		for ref := e.groups; ref != 0; {
+			g := s.slots.at(ref)
+			ref = g.next
+			if !yield(g, s.hopOf(g)) {
+				return
+			}
 		}
 	}
 }
 
 // group returns the group of e for h, or nil.
-func (e *entry) group(h *hopQueue) *group {
-	if e.first.hop == h {
-		return &e.first
-	}
-	for x := e.more; x != nil; x = x.next {
-		if x.hop == h {
-			return &x.group
+func (s *schedule) group(e *entry, h *hopQueue) *group {
+	for g, of := range s.groups(e) {
+		if of == h {
+			return g
 		}
 	}
 	return nil
 }
 
-// free returns a group of e that is not in use.
-func (e *entry) free() *group {
-	if e.first.hop == nil {
-		return &e.first
-	}
-	x := &extra{next: e.more}
-	for at := &x.next; *at != nil; { // leave out those that are not in use
-		if (*at).hop == nil {
-			*at = (*at).next
-			continue
-		}
-		at = &(*at).next
-	}
-	e.more = x
-	return &x.group
+// newGroup gives e a group for h, which is in none of h's places yet.
+func (s *schedule) newGroup(e *entry, h *hopQueue, due int64, tried bool) *group {
+	ref, g := s.slots.take()
+	*g = group{ref: ref, next: e.groups, msg: e.ref, hop: h.number, due: due, tried: tried, dueIndex: -1, ageIndex: -1}
+	e.groups = ref
+	return g
 }
 
 // groupHeap is a heap of groups by due time, or by time of acceptance. Each
 // group knows its place, so that any can be removed.
 type groupHeap struct {
-	items []*group
+	items []uint32
+	of    *schedule
 	byAge bool
 }
 
-func (h *groupHeap) key(i int) int64 {
-	if h.byAge {
-		return h.items[i].msg.accepted
+// first is what is on top, or nil.
+func (h *groupHeap) first() *group {
+	if len(h.items) == 0 {
+		return nil
 	}
-	return h.items[i].due
+	return h.of.slots.at(h.items[0])
 }
 
-func (h *groupHeap) set(i int, g *group) {
-	h.items[i] = g
+func (h *groupHeap) key(i int) int64 {
+	g := h.of.slots.at(h.items[i])
 	if h.byAge {
+		return h.of.message(g).accepted
+	}
+	return g.due
+}
+
+func (h *groupHeap) set(i int, ref uint32) {
+	h.items[i] = ref
+	if g := h.of.slots.at(ref); h.byAge {
 		g.ageIndex = int32(i) //nolint:gosec // fewer groups than that
 	} else {
 		g.dueIndex = int32(i) //nolint:gosec // fewer groups than that
@@ -178,17 +205,16 @@ func (h *groupHeap) set(i int, g *group) {
 }
 
 func (h *groupHeap) push(g *group) {
-	h.items = append(h.items, nil)
-	h.set(len(h.items)-1, g)
+	h.items = append(h.items, 0)
+	h.set(len(h.items)-1, g.ref)
 	h.up(len(h.items) - 1)
 }
 
 func (h *groupHeap) removeAt(i int) {
-	g, last := h.items[i], len(h.items)-1
+	g, last := h.of.slots.at(h.items[i]), len(h.items)-1
 	if i != last {
 		h.set(i, h.items[last])
 	}
-	h.items[last] = nil
 	h.items = h.items[:last]
 	if i != last {
 		h.fix(i)
@@ -199,7 +225,7 @@ func (h *groupHeap) removeAt(i int) {
 		g.dueIndex = -1
 	}
 	if cap(h.items) > 1024 && len(h.items) < cap(h.items)/4 {
-		h.items = append(make([]*group, 0, cap(h.items)/2), h.items...)
+		h.items = append(make([]uint32, 0, cap(h.items)/2), h.items...)
 	}
 }
 
@@ -246,6 +272,7 @@ func (h *groupHeap) down(i int) bool {
 // hopQueue is everything that waits for one hop.
 type hopQueue struct {
 	hop      route.Hop
+	number   uint32                // by which groups refer to it; never 0
 	due      [priorities]groupHeap // what may be claimed when it is due
 	parked   [priorities]groupHeap // what waits for the hop to come back
 	ages     [ageCount]groupHeap   // everything, by acceptance
@@ -289,11 +316,11 @@ func (h *hopQueue) effective(due int64) int64 { return max(due, h.openedAt) }
 func (h *hopQueue) earliest() int64 {
 	first := int64(math.MaxInt64)
 	for p := range h.due {
-		if items := h.due[p].items; len(items) > 0 {
-			first = min(first, items[0].due)
+		if g := h.due[p].first(); g != nil {
+			first = min(first, g.due)
 		}
-		if items := h.parked[p].items; len(items) > 0 {
-			first = min(first, h.callAt(items[0]))
+		if g := h.parked[p].first(); g != nil {
+			first = min(first, h.callAt(g))
 		}
 	}
 	return first
@@ -331,14 +358,20 @@ type schedule struct {
 	total    int             // leases at once that the shares are of; 0: no limit
 	leases   [priorities]int // that are out
 	hops     map[route.Hop]*hopQueue
+	numbers  []*hopQueue           // by their numbers, from 1; nil where none has it
+	vacant   []uint32              // numbers that none has
 	holdOf   func(route.Hop) *hold // for a hop that is new
 	ring     *hopQueue             // circular list of hops that have due work and capacity; ring is the next one
 	sleepers []*hopQueue           // heap by next
 	capped   map[*hopQueue]struct{}
 
-	oldest, newest *entry // all messages by acceptance
-	ageAt          [len(ages)]*entry
-	lateAt         [priorities]*entry
+	entries slab[entry]
+	slots   slab[group]
+	ids     index
+
+	oldest, newest uint32 // all messages by acceptance
+	ageAt          [len(ages)]uint32
+	lateAt         [priorities]uint32
 
 	messages int
 	bytes    int64
@@ -371,11 +404,11 @@ func (s *schedule) best(h *hopQueue, limit int, now int64) *group {
 				best, rank = g, r
 			}
 		}
-		if items := h.due[p].items; len(items) > 0 {
-			try(items[0], items[0].due)
+		if g := h.due[p].first(); g != nil {
+			try(g, g.due)
 		}
-		if items := h.parked[p].items; len(items) > 0 {
-			try(items[0], h.callAt(items[0]))
+		if g := h.parked[p].first(); g != nil {
+			try(g, h.callAt(g))
 		}
 	}
 	return best
@@ -387,8 +420,18 @@ func (s *schedule) hop(hop route.Hop) *hopQueue {
 		// Its names may be parts of a whole record, which would stay in memory with them.
 		hop = route.Hop{Connector: strings.Clone(hop.Connector), Name: strings.Clone(hop.Name)}
 		h = &hopQueue{hop: hop, sleepIndex: -1}
+		for p := range h.due {
+			h.due[p].of, h.parked[p].of = s, s
+		}
 		for i := range h.ages {
-			h.ages[i].byAge = true
+			h.ages[i].of, h.ages[i].byAge = s, true
+		}
+		if n := len(s.vacant); n > 0 {
+			h.number, s.vacant = s.vacant[n-1], s.vacant[:n-1]
+			s.numbers[h.number-1] = h
+		} else {
+			s.numbers = append(s.numbers, h)
+			h.number = uint32(len(s.numbers)) //nolint:gosec // fewer hops than that
 		}
 		if s.holdOf != nil {
 			h.held = s.holdOf(hop)
@@ -398,84 +441,93 @@ func (s *schedule) hop(hop route.Hop) *hopQueue {
 	return h
 }
 
-// add links e into the list by acceptance.
-func (s *schedule) add(e *entry) {
-	at := s.newest
+// enter takes a message into memory. Until it is linked, nobody finds it.
+func (s *schedule) enter(message entry) *entry {
+	ref, e := s.entries.take()
+	*e = message
+	e.ref = ref
+	return e
+}
+
+// add takes a message into memory and links it.
+func (s *schedule) add(message entry) *entry {
+	e := s.enter(message)
+	s.link(e)
+	return e
+}
+
+// link lets e be found, by its ID and in the list by acceptance.
+func (s *schedule) link(e *entry) {
+	at := s.entryAt(s.newest)
 	for steps := 0; at != nil && at.accepted > e.accepted; steps++ { // messages come nearly in order
 		if steps == 64 { // the clock was set back: memory counts its age from now
-			at = s.newest
+			at = s.entryAt(s.newest)
 			e.accepted = at.accepted
 			break
 		}
-		at = at.prev
+		at = s.entryAt(at.prev)
 	}
-	e.prev = at
 	if at == nil {
-		e.next, s.oldest = s.oldest, e
+		e.next, s.oldest = s.oldest, e.ref
 	} else {
-		e.next, at.next = at.next, e
+		e.prev, e.next, at.next = at.ref, at.next, e.ref
 	}
-	if e.next == nil {
-		s.newest = e
+	if next := s.entryAt(e.next); next == nil {
+		s.newest = e.ref
 	} else {
-		e.next.prev = e
+		next.prev = e.ref
 	}
-	for k := range s.ageAt {
-		if s.ageAt[k] == nil || s.ageAt[k].accepted > e.accepted {
-			s.ageAt[k] = e
+	for _, marks := range [][]uint32{s.ageAt[:], s.lateAt[:]} {
+		for k := range marks {
+			if mark := s.entryAt(marks[k]); mark == nil || mark.accepted > e.accepted {
+				marks[k] = e.ref
+			}
 		}
 	}
-	for k := range s.lateAt {
-		if s.lateAt[k] == nil || s.lateAt[k].accepted > e.accepted {
-			s.lateAt[k] = e
-		}
-	}
+	s.ids.add(e.id, e.ref)
 	s.messages++
 	s.bytes += e.size
 }
 
 // remove takes e out with all its groups.
 func (s *schedule) remove(e *entry, now int64) {
-	e.groups(func(g *group) { s.drop(g, now) })
-	e.more, e.seg = nil, nil
-	for k := range s.ageAt {
-		if s.ageAt[k] == e {
-			s.ageAt[k] = e.next
+	for g := range s.groups(e) {
+		s.drop(g, now)
+	}
+	for _, marks := range [][]uint32{s.ageAt[:], s.lateAt[:]} {
+		for k := range marks {
+			if marks[k] == e.ref {
+				marks[k] = e.next
+			}
 		}
 	}
-	for k := range s.lateAt {
-		if s.lateAt[k] == e {
-			s.lateAt[k] = e.next
-		}
-	}
-	if e.prev == nil {
+	if prev := s.entryAt(e.prev); prev == nil {
 		s.oldest = e.next
 	} else {
-		e.prev.next = e.next
+		prev.next = e.next
 	}
-	if e.next == nil {
+	if next := s.entryAt(e.next); next == nil {
 		s.newest = e.prev
 	} else {
-		e.next.prev = e.prev
+		next.prev = e.prev
 	}
-	e.prev, e.next = nil, nil
+	s.ids.remove(e.id, e.ref)
 	s.messages--
 	s.bytes -= e.size
+	s.entries.give(e.ref)
 }
 
 // set makes g, a group of e for hop, due at due. A group that is not there yet
 // is made.
 func (s *schedule) set(e *entry, hop route.Hop, due int64, tried bool, now int64) {
 	h := s.hop(hop)
-	g := e.group(h)
+	g := s.group(e, h)
 	if g == nil {
-		g = e.free()
-		*g = group{msg: e, hop: h, due: due, tried: tried, dueIndex: -1, ageIndex: -1}
-		s.join(g, now)
+		s.join(s.newGroup(e, h, due, tried), now)
 		return
 	}
 	if (g.due != due || g.parked) && g.dueIndex >= 0 {
-		g.heap().removeAt(int(g.dueIndex))
+		s.heap(g).removeAt(int(g.dueIndex))
 	}
 	g.due, g.tried, g.parked, g.spread = due, tried, false, false
 	s.refresh(g, now)
@@ -483,53 +535,60 @@ func (s *schedule) set(e *entry, hop route.Hop, due int64, tried bool, now int64
 
 // join puts g, which has everything but its places, into its hop.
 func (s *schedule) join(g *group, now int64) {
-	g.hop.in++
-	g.hop.bytes += g.msg.size
+	h := s.hopOf(g)
+	h.in++
+	h.bytes += s.message(g).size
 	s.refresh(g, now)
 }
 
 // heap is where g waits to be claimed.
-func (g *group) heap() *groupHeap {
+func (s *schedule) heap(g *group) *groupHeap {
 	if g.parked {
-		return &g.hop.parked[g.msg.prio]
+		return &s.hopOf(g).parked[s.message(g).prio]
 	}
-	return &g.hop.due[g.msg.prio]
+	return &s.hopOf(g).due[s.message(g).prio]
 }
 
-// drop takes g out of its hop. A lease on it goes on counting.
+// drop takes g out of its hop and its message. A lease on it goes on counting.
 func (s *schedule) drop(g *group, now int64) {
-	h := g.hop
+	h, e := s.hopOf(g), s.message(g)
 	s.become(g, statusNone)
 	h.out++
-	h.bytes -= g.msg.size
-	g.hop = nil
+	h.bytes -= e.size
+	for at := &e.groups; ; at = &s.slots.at(*at).next {
+		if *at == g.ref {
+			*at = g.next
+			break
+		}
+	}
+	s.slots.give(g.ref)
 	s.place(h, now)
 }
 
 // refresh brings g's status and its places in line with its message.
 func (s *schedule) refresh(g *group, now int64) {
-	st := statusQueued
+	h, e, st := s.hopOf(g), s.message(g), statusQueued
 	switch {
 	case g.lease != 0:
 		st = statusActive
-	case g.msg.poison:
+	case e.poison:
 		st = statusPoison
-	case g.msg.held:
+	case e.held:
 		st = statusHeld
-	case g.hop.hop == route.Unroutable:
+	case h.hop == route.Unroutable:
 		st = statusUnroutable
 	case g.tried:
 		st = statusDeferred
 	}
 	s.become(g, st)
-	s.place(g.hop, now)
+	s.place(h, now)
 }
 
 func (s *schedule) become(g *group, st status) {
-	h := g.hop
-	claimable := !g.msg.frozen && (st == statusQueued || st == statusDeferred || st == statusUnroutable)
+	h, e := s.hopOf(g), s.message(g)
+	claimable := !e.frozen && (st == statusQueued || st == statusDeferred || st == statusUnroutable)
 	if !claimable && g.dueIndex >= 0 {
-		g.heap().removeAt(int(g.dueIndex))
+		s.heap(g).removeAt(int(g.dueIndex))
 	}
 	if g.status != st {
 		if g.status != statusNone {
@@ -541,17 +600,17 @@ func (s *schedule) become(g *group, st status) {
 		if was, is := g.status.age(), st.age(); g.status == statusNone || st == statusNone || was != is {
 			if g.status != statusNone {
 				h.ages[was].removeAt(int(g.ageIndex))
-				h.tally(g.msg, was, -1)
+				h.tally(e, was, -1)
 			}
 			if st != statusNone {
 				h.ages[is].push(g)
-				h.tally(g.msg, is, 1)
+				h.tally(e, is, 1)
 			}
 		}
 		g.status = st
 	}
 	if claimable && g.dueIndex < 0 {
-		g.heap().push(g)
+		s.heap(g).push(g)
 	}
 }
 
@@ -567,10 +626,12 @@ func (h *hopQueue) tally(e *entry, age, n int) {
 func (s *schedule) advance(now int64) {
 	for k, age := range ages {
 		limit := now - age.Microseconds()
-		for e := s.ageAt[k]; e != nil && e.accepted <= limit; e = e.next {
+		for e := s.entryAt(s.ageAt[k]); e != nil && e.accepted <= limit; e = s.entryAt(e.next) {
 			if e.aged&(1<<k) == 0 {
 				e.aged |= 1 << k
-				e.groups(func(g *group) { g.hop.older[g.status.age()][k]++ })
+				for g, h := range s.groups(e) {
+					h.older[g.status.age()][k]++
+				}
 			}
 			s.ageAt[k] = e.next
 		}
@@ -582,7 +643,7 @@ func (s *schedule) advance(now int64) {
 func (s *schedule) overdue(now int64, targets [priorities]int64, n int) []*entry {
 	var late []*entry
 	for p := range s.lateAt {
-		for e := s.lateAt[p]; e != nil && e.accepted <= now-targets[p] && len(late) < n; e = e.next {
+		for e := s.entryAt(s.lateAt[p]); e != nil && e.accepted <= now-targets[p] && len(late) < n; e = s.entryAt(e.next) {
 			s.lateAt[p] = e.next
 			if int(e.prio) == p && !e.late {
 				late = append(late, e)
@@ -595,7 +656,14 @@ func (s *schedule) overdue(now int64, targets [priorities]int64, n int) []*entry
 // freeze keeps the groups of e from being claimed, or lets them be again.
 func (s *schedule) freeze(e *entry, frozen bool, now int64) {
 	e.frozen = frozen
-	e.groups(func(g *group) { s.refresh(g, now) })
+	s.refreshAll(e, now)
+}
+
+// refreshAll brings all groups of e in line with it.
+func (s *schedule) refreshAll(e *entry, now int64) {
+	for g := range s.groups(e) {
+		s.refresh(g, now)
+	}
 }
 
 // place puts h where it belongs: into the ring, to sleep, with those at
@@ -759,8 +827,9 @@ func (s *schedule) pick(now int64) (g *group, since int64) {
 		if h.down && g.parked && h.probeAt <= now {
 			h.probeAt = now + probeGuard.Microseconds()
 		}
-		h.leases[g.msg.prio]++
-		s.leases[g.msg.prio]++
+		p := s.message(g).prio
+		h.leases[p]++
+		s.leases[p]++
 		if s.lease++; s.lease == 0 {
 			s.lease++
 		}
@@ -771,9 +840,8 @@ func (s *schedule) pick(now int64) (g *group, since int64) {
 	return nil, 0
 }
 
-// done ends the lease with that number of g, which was claimed for h.
-func (s *schedule) done(g *group, h *hopQueue, lease uint32, now int64) {
-	p := int(g.msg.prio)
+// done ends the lease with that number of g, which was claimed for h with priority p.
+func (s *schedule) done(g *group, h *hopQueue, p int, lease uint32, now int64) {
 	was := s.barred(p)
 	h.leases[p]--
 	s.leases[p]--
@@ -811,7 +879,7 @@ func (s *schedule) settled(g *group, h *hopQueue, lease uint32, now int64) {
 
 // over takes the lease off its group, if it still is on it.
 func (s *schedule) over(g *group, h *hopQueue, lease uint32, now int64) {
-	if g.hop == h && g.lease == lease {
+	if g.leased(h, lease) {
 		g.lease = 0
 		s.refresh(g, now)
 	} else {
@@ -835,7 +903,7 @@ func (s *schedule) recheckSome(now int64) {
 
 // park lets g, on which that lease is, wait until h is back, or until deadline.
 func (s *schedule) park(g *group, h *hopQueue, lease uint32, probeAt, deadline, now int64) {
-	if g.hop == h && g.lease == lease {
+	if g.leased(h, lease) {
 		g.due, g.parked, g.spread = deadline, true, false
 	}
 	s.lost(h, probeAt, now)
@@ -893,6 +961,8 @@ func (s *schedule) reap(now time.Time, after time.Duration) {
 			s.unring(h)
 			s.wakeUp(h)
 			s.uncap(h)
+			s.numbers[h.number-1] = nil
+			s.vacant = append(s.vacant, h.number)
 			delete(s.hops, k)
 		}
 	}

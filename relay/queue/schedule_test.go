@@ -3,6 +3,7 @@ package queue
 import (
 	"cmp"
 	"math"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -14,20 +15,72 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestEntrySize holds what a queued message costs in memory, beside its places
-// in two heaps (16 octets), the map of all messages (about 40) and the list of
-// its segment (16).
+// TestEntrySize holds what a queued message for one hop costs in memory, beside
+// its places in two heaps (8 octets), in the index (about 14) and in the list of
+// its segment (16); and that chunks of it are of the allocator's sizes.
 func TestEntrySize(t *testing.T) {
-	if got := unsafe.Sizeof(entry{}); got != 112 {
-		t.Errorf("an entry has %d octets, want 112", got)
+	if got := unsafe.Sizeof(entry{}); got != 64 {
+		t.Errorf("an entry has %d octets, want 64", got)
+	}
+	if got := unsafe.Sizeof(group{}); got != 40 {
+		t.Errorf("a group has %d octets, want 40", got)
+	}
+}
+
+// TestNoPointers holds that the collector does not look into what a queue of many
+// messages consists of.
+func TestNoPointers(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		kind reflect.Type
+	}{
+		{"entries", reflect.TypeFor[[chunkSize]entry]()},
+		{"groups", reflect.TypeFor[[chunkSize]group]()},
+		{"places of the index", reflect.TypeFor[indexPlace]()},
+		{"what is held until then", reflect.TypeOf(Queue{}.until).Elem()},
+		{"its key", reflect.TypeOf(Queue{}.until).Key()},
+		{"IDs in a segment", reflect.TypeOf(segment{}.ids).Elem()},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if hasPointers(test.kind) {
+				t.Errorf("%s has pointers, want none", test.kind)
+			}
+		})
+	}
+}
+
+func hasPointers(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Array:
+		return hasPointers(t.Elem())
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if hasPointers(f.Type) {
+				return true
+			}
+		}
+		return false
+	case reflect.Bool, reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Float32, reflect.Float64:
+		return false
+	default:
+		return true
 	}
 }
 
 // newTestEntry makes an entry that a schedule takes.
-func newTestEntry(accepted int64, p mail.Priority) *entry {
-	e := &entry{accepted: accepted, prio: uint8(priorityIndex(p)), seg: &segment{}}
-	e.first.dueIndex, e.first.ageIndex = -1, -1
-	return e
+func newTestEntry(accepted int64, p mail.Priority) entry {
+	id, _ := parseIdent(mail.QueueID(mail.NewID(fromMicro(accepted))))
+	return entry{id: id, accepted: accepted, prio: uint8(priorityIndex(p)), segment: 1}
+}
+
+// claimed is a lease of the oracle.
+type claimed struct {
+	group  *group
+	hop    *hopQueue
+	prio   int
+	number uint32
+	freed  bool // it does not count for its hop any more
 }
 
 // oracle is what a schedule should do, found by looking at everything.
@@ -35,9 +88,7 @@ type oracle struct {
 	s      *schedule
 	limits map[string]int
 	all    []*entry
-	leased []*group // with their hops at the time, and whether they count for them
-	hops   []*hopQueue
-	freed  []bool
+	leased []claimed
 	now    int64
 }
 
@@ -45,13 +96,12 @@ type oracle struct {
 func (o *oracle) claimable() map[*hopQueue][]*group {
 	list := map[*hopQueue][]*group{}
 	for _, e := range o.all {
-		e.groups(func(g *group) {
-			h := g.hop
+		for g, h := range o.s.groups(e) {
 			if g.lease != 0 || e.held || e.poison || e.frozen || h.held != nil || h.used() >= o.limits[h.hop.Name] {
-				return
+				continue
 			}
 			if h.leases[e.prio] >= max(1, o.limits[h.hop.Name]*o.s.shares[e.prio]/100) || o.s.total > 0 && o.s.leases[e.prio] >= max(1, o.s.total*o.s.shares[e.prio]/100) {
-				return
+				continue
 			}
 			due := g.due
 			if g.parked && (!h.down || h.probeAt <= o.now) {
@@ -60,7 +110,7 @@ func (o *oracle) claimable() map[*hopQueue][]*group {
 			if due <= o.now {
 				list[h] = append(list[h], g)
 			}
-		})
+		}
 	}
 	return list
 }
@@ -70,7 +120,7 @@ func (o *oracle) check(t *rapid.T) {
 	for _, h := range o.s.hops {
 		first, oldest, n := int64(math.MaxInt64), [ageCount]int64{math.MaxInt64, math.MaxInt64, math.MaxInt64, math.MaxInt64}, 0
 		for _, e := range o.all {
-			if g := e.group(h); g != nil {
+			if g := o.s.group(e, h); g != nil {
 				n++
 				oldest[g.status.age()] = min(oldest[g.status.age()], e.accepted)
 				if g.lease != 0 || e.held || e.poison || e.frozen {
@@ -94,8 +144,8 @@ func (o *oracle) check(t *rapid.T) {
 		}
 		for age, want := range oldest {
 			got := int64(math.MaxInt64)
-			if items := h.ages[age].items; len(items) > 0 {
-				got = items[0].msg.accepted
+			if g := h.ages[age].first(); g != nil {
+				got = o.s.message(g).accepted
 			}
 			if got != want {
 				t.Fatalf("oldest of %v, age %d = %d, want %d", h.hop, age, got, want)
@@ -123,8 +173,7 @@ func TestScheduleOracle(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"": o.check,
 			"add": func(*rapid.T) {
-				e := newTestEntry(o.now, mail.Priority(rapid.IntRange(-1, 1).Draw(t, "priority")))
-				o.s.add(e)
+				e := o.s.add(newTestEntry(o.now, mail.Priority(rapid.IntRange(-1, 1).Draw(t, "priority"))))
 				o.all = append(o.all, e)
 				for range rapid.IntRange(1, 3).Draw(t, "hops") {
 					o.s.set(e, hop(), soon(), false, o.now)
@@ -143,7 +192,7 @@ func TestScheduleOracle(t *testing.T) {
 				case 2:
 					o.s.set(e, hop(), soon(), true, o.now)
 				}
-				e.groups(func(g *group) { o.s.refresh(g, o.now) })
+				o.s.refreshAll(e, o.now)
 			},
 			"remove": func(t *rapid.T) {
 				if len(o.all) == 0 {
@@ -175,6 +224,10 @@ func TestScheduleOracle(t *testing.T) {
 				o.s.recheck(o.now)
 				want := o.claimable()
 				g, since := o.s.pick(o.now)
+				var h *hopQueue
+				if g != nil {
+					h = o.s.hopOf(g)
+				}
 				switch {
 				case g == nil && len(want) == 0:
 					return
@@ -182,27 +235,27 @@ func TestScheduleOracle(t *testing.T) {
 					t.Fatalf("nothing was claimed of %d hops with claimable messages", len(want))
 				case since > o.now:
 					t.Fatalf("claimed %d µs early", since-o.now)
-				case !slices.Contains(want[g.hop], g):
-					t.Fatalf("claimed a group of %v that may not be", g.hop.hop)
+				case !slices.Contains(want[h], g):
+					t.Fatalf("claimed a group of %v that may not be", h.hop)
 				}
 				if !g.parked {
-					best := slices.MinFunc(slices.DeleteFunc(slices.Clone(want[g.hop]), func(x *group) bool { return x.parked }), func(a, b *group) int {
-						rank := func(g *group) int64 { return g.hop.effective(g.due) - headStart[g.msg.prio] }
+					best := slices.MinFunc(slices.DeleteFunc(slices.Clone(want[h]), func(x *group) bool { return x.parked }), func(a, b *group) int {
+						rank := func(g *group) int64 { return h.effective(g.due) - headStart[o.s.message(g).prio] }
 						return cmp.Compare(rank(a), rank(b))
 					})
-					if a, b := g.hop.effective(best.due)-headStart[best.msg.prio], g.hop.effective(g.due)-headStart[g.msg.prio]; a != b {
+					if a, b := h.effective(best.due)-headStart[o.s.message(best).prio], h.effective(g.due)-headStart[o.s.message(g).prio]; a != b {
 						t.Fatalf("claimed rank %d, best is %d", b, a)
 					}
 				}
-				o.leased, o.hops, o.freed = append(o.leased, g), append(o.hops, g.hop), append(o.freed, false)
+				o.leased = append(o.leased, claimed{group: g, hop: h, prio: int(o.s.message(g).prio), number: g.lease})
 			},
 			"free": func(t *rapid.T) {
 				if len(o.leased) == 0 {
 					t.Skip("nothing")
 				}
-				k := rapid.IntRange(0, len(o.leased)-1).Draw(t, "lease")
-				if h := o.hops[k]; !o.freed[k] {
-					o.freed[k] = o.s.free(h, int(o.leased[k].msg.prio), o.now)
+				l := &o.leased[rapid.IntRange(0, len(o.leased)-1).Draw(t, "lease")]
+				if h := l.hop; !l.freed {
+					l.freed = o.s.free(h, l.prio, o.now)
 					if h.settling > o.limits[h.hop.Name] {
 						t.Fatalf("%d leases of %v do not count, of at most %d", h.settling, h.hop, o.limits[h.hop.Name])
 					}
@@ -213,20 +266,15 @@ func TestScheduleOracle(t *testing.T) {
 					t.Skip("nothing")
 				}
 				k := rapid.IntRange(0, len(o.leased)-1).Draw(t, "lease")
-				g, h, freed := o.leased[k], o.hops[k], o.freed[k]
-				o.freed = slices.Delete(o.freed, k, k+1)
-				o.leased, o.hops = slices.Delete(o.leased, k, k+1), slices.Delete(o.hops, k, k+1)
-				lease := g.lease
-				if g.hop != h { // its message was removed
-					lease = 0
-				}
+				l := o.leased[k]
+				o.leased = slices.Delete(o.leased, k, k+1)
 				if rapid.Bool().Draw(t, "park") {
-					o.s.park(g, h, lease, soon(), soon(), o.now)
+					o.s.park(l.group, l.hop, l.number, soon(), soon(), o.now)
 				}
-				if freed {
-					o.s.settled(g, h, lease, o.now)
+				if l.freed {
+					o.s.settled(l.group, l.hop, l.number, o.now)
 				} else {
-					o.s.done(g, h, lease, o.now)
+					o.s.done(l.group, l.hop, l.prio, l.number, o.now)
 				}
 			},
 			"wait": func(*rapid.T) {
@@ -237,7 +285,7 @@ func TestScheduleOracle(t *testing.T) {
 }
 
 // TestSnapshotLooksAtTopsOnly has all messages of a hop but the first of each heap
-// be nothing: who looks at another one panics. So due lag and oldest age of a hop
+// be nobody's: who looks at another one panics. So due lag and oldest age of a hop
 // cost the same with one message as with a million.
 func TestSnapshotLooksAtTopsOnly(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0).UTC()
@@ -248,8 +296,7 @@ func TestSnapshotLooksAtTopsOnly(t *testing.T) {
 	for i := range n {
 		e := newTestEntry(us(time.Hour)+int64(i), mail.Priority(i%3-1))
 		e.held = i%7 == 0
-		s.add(e)
-		s.set(e, hop, us(time.Minute)+int64(i), i%2 == 0, us(0))
+		s.set(s.add(e), hop, us(time.Minute)+int64(i), i%2 == 0, us(0))
 	}
 	h := s.hop(hop)
 	heaps := 0
