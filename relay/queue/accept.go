@@ -55,7 +55,10 @@ func (q *Queue) Begin(ctx context.Context, sizeHint int64) (*Incoming, error) {
 	if !q.guard.room(sizeHint) {
 		return nil, fullReply(fmt.Errorf("no room for %d octets", sizeHint))
 	}
-	return &Incoming{q: q, buf: getBuffer(int(min(max(sizeHint, 0), smallContent)) + contentHeader)}, nil
+	if sizeHint <= 0 {
+		sizeHint = usualContent
+	}
+	return &Incoming{q: q, buf: getBuffer(int(min(sizeHint, smallContent)) + contentHeader)}, nil
 }
 
 // Write takes the next part of the content. A content of up to 256 KiB stays
@@ -68,6 +71,10 @@ func (in *Incoming) Write(p []byte) (int, error) {
 		return 0, in.err
 	}
 	written := 0
+	if room := in.buf.b[contentHeader+in.n:]; len(p) > 0 && len(p) <= len(room) && &p[0] == &room[0] { // it is there already
+		in.n += len(p)
+		return len(p), nil
+	}
 	for len(p) > 0 {
 		room := len(in.buf.b) - contentHeader - in.n
 		if room == 0 {
@@ -84,13 +91,37 @@ func (in *Incoming) Write(p []byte) (int, error) {
 	return written, nil
 }
 
+// Room is where the next octets of the content go: what is received there is not
+// copied when Write gets it. It may be empty.
+func (in *Incoming) Room() []byte {
+	if in.done || in.err != nil {
+		return nil
+	}
+	if len(in.buf.b)-contentHeader-in.n < usefulRoom && len(in.buf.b) < smallContent+contentHeader {
+		in.enlarge()
+	}
+	return in.buf.b[contentHeader+in.n:]
+}
+
+// How much room a content gets whose size nobody knows, and a read should have,
+// both by taste.
+const (
+	usualContent = 64 << 10
+	usefulRoom   = 4 << 10
+)
+
+// enlarge takes a larger buffer.
+func (in *Incoming) enlarge() {
+	larger := getBuffer(len(in.buf.b) + 1)
+	copy(larger.b, in.buf.b[:contentHeader+in.n])
+	putBuffer(in.buf)
+	in.buf = larger
+}
+
 // more makes room in the buffer: by a larger one, or by writing it out.
 func (in *Incoming) more() error {
 	if len(in.buf.b) < smallContent+contentHeader {
-		larger := getBuffer(len(in.buf.b) + 1)
-		copy(larger.b, in.buf.b)
-		putBuffer(in.buf)
-		in.buf = larger
+		in.enlarge()
 		return nil
 	}
 	if in.own == nil {

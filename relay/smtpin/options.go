@@ -27,7 +27,8 @@ type Acceptor interface {
 	Begin(ctx context.Context, sizeHint int64) (Incoming, error)
 }
 
-// An Incoming takes one content. It is ended by Commit or by Abort, once.
+// An Incoming takes one content. It is ended by Commit or by Abort, once. One that
+// is a [wire.Place] too has the content received where it goes.
 type Incoming interface {
 	io.Writer
 	// Commit returns nil when message and content are on stable storage. After

@@ -41,20 +41,26 @@ func BenchmarkSession(b *testing.B) {
 // memory is an acceptor that holds one content in a buffer that stays, as the
 // queue's come from a pool.
 type memory struct {
-	buf   []byte
+	buf   [128 << 10]byte
+	n     int
 	total int64
 }
 
 func (m *memory) Begin(context.Context, int64) (Incoming, error) { return m, nil }
 
+func (m *memory) Room() []byte { return m.buf[m.n:] }
+
 func (m *memory) Write(p []byte) (int, error) {
-	m.buf = append(m.buf, p...)
+	if &p[0] != &m.buf[m.n] {
+		copy(m.buf[m.n:], p)
+	}
+	m.n += len(p)
 	return len(p), nil
 }
 
 func (m *memory) Commit(context.Context, mail.Draft) error {
-	m.total += int64(len(m.buf))
-	m.buf = m.buf[:0]
+	m.total += int64(m.n)
+	m.n = 0
 	return nil
 }
 

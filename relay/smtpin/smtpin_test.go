@@ -112,11 +112,16 @@ func (a *acceptor) Begin(context.Context, int64) (Incoming, error) {
 }
 
 type incoming struct {
-	a   *acceptor
-	buf bytes.Buffer
+	a    *acceptor
+	buf  bytes.Buffer
+	room [2048]byte
 }
 
+// Room is where contents are received.
+func (in *incoming) Room() []byte { return in.room[:] }
+
 func (in *incoming) Write(p []byte) (int, error) {
+	defer func() { clear(p) }() // nobody may need it any more
 	if in.a.write != nil {
 		if err := in.a.write(); err != nil {
 			return 0, err

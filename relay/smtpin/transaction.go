@@ -78,6 +78,9 @@ func (tx *transaction) add(r mail.Recipient) {
 
 // receive streams the content to the acceptor, and hands the message over.
 func (tx *transaction) receive(body *wire.Body) (mail.QueueID, *mail.ReplyError) {
+	if p, ok := tx.in.(wire.Place); ok {
+		body.Into(p)
+	}
 	for {
 		p, err := body.Next()
 		if errors.Is(err, io.EOF) {

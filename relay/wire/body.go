@@ -44,6 +44,7 @@ type Body struct {
 
 	repaired bool // bare newlines or NUL were
 
+	place   Place // or nil
 	octets  int64 // given out
 	began   time.Time
 	network int64     // octets received since began
@@ -59,6 +60,18 @@ func (c *Conn) Body() *Body {
 	c.body.answer()
 	return &c.body
 }
+
+// A Place is where the octets of a content end up.
+type Place interface {
+	// Room is where the next octets will be, as far as that is known: they can be
+	// received there, and need not be copied. It may be empty.
+	Room() []byte
+}
+
+// Into lets [Body.Next] receive the content of DATA where p has room for it. What
+// Next returns is then at the start of that room, but for what had to be
+// repaired; the caller puts it into p before it calls Next again.
+func (b *Body) Into(p Place) { b.place = p }
 
 // Repaired reports whether what was given out differs from what the client sent:
 // bare newlines, or NUL, were made what they should have been.
@@ -148,10 +161,40 @@ func (b *Body) nextData() ([]byte, error) {
 				continue
 			}
 		}
+		if b.place != nil {
+			if room := b.place.Room(); len(room) >= leastRoom {
+				p, err := b.receiveInto(room)
+				if err != nil || len(p) > 0 {
+					return p, err
+				}
+				continue
+			}
+		}
 		if err := b.fill(); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// leastRoom is for how much a read is worth its while, by taste. It is more than
+// what [dots.decode] may leave.
+const leastRoom = 1 << 10
+
+// receiveInto receives and decodes more of a content in room. What is not of the
+// content, or cannot be decided yet, goes back to the connection.
+func (b *Body) receiveInto(room []byte) ([]byte, error) {
+	in := &b.c.in
+	room = room[:min(len(room), largeBuffer)] // all of it must fit there
+	held := copy(room, in.bytes())
+	in.advance(held)
+	n, err := b.receive(room[held:])
+	if err != nil {
+		return nil, err
+	}
+	src := room[:held+n]
+	p, n, end := b.dots.decode(src)
+	in.put(src[n:])
+	return b.decoded(p, end)
 }
 
 // decode decodes what has been received.
@@ -159,6 +202,11 @@ func (b *Body) decode() ([]byte, error) {
 	in := &b.c.in
 	p, n, end := b.dots.decode(in.bytes())
 	in.advance(n)
+	return b.decoded(p, end)
+}
+
+// decoded looks at what was decoded, and whether the content ends there.
+func (b *Body) decoded(p []byte, end bool) ([]byte, error) {
 	if end {
 		b.finish()
 	}
@@ -321,22 +369,34 @@ func (b *Body) nextCommand() error {
 	}
 }
 
-// fill receives more of the content. Its deadline moves with the content: each
-// block must come in time, and all of it fast enough on average, so that a
-// client that sends an octet a minute does not hold a session for ever.
+// fill receives more of the content.
 func (b *Body) fill() error {
+	_, err := b.receive(nil)
+	return err
+}
+
+// receive receives more of the content into room, or into the connection's own
+// buffer when that is nil. Its deadline moves with the content: each block must
+// come in time, and all of it fast enough on average, so that a client that sends
+// an octet a minute does not hold a session for ever.
+func (b *Body) receive(room []byte) (n int, err error) {
 	c := b.c
 	deadline := b.deadline(time.Now())
 	if total := b.began.Add(c.opts.CommandTimeout + c.atLeast(b.network)); total.Before(deadline) {
 		deadline = total
 	}
 	before := c.in.total
-	err := c.fill(deadline, false, true)
+	if room == nil {
+		err = c.fill(deadline, false, true)
+	} else if err = c.flush(); err == nil {
+		n, err = c.receive(room, deadline, false)
+		c.in.total += int64(n)
+	}
 	b.network += c.in.total - before
 	if err != nil {
-		return b.fail(err)
+		return 0, b.fail(err)
 	}
-	return nil
+	return n, nil
 }
 
 // chunksTimes is how many command timeouts a content in chunks may take beside
@@ -416,7 +476,7 @@ func (c *Conn) endBody() error {
 	}
 	b.end()
 	b.open = false
-	b.scratch, b.rest = nil, nil
+	b.scratch, b.rest, b.place = nil, nil, nil
 	if c.swallow { // given up: the command that did it is answered
 		c.now = bdat
 		c.give(safeEnd)

@@ -414,10 +414,17 @@ func (c *Conn) fill(deadline time.Time, idle, large bool) error {
 	if len(room) == 0 {
 		return io.ErrShortBuffer
 	}
+	n, err := c.receive(room, deadline, idle)
+	c.in.filled(n)
+	return err
+}
+
+// receive receives octets into room. When it got some, there is no error.
+func (c *Conn) receive(room []byte, deadline time.Time, idle bool) (int, error) {
 	c.mu.Lock()
 	if c.draining && idle {
 		c.mu.Unlock()
-		return errDraining
+		return 0, errDraining
 	}
 	if c.evicted {
 		deadline = past
@@ -427,7 +434,6 @@ func (c *Conn) fill(deadline time.Time, idle, large bool) error {
 	c.mu.Unlock()
 
 	n, err := c.cur.Read(room)
-	c.in.filled(n)
 	c.waited = true
 
 	if idle {
@@ -436,18 +442,18 @@ func (c *Conn) fill(deadline time.Time, idle, large bool) error {
 		drain := c.draining
 		c.mu.Unlock()
 		if drain && n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
-			return errDraining
+			return 0, errDraining
 		}
 	}
 	switch {
 	case n > 0:
-		return nil
+		return n, nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return errTimeout
+		return 0, errTimeout
 	case err == nil:
-		return io.ErrNoProgress
+		return 0, io.ErrNoProgress
 	}
-	return err
+	return 0, err
 }
 
 // flush sends the replies.

@@ -52,6 +52,13 @@ func (in *input) filled(n int) {
 	in.total += int64(n)
 }
 
+// put holds p, which is at most largeBuffer octets. Nothing else is held.
+func (in *input) put(p []byte) {
+	in.r, in.w = 0, 0
+	room := in.room(len(p) > smallBuffer)
+	in.w = copy(room, p)
+}
+
 // shrink gives the large buffer back when what it holds fits into the small one.
 func (in *input) shrink() {
 	if in.large == nil || in.len() > len(in.small) {
