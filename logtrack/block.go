@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"strings"
+	"sync/atomic"
 
 	"waybill/relay/event"
 	"waybill/relay/mail"
@@ -54,6 +55,21 @@ type header struct {
 	lastMsg        mail.QueueID // of widen, with its acceptance
 	lastAcc        int64
 	small          map[string][]string // the values of those pruned columns that have few, or none
+	checked        uint32              // 1 once the checksum of the stored body was right; atomic
+}
+
+// sound checks the stored body, unless that was done since the partition was
+// opened: a block does not change, and what happens to the disk later a scrub
+// finds. Whoever reads a whole block checks it each time.
+func (h *header) sound(body []byte) error {
+	if atomic.LoadUint32(&h.checked) == 1 {
+		return nil
+	}
+	err := checkBody(body)
+	if err == nil {
+		atomic.StoreUint32(&h.checked, 1)
+	}
+	return err
 }
 
 // encoded is a block ready to be stored.

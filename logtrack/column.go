@@ -162,6 +162,116 @@ func readNumsInto(room []int64, src []byte, n int) (nums []int64, rest []byte, e
 	return nums, src, nil
 }
 
+// packedNums are numbers as appendNums wrote them.
+type packedNums struct {
+	n, width    int
+	neighbours  bool // each is stored as what it is more than the one before
+	first, base int64
+	planes      []byte
+}
+
+// openNums is n numbers that are not read yet, and what follows them.
+func openNums(src []byte, n int) (p packedNums, rest []byte, err error) {
+	if n == 0 {
+		return packedNums{}, src, nil
+	}
+	if len(src) == 0 {
+		return p, nil, damaged("numbers")
+	}
+	p = packedNums{n: n, width: int(src[0] & 0x7f), neighbours: src[0]&0x80 != 0}
+	src = src[1:]
+	count := n
+	if p.neighbours {
+		if p.first, src, err = readVarint(src); err != nil {
+			return p, nil, err
+		}
+		count--
+	}
+	if p.base, src, err = readVarint(src); err != nil {
+		return p, nil, err
+	}
+	if p.width > 8 || len(src) < p.width*count {
+		return p, nil, damaged("numbers")
+	}
+	p.planes = src[:p.width*count]
+	return p, src[p.width*count:], nil
+}
+
+// at is a number whose place is known to be there. Those that are stored by
+// neighbours are read from the first on: whoever needs many reads them all.
+func (p *packedNums) at(i int) int64 {
+	if p.neighbours {
+		return p.first + p.sum(i)
+	}
+	v := p.base
+	for k := range p.width {
+		v += int64(uint64(p.planes[k*p.n+i]) << (8 * k)) //nolint:gosec // modular
+	}
+	return v
+}
+
+// head reads the first i numbers, with room for them.
+func (p *packedNums) head(room []int64, i int) []int64 {
+	nums := resized(room, i)
+	if i == 0 {
+		return nums
+	}
+	count, vals := p.n, nums
+	if p.neighbours {
+		count--
+		nums[0], vals = p.first, nums[1:]
+	}
+	for k := range vals {
+		vals[k] = p.base
+	}
+	for plane := range p.width {
+		for k, b := range p.planes[plane*count:][:len(vals)] {
+			vals[k] += int64(uint64(b) << (8 * plane)) //nolint:gosec // modular
+		}
+	}
+	if p.neighbours {
+		for k := 1; k < i; k++ {
+			nums[k] += nums[k-1]
+		}
+	}
+	return nums
+}
+
+// sum adds up the first numbers of those stored, to modulo 2^64.
+func (p *packedNums) sum(i int) int64 {
+	count := p.n
+	if p.neighbours {
+		count--
+	}
+	total := int64(i) * p.base
+	for k := range p.width {
+		plane := uint64(0)
+		for _, b := range p.planes[k*count : k*count+i] {
+			plane += uint64(b)
+		}
+		total += int64(plane << (8 * k)) //nolint:gosec // modular
+	}
+	return total
+}
+
+// total adds up the first i numbers.
+func (p *packedNums) total(i int) int64 {
+	if !p.neighbours {
+		return p.sum(i)
+	}
+	total, v := int64(0), p.first
+	for k := range i {
+		total += v
+		v += p.base
+		for plane := range p.width {
+			if at := plane*(p.n-1) + k; k < p.n-1 {
+				v += int64(uint64(p.planes[at]) << (8 * plane)) //nolint:gosec // modular
+			}
+		}
+	}
+	return total
+}
+
 // appendParts writes numbers in two parts, of which the first can be read alone.
 func appendParts(dst []byte, nums []int64, lead int) []byte {
 	return appendNums(appendNums(dst, nums[:lead]), nums[lead:])
@@ -471,4 +581,86 @@ func appendUnpacked(dst, src []byte, rawLen int) ([]byte, error) {
 		return dst[:at+rawLen], nil
 	}
 	return nil, damaged("column")
+}
+
+// packedDict is a dictionary as appendDict wrote it, of which single entries are read.
+type packedDict struct {
+	n    int // entries after entry 0, which is ""
+	form byte
+	nums packedNums // lengths, or times
+	rest []byte
+}
+
+func openDict(src []byte) (d packedDict, err error) {
+	if d.n, src, err = readUvarint(src, maxListValues); err != nil || d.n == 0 {
+		return d, err
+	}
+	if len(src) == 0 {
+		return d, damaged("dictionary")
+	}
+	d.form = src[0]
+	d.nums, d.rest, err = openNums(src[1:], d.n)
+	if err == nil && (d.form > dictUUID || d.form != dictPlain && len(d.rest) < 10*d.n) {
+		err = damaged("dictionary")
+	}
+	return d, err
+}
+
+// append appends an entry to dst.
+func (d *packedDict) append(dst []byte, code int) ([]byte, error) {
+	switch {
+	case code == 0:
+		return dst, nil
+	case code < 0 || code > d.n:
+		return nil, damaged("dictionary")
+	case d.form == dictPlain:
+		at, l := d.nums.total(code-1), d.nums.at(code-1)
+		if at < 0 || l < 0 || at > int64(len(d.rest)) || l > int64(len(d.rest))-at {
+			return nil, damaged("dictionary")
+		}
+		return append(dst, d.rest[at:at+l]...), nil
+	}
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], uint64(d.nums.at(code-1))<<16) //nolint:gosec // modular
+	copy(b[6:], d.rest[10*(code-1):][:10])
+	if d.form == dictUUID {
+		return appendUUID(dst, b), nil
+	}
+	return appendULID(dst, b), nil
+}
+
+// readCodesInto reads codes that are not predicted, with room for them.
+func readCodesInto(room []uint32, src []byte, n, entries int) (codes []uint32, rest []byte, err error) {
+	p, rest, err := openNums(src, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	if p.neighbours || p.width > 2 || p.base < 0 || p.base > maxListValues {
+		list, rest, err := readCodes(src, n, 0, entries)
+		return append(room[:0], list...), rest, err
+	}
+	codes = resized(room, n)
+	base, most := uint32(p.base), uint32(0)
+	switch p.width {
+	case 0:
+		for i := range codes {
+			codes[i] = base
+		}
+		most = base
+	case 1:
+		for i, b := range p.planes {
+			codes[i] = base + uint32(b)
+			most = max(most, codes[i])
+		}
+	case 2:
+		high := p.planes[n:]
+		for i, b := range p.planes[:n] {
+			codes[i] = base + uint32(b) + uint32(high[i])<<8
+			most = max(most, codes[i])
+		}
+	}
+	if n > 0 && int(most) >= entries {
+		return nil, nil, damaged("code")
+	}
+	return codes, rest, nil
 }

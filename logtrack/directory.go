@@ -13,7 +13,8 @@ type directory struct {
 	list []dirEntry
 	at   []int16 // by columnIDs: place in list and one, or 0
 
-	covers []byte // that list shares
+	covers []byte        // that list shares
+	names  []*columnName // of the columns of the last one that was read into it, as far as there is room
 }
 
 // dirEntry is where a column of a block is, and which rows it has values for.
@@ -26,6 +27,7 @@ type dirEntry struct {
 	off    int
 	packed int
 	place  int // in the directory
+	column *columnName
 }
 
 // columnIDs numbers the columns that facts may have, by colKey; columnNames
@@ -64,6 +66,12 @@ var columnIDs, columnNames = func() (map[string]int, map[string]*columnName) {
 			}
 		}
 	}
+	for name, c := range names {
+		if list, ok := isChild(name); ok {
+			c.list = ids[colKey(list, false)]
+		}
+		c.shared, c.like = ids[sharedDicts[name]], ids[likes[name]]
+	}
 	return ids, names
 }()
 
@@ -72,6 +80,9 @@ var columnIDs, columnNames = func() (map[string]int, map[string]*columnName) {
 type columnName struct {
 	name       string
 	text, nums int
+	list       int // the counts of the list whose elements have it
+	shared     int // the dictionary that it shares with others
+	like       int // the column that it mostly says the same as
 }
 
 // get is the entry of a column by its colKey, or nil.
@@ -79,14 +90,33 @@ func (dir *directory) get(key string) *dirEntry {
 	if dir == nil {
 		return nil
 	}
-	if i := dir.at[columnIDs[key]]; i > 0 {
+	return dir.byID(columnIDs[key])
+}
+
+// byID is the entry of a column by its number, or nil.
+func (dir *directory) byID(id int) *dirEntry {
+	if i := dir.at[id]; i > 0 {
 		return &dir.list[i-1]
 	}
 	return nil
 }
 
+// guess is the i-th column's name: mostly that of the directory before.
+func (dir *directory) guess(i int, name []byte) *columnName {
+	if i >= len(dir.names) {
+		return columnNames[string(name)]
+	}
+	if c := dir.names[i]; c == nil || c.name != string(name) {
+		dir.names[i] = columnNames[string(name)]
+	}
+	return dir.names[i]
+}
+
 // readDir reads the directory at the start of a block's body.
 func readDir(body []byte, types int) (*directory, error) {
+	if err := checkBody(body); err != nil {
+		return nil, err
+	}
 	dir := &directory{}
 	if err := dir.read(body, types); err != nil {
 		return nil, err
@@ -94,13 +124,18 @@ func readDir(body []byte, types int) (*directory, error) {
 	return dir, nil
 }
 
-// read reads the directory into d, whose room it uses again.
-func (dir *directory) read(body []byte, types int) error {
-	switch {
-	case len(body) < bodyStart || body[0] < 1 || body[0] > bodyVersion:
-		return damaged("body version")
-	case crc32.Checksum(body[bodyStart:], castagnoli) != binary.BigEndian.Uint32(body[1:]):
+// checkBody checks the checksum of a block's body.
+func checkBody(body []byte) error {
+	if len(body) < bodyStart || crc32.Checksum(body[bodyStart:], castagnoli) != binary.BigEndian.Uint32(body[1:]) {
 		return damaged("body checksum")
+	}
+	return nil
+}
+
+// read reads the directory of a body that was checked into d, whose room it uses again.
+func (dir *directory) read(body []byte, types int) error {
+	if len(body) < bodyStart || body[0] < 1 || body[0] > bodyVersion {
+		return damaged("body version")
 	}
 	n, src, err := readUvarint(body[bodyStart:], 4096)
 	if err != nil {
@@ -113,7 +148,7 @@ func (dir *directory) read(body []byte, types int) error {
 		covers = make([]byte, 0, 512)
 	}
 	off := 0
-	for range n {
+	for i := range n {
 		var d dirEntry
 		var name, cover []byte
 		if name, src, err = readOctets(src); err != nil {
@@ -148,7 +183,7 @@ func (dir *directory) read(body []byte, types int) error {
 		}
 		d.off = off
 		off += d.packed
-		known := columnNames[string(name)]
+		known := dir.guess(i, name)
 		if known == nil {
 			continue
 		}
@@ -159,7 +194,7 @@ func (dir *directory) read(body []byte, types int) error {
 		if id == 0 {
 			continue
 		}
-		d.name, d.place = known.name, len(dir.list)
+		d.name, d.column, d.place = known.name, known, len(dir.list)
 		dir.list = append(dir.list, d)
 		dir.at[id] = int16(len(dir.list)) //nolint:gosec // at most 4096
 	}
@@ -189,4 +224,13 @@ func (d *dirEntry) lead(raw []byte) (n int, rest []byte, err error) {
 		return 0, raw, nil
 	}
 	return readUvarint(raw, uint64(d.n)) //nolint:gosec // a count
+}
+
+// entries is how many entries the dictionary of a text column has.
+func (d *dirEntry) entries(raw []byte) (n int, rest []byte, err error) {
+	limit := uint64(d.n) + 2 //nolint:gosec // a count; there are "" and likeMark too
+	if d.form&formShared != 0 {
+		limit = maxListValues
+	}
+	return readUvarint(raw, limit)
 }

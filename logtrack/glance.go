@@ -141,19 +141,21 @@ func glanceAt(head *header, body []byte, ids []string, found []glimpse) error {
 // glance reads what the block has of the messages with some codes.
 func (k *picker) glance(codes []uint32, found []glimpse) error {
 	head := k.head
+	k.of = resized(k.of, k.queue.entries)
+	clear(k.of)
+	for i, code := range codes {
+		if code > 0 {
+			k.of[code] = int32(i) + 1
+		}
+	}
 	var rows []pickedRow
-	var of []int // the message of each row
-	sets := make([]readSet, len(head.types))
+	var of []int32 // the message of each row
 	at := 0
 	for _, t := range k.queue.d.cover {
 		run := &head.types[t]
 		role := rowRoles[run.name]
-		sets[t] = leadSets[run.name]
 		for row, code := range k.queue.codes[at : at+run.n] {
-			if code == 0 {
-				continue
-			}
-			i := slices.Index(codes, code)
+			i := k.of[code] - 1
 			if i < 0 {
 				continue
 			}
@@ -172,16 +174,13 @@ func (k *picker) glance(codes []uint32, found []glimpse) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	v, err := k.pick(rows, func(t int) readSet { return sets[t] })
+	recs, err := k.pick(rows, func(t int) readSet { return leadSets[head.types[t].name] })
 	if err != nil {
 		return err
 	}
-	for row, i := range of {
-		r, err := v.record(row, readRow)
-		if err != nil {
-			return err
-		}
-		found[i].recs = append(found[i].recs, r)
+	for i, r := range recs {
+		g := &found[of[i]]
+		g.recs = append(g.recs, r)
 	}
 	return nil
 }

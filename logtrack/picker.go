@@ -2,10 +2,12 @@ package logtrack
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
+	"reflect"
 	"slices"
 	"sync"
+
+	"waybill/relay/event"
 )
 
 // A picker reads a few rows of a block. A page of a list has its messages in
@@ -34,11 +36,38 @@ type picker struct {
 	keyed   bool
 	prev    []foreseen
 	last    []stretch
-	lists   map[string]*listOfRows
+	lists   []*listOfRows // the first listed are of this block
+	listed  int
+	start   []int // of starts
 	times   timesScratch
-	keep    []bool // rows that pass all filters so far
-	hit     []bool // rows that pass one
-	ok      []bool // entries of a dictionary that pass one
+	ts      []int64 // times of rows, once timed
+	timed   bool
+	keep    []bool  // rows that pass all filters so far
+	hit     []bool  // rows that pass one
+	ok      []bool  // entries of a dictionary that pass one
+	of      []int32 // the messages that codes stand for, and one
+
+	// of the rows that are picked
+	facts  map[*plan][]reflect.Value // room for them
+	places []int
+	picked []uint32
+	vals   []int64
+	nanos  []int64
+	text   []byte   // the texts of all of them
+	spans  []extent // of one column
+	later  []laterText
+}
+
+// extent is where a text begins and ends.
+type extent struct{ lo, hi int }
+
+// laterText is a text of a picked row, which it gets when all are known.
+type laterText struct {
+	extent
+	head func(r *event.Record, s string) // of a field of the record itself
+	row  *event.Record
+	leaf *leaf
+	of   reflect.Value // the struct that has the leaf
 }
 
 // codesOfRows are the codes of a column, and what follows them.
@@ -51,14 +80,14 @@ type codesOfRows struct {
 
 // foreseen is the predictors of columns with one cover.
 type foreseen struct {
-	list  string
+	list  int
 	cover []byte
 	prev  []int32
 }
 
 // listOfRows is the column of a list's counts.
 type listOfRows struct {
-	d     *dirEntry
+	id    int // of the column
 	nums  []int64
 	start []int
 	sums  []int32
@@ -70,7 +99,11 @@ type pickedRow struct{ t, at int }
 // errNotPicked says that a block is to be read in another way.
 var errNotPicked = errors.New("block of an older form")
 
-var pickers = sync.Pool{New: func() any { return &picker{lists: map[string]*listOfRows{}} }}
+var pickers = sync.Pool{New: func() any {
+	return &picker{
+		raw: make([]byte, 0, maxPicker/2), dir: directory{names: make([]*columnName, len(columnIDs))}, facts: map[*plan][]reflect.Value{},
+	}
+}}
 
 // maxPicker is how much room a picker keeps for the next block.
 const maxPicker = 1 << 20
@@ -80,10 +113,11 @@ const maxPicker = 1 << 20
 func newPicker(head *header, body []byte) (*picker, error) {
 	k := pickers.Get().(*picker)
 	k.head, k.body = head, body
-	if k.raw == nil {
-		k.raw = make([]byte, 0, maxPicker/2)
+	err := head.sound(body)
+	if err == nil {
+		err = k.dir.read(body, len(head.types))
 	}
-	if err := k.dir.read(body, len(head.types)); err != nil {
+	if err != nil {
 		k.release()
 		return nil, err
 	}
@@ -100,11 +134,14 @@ func (k *picker) release() {
 	k.queue.d, k.session.d = nil, nil
 	k.raw, k.prev = k.raw[:0], k.prev[:0]
 	clear(k.raws)
-	clear(k.lists)
+	k.forget()
 	if cap(k.raw) <= maxPicker {
 		pickers.Put(k)
 	}
 }
+
+// forget forgets what depends on which rows are read.
+func (k *picker) forget() { k.listed, k.timed = 0, false }
 
 // unpack decompresses a column.
 func (k *picker) unpack(d *dirEntry) ([]byte, error) {
@@ -151,15 +188,8 @@ func (k *picker) plainCodes(c *codesOfRows, name string) error {
 	if c.entries, raw, err = readUvarint(raw, uint64(d.n)+2); err != nil { //nolint:gosec // a count
 		return err
 	}
-	if k.nums, raw, err = readNumsInto(k.nums, raw, d.n); err != nil {
+	if c.codes, raw, err = readCodesInto(c.codes, raw, d.n, c.entries); err != nil {
 		return err
-	}
-	c.codes = resized(c.codes, d.n)
-	for i, v := range k.nums {
-		if v < 0 || v >= int64(c.entries) {
-			return damaged("code")
-		}
-		c.codes[i] = uint32(v) //nolint:gosec // bounded by entries
 	}
 	c.dict, c.d = raw, d
 	return nil
@@ -193,10 +223,7 @@ func (k *picker) predictors(d *dirEntry) ([]int32, error) {
 	if err := k.rowKeys(); err != nil {
 		return nil, err
 	}
-	list, child := isChild(d.name)
-	if !child {
-		list = ""
-	}
+	list := d.column.list
 	for i := range k.prev {
 		if k.prev[i].list == list && bytes.Equal(k.prev[i].cover, d.cover) {
 			return k.prev[i].prev, nil
@@ -204,7 +231,7 @@ func (k *picker) predictors(d *dirEntry) ([]int32, error) {
 	}
 	var first []int
 	var sums []int32
-	if child {
+	if list > 0 {
 		l, err := k.list(list)
 		if err != nil {
 			return nil, err
@@ -226,11 +253,13 @@ func (k *picker) predictors(d *dirEntry) ([]int32, error) {
 
 // list reads the counts of a list; only those of rows that lead when nothing
 // else is read.
-func (k *picker) list(name string) (*listOfRows, error) {
-	if l := k.lists[name]; l != nil {
-		return l, nil
+func (k *picker) list(id int) (*listOfRows, error) {
+	for _, l := range k.lists[:k.listed] {
+		if l.id == id {
+			return l, nil
+		}
 	}
-	d := k.dir.get(colKey(name, false))
+	d := k.dir.byID(id)
 	if d == nil {
 		return nil, damaged("list without its counts")
 	}
@@ -238,8 +267,13 @@ func (k *picker) list(name string) (*listOfRows, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &listOfRows{d: d, nums: slices.Clone(nums), sums: make([]int32, len(nums)+1)}
+	if k.listed == len(k.lists) {
+		k.lists = append(k.lists, &listOfRows{})
+	}
+	l := k.lists[k.listed]
+	l.id, l.nums, l.sums = id, append(l.nums[:0], nums...), resized(l.sums, len(nums)+1)
 	total := int64(0)
+	l.sums[0] = 0
 	for i, n := range nums {
 		if n < 0 || n > maxListValues {
 			return nil, damaged("list length")
@@ -249,26 +283,29 @@ func (k *picker) list(name string) (*listOfRows, error) {
 		}
 		l.sums[i+1] = int32(total)
 	}
-	if l.start, err = k.starts(d); err != nil {
+	start, err := k.starts(d)
+	if err != nil {
 		return nil, err
 	}
-	k.lists[name] = l
+	l.start = append(l.start[:0], start...)
+	k.listed++
 	return l, nil
 }
 
-// starts is where the values of each type begin in a column, or -1. When only
-// rows that lead are read, it is known of their types.
+// starts is where the values of each type begin in a column, or -1, until it
+// is called again. When only rows that lead are read, it is known of their types.
 func (k *picker) starts(d *dirEntry) ([]int, error) {
-	start := make([]int, len(k.head.types))
-	for i := range start {
-		start[i] = -1
-	}
 	var parent *listOfRows
-	if list, ok := isChild(d.name); ok {
+	if d.column.list > 0 {
 		var err error
-		if parent, err = k.list(list); err != nil {
+		if parent, err = k.list(d.column.list); err != nil {
 			return nil, err
 		}
+	}
+	k.start = resized(k.start, len(k.head.types))
+	start := k.start
+	for i := range start {
+		start[i] = -1
 	}
 	at := 0
 	for _, t := range d.cover {
@@ -335,39 +372,29 @@ func (k *picker) numbers(d *dirEntry) ([]int64, error) {
 
 // timesOf reads the times of rows.
 func (k *picker) timesOf(d *dirEntry, raw []byte) (_ []int64, err error) {
-	if !k.led {
-		if err = k.rowKeys(); err == nil {
-			k.nums, err = k.times.read(k.nums, raw, k.head.types, d.cover, d.n, k.keys, k.nkey)
-		}
-		return k.nums, err
+	if k.timed {
+		return k.ts, nil
 	}
-	types, rows := 0, 0
-	for types < len(d.cover) && leads(k.head.types[d.cover[types]].name) {
-		rows += k.head.types[d.cover[types]].n
-		types++
-	}
-	k.nums, err = k.times.read(k.nums, raw, k.head.types, d.cover[:types], rows, nil, 0)
-	return k.nums, err
-}
-
-// texts reads the values of a text column at places.
-func (k *picker) texts(d *dirEntry, places []int, out []string) ([]string, error) {
-	dict, err := k.codesAndDict(d)
-	if err != nil {
-		return nil, err
-	}
-	for _, at := range places {
-		if at >= len(k.codes) {
-			return nil, k.noRow()
-		}
-		out = append(out, "")
-		if code := k.codes[at]; code > 0 {
-			if out[len(out)-1], err = k.entry(dict, int(code)); err != nil {
-				return nil, err
+	cover, rows := d.cover, d.n
+	var keys []uint32
+	nkey := 0
+	if k.led {
+		cover, rows = cover[:0], 0
+		for _, t := range d.cover {
+			if !leads(k.head.types[t].name) {
+				break
 			}
+			cover, rows = d.cover[:len(cover)+1], rows+k.head.types[t].n
 		}
+	} else {
+		if err = k.rowKeys(); err != nil {
+			return nil, err
+		}
+		keys, nkey = k.keys, k.nkey
 	}
-	return out, nil
+	k.ts, err = k.times.read(k.ts, raw, k.head.types, cover, rows, keys, nkey)
+	k.timed = err == nil
+	return k.ts, err
 }
 
 // codesAndDict reads the codes of a text column into the picker's room for
@@ -380,11 +407,7 @@ func (k *picker) codesAndDict(d *dirEntry) (dict []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	limit := uint64(d.n) + 2 //nolint:gosec // a count; there are "" and likeMark too
-	if d.form&formShared != 0 {
-		limit = maxListValues
-	}
-	entries, raw, err := readUvarint(raw, limit)
+	entries, raw, err := d.entries(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -399,7 +422,7 @@ func (k *picker) codesAndDict(d *dirEntry) (dict []byte, err error) {
 
 // shared is the dictionary that a column shares with others.
 func (k *picker) shared(d *dirEntry) ([]byte, error) {
-	shared := k.dir.get(sharedDicts[d.name])
+	shared := k.dir.byID(d.column.shared)
 	if shared == nil {
 		return nil, damaged("shared dictionary")
 	}
@@ -462,41 +485,13 @@ func (k *picker) codesAt(d *dirEntry, raw []byte, entries int) (rest []byte, err
 
 // entry is one of a dictionary.
 func (k *picker) entry(src []byte, code int) (string, error) {
-	n, src, err := readUvarint(src, maxListValues)
+	var room [36]byte
+	dict, err := openDict(src)
 	if err != nil {
 		return "", err
 	}
-	if code > n || len(src) == 0 {
-		return "", damaged("dictionary")
-	}
-	form := src[0]
-	if k.lens, src, err = readNumsInto(k.lens, src[1:], n); err != nil {
-		return "", err
-	}
-	if form == dictPlain {
-		at := int64(0)
-		for _, l := range k.lens[:code-1] {
-			if l < 0 {
-				return "", damaged("dictionary")
-			}
-			at += l
-		}
-		l := k.lens[code-1]
-		if l < 0 || at > int64(len(src)) || l > int64(len(src))-at {
-			return "", damaged("dictionary")
-		}
-		return string(src[at : at+l]), nil
-	}
-	if form > dictUUID || len(src) < 10*n {
-		return "", damaged("dictionary")
-	}
-	var b [16]byte
-	binary.BigEndian.PutUint64(b[:8], uint64(k.lens[code-1])<<16) //nolint:gosec // modular
-	copy(b[6:], src[10*(code-1):])
-	if form == dictUUID {
-		return string(appendUUID(nil, b)), nil
-	}
-	return string(appendULID(nil, b)), nil
+	b, err := dict.append(room[:0], code)
+	return string(b), err
 }
 
 // messages finds the codes of some queue IDs in the block; 0 for those that it
@@ -546,178 +541,6 @@ func (k *picker) messages(ids []string) ([]uint32, error) {
 		codes[i] = uint32(max(slices.Index(dict, id), 0)) //nolint:gosec // bounded by the rows of a block
 	}
 	return codes, nil
-}
-
-// pick makes a view of some rows, which are in order, with the columns that
-// the facts of each type need by sets.
-func (k *picker) pick(rows []pickedRow, set func(t int) readSet) (*view, error) {
-	was := k.led
-	k.led = k.body[0] > 2 && !slices.ContainsFunc(rows, func(r pickedRow) bool { return !leads(k.head.types[r.t].name) })
-	if was && !k.led {
-		clear(k.lists)
-	}
-	v, err := k.view(rows, set)
-	if errors.Is(err, errBeyondLead) {
-		k.led = false
-		clear(k.lists)
-		v, err = k.view(rows, set)
-	}
-	return v, err
-}
-
-func (k *picker) view(rows []pickedRow, set func(t int) readSet) (*view, error) {
-	v := &view{head: &header{seq: k.head.seq, rows: len(rows)}, cols: map[string]*colView{}, dir: &directory{at: make([]int16, len(columnIDs)+1)}}
-	var types []int // of the block, for each type of the view
-	for i, r := range rows {
-		if i == 0 || rows[i-1].t != r.t {
-			v.head.types = append(v.head.types, typeRun{name: k.head.types[r.t].name, start: i})
-			types = append(types, r.t)
-		}
-		v.head.types[len(types)-1].n++
-	}
-	for i, t := range types {
-		p := planNames[k.head.types[t].name]
-		if p == nil {
-			return nil, errUnknownFact
-		}
-		for _, key := range p.keys[set(t)] {
-			if err := k.column(v, key, rows, types[i:], i, set); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return v, nil
-}
-
-// column adds a column to v for those of its types, from the first-th on, that need it.
-func (k *picker) column(v *view, key string, rows []pickedRow, types []int, first int, set func(t int) readSet) error {
-	d := k.dir.get(key)
-	if d == nil || v.cols[key] != nil {
-		return nil
-	}
-	list, child := isChild(d.name)
-	c := &colView{start: make([]int, len(v.head.types))}
-	for i := range c.start {
-		c.start[i] = -1
-	}
-	var places []int
-	var start []int
-	for i, t := range types {
-		if !slices.Contains(d.cover, byte(t)) || !slices.Contains(planNames[k.head.types[t].name].keys[set(t)], key) { //nolint:gosec // far fewer types
-			continue
-		}
-		if start == nil {
-			var err error
-			if start, err = k.starts(d); err != nil {
-				return err
-			}
-		}
-		c.start[first+i] = len(places)
-		run := &v.head.types[first+i]
-		for _, r := range rows[run.start : run.start+run.n] {
-			if !child {
-				places = append(places, start[t]+r.at)
-				continue
-			}
-			l, err := k.list(list)
-			if err != nil {
-				return err
-			}
-			p := l.start[t]
-			if p < 0 || p+r.at+1 >= len(l.sums) {
-				return k.noRow()
-			}
-			lo, hi := l.sums[p+r.at]-l.sums[p], l.sums[p+r.at+1]-l.sums[p]
-			for e := lo; e < hi; e++ {
-				places = append(places, start[t]+int(e))
-			}
-		}
-	}
-	if start == nil {
-		return nil
-	}
-	if err := k.fill(v, d, c, places); err != nil {
-		return err
-	}
-	if err := c.sum(d, v); err != nil {
-		return err
-	}
-	v.cols[key] = c
-	return nil
-}
-
-// fill reads the values at places.
-func (k *picker) fill(v *view, d *dirEntry, c *colView, places []int) error {
-	if kind := d.form & formKind; kind == formNums || kind == formTimes {
-		nums, err := k.numbers(d)
-		if err != nil {
-			return err
-		}
-		c.nums = make([]int64, len(places))
-		for i, at := range places {
-			if at >= len(nums) {
-				return k.noRow()
-			}
-			c.nums[i] = nums[at]
-		}
-		return nil
-	}
-	dict, err := k.texts(d, places, make([]string, 1, len(places)+1))
-	if err != nil {
-		return err
-	}
-	if d.form&formLike != 0 {
-		if err := k.unliken(d, places, dict[1:]); err != nil {
-			return err
-		}
-	}
-	c.dict, c.codes = dict, make([]uint32, len(places))
-	for i := range c.codes {
-		c.codes[i] = uint32(i + 1)
-	}
-	return nil
-}
-
-// unliken puts the values of the other column where likeMark stands.
-func (k *picker) unliken(d *dirEntry, places []int, texts []string) error {
-	if !slices.Contains(texts, likeMark) {
-		return nil
-	}
-	base := k.dir.get(likes[d.name])
-	if base == nil {
-		return damaged("like another column")
-	}
-	mine, err := k.starts(d)
-	if err != nil {
-		return err
-	}
-	theirs, err := k.starts(base)
-	if err != nil {
-		return err
-	}
-	var from, to []int
-	for i, at := range places {
-		if texts[i] != likeMark {
-			continue
-		}
-		for _, t := range d.cover {
-			if at < mine[t]+k.head.types[t].n {
-				if theirs[t] < 0 {
-					return damaged("like another column")
-				}
-				from, to = append(from, theirs[t]+at-mine[t]), append(to, i)
-				break
-			}
-		}
-	}
-	found, err := k.texts(base, from, nil)
-	if err != nil {
-		return err
-	}
-	for i, at := range to {
-		texts[at] = found[i]
-	}
-	return nil
 }
 
 // resized is s with n elements, whose values do not matter.

@@ -46,7 +46,7 @@ func TestPickedRowsAreThoseOfTheBlock(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := must1[event.Record](t)(v.record(row, readRow))
-			picked := must1[event.Record](t)(got.record(i, readRow))
+			picked := got[i]
 			if g, w := jsonOf(t, &picked), jsonOf(t, &want); g != w {
 				t.Fatalf("seed %d: row %d is picked as\n%s, want\n%s", seed, row, g, w)
 			}
@@ -77,7 +77,7 @@ func TestLeadsAreReadAlone(t *testing.T) {
 	}
 	defer k.release()
 	k.led = true
-	got, err := k.view(rows, func(typ int) readSet { return leadSets[e.head.types[typ].name] })
+	got, err := k.records(rows, func(typ int) readSet { return leadSets[e.head.types[typ].name] })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestLeadsAreReadAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := must1[event.Record](t)(v.record(e.head.types[row.t].start+row.at, set))
-		picked := must1[event.Record](t)(got.record(i, set))
+		picked := got[i]
 		if g, w := jsonOf(t, &picked), jsonOf(t, &want); g != w {
 			t.Fatalf("row %d is picked as\n%s, want\n%s", i, g, w)
 		}
@@ -162,11 +162,7 @@ func FuzzPicker(f *testing.F) {
 			}
 		}
 		_, _ = k.messages([]string{"01JZ8Z0Z0Z0Z0Z0Z0Z0Z0Z0Z0Z", "x"})
-		if v, err := k.pick(rows, func(int) readSet { return readRow }); err == nil {
-			for i := range rows {
-				_, _ = v.record(i, readRow)
-			}
-		}
+		_, _ = k.pick(rows, func(int) readSet { return readRow }) // only that it ends
 	})
 }
 

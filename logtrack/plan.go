@@ -186,7 +186,7 @@ func (l *leaf) setText(v reflect.Value, s string) {
 		f.SetString(s)
 	case kindAddr:
 		if a, err := netip.ParseAddr(s); err == nil {
-			f.Set(reflect.ValueOf(a))
+			*f.Addr().Interface().(*netip.Addr) = a
 		}
 	default:
 		_ = json.Unmarshal([]byte(s), f.Addr().Interface()) // what text wrote; otherwise the field stays zero

@@ -164,7 +164,7 @@ func (k *picker) siftLead(p *pred) (some, done bool, err error) {
 	defer func() {
 		if !done {
 			k.led = false
-			clear(k.lists)
+			k.forget()
 		}
 	}()
 	k.keep, k.hit = resized(k.keep, k.head.rows), resized(k.hit, k.head.rows)
@@ -463,8 +463,8 @@ func (k *picker) markPlaces(d *dirEntry, ok func(at int) bool) error {
 		return err
 	}
 	var parent *listOfRows
-	if list, child := isChild(d.name); child {
-		if parent, err = k.list(list); err != nil {
+	if d.column.list > 0 {
+		if parent, err = k.list(d.column.list); err != nil {
 			return err
 		}
 	}
