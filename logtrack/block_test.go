@@ -2,6 +2,7 @@ package logtrack
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
@@ -235,5 +236,83 @@ func TestViewSurvivesDamage(t *testing.T) {
 		if newView(e.head, func(read func([]byte) error) error { return read(body) }).need("queue_id") == nil {
 			t.Fatalf("damage of octet %d is not seen", at)
 		}
+	}
+}
+
+// TestPackedNumbersOneByOne reads numbers one by one and in part, in each way
+// that they are stored.
+func TestPackedNumbersOneByOne(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, test := range []struct {
+		name string
+		next func(before int64) int64
+	}{
+		{"all the same", func(int64) int64 { return -7 }},
+		{"one octet", func(int64) int64 { return rng.Int64N(200) - 100 }},
+		{"two octets", func(int64) int64 { return rng.Int64N(1 << 16) }},
+		{"eight octets", func(int64) int64 { return int64(rng.Uint64()) }},
+		{"each one more", func(before int64) int64 { return before + 1 }},
+		{"growing", func(before int64) int64 { return before + rng.Int64N(1000) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, n := range []int{0, 1, 2, 300} {
+				nums := make([]int64, n)
+				last := int64(1 << 40)
+				for i := range nums {
+					last = test.next(last)
+					nums[i] = last
+				}
+				p, rest, err := openNums(append(appendNums(nil, nums), 1, 2, 3), n)
+				if err != nil || len(rest) != 3 {
+					t.Fatalf("%d numbers: %d octets left, %v", n, len(rest), err)
+				}
+				total := int64(0)
+				for i, want := range nums {
+					if got := p.at(i); got != want {
+						t.Errorf("at(%d) of %d = %d, want %d", i, n, got, want)
+					}
+					if got := p.total(i); got != total {
+						t.Errorf("total(%d) of %d = %d, want %d", i, n, got, total)
+					}
+					total += want
+					if got := p.head(nil, i+1); !slices.Equal(got, nums[:i+1]) {
+						t.Errorf("head(%d) of %d = %d, want %d", i+1, n, got, nums[:i+1])
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestPackedDictionaries reads entries one by one.
+func TestPackedDictionaries(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		dict []string
+	}{
+		{"empty", []string{""}},
+		{"plain", []string{"", "a", "bcd", "ef", "\x00"}},
+		{"ULIDs", []string{"", "01JZ8Z0Z0Z0Z0Z0Z0Z0Z0Z0Z0Z", "01JZ8Z0Z0Z7Z0Z0Z0Z0Z0Z0Z0Y", "01JZ8Z0Z0Z9Z0Z0Z0Z0Z0Z0Z0X"}},
+		{"UUIDs", []string{"", "01980b5c-7c00-7abc-8def-0123456789ab", "01980b5c-7c01-7abc-8def-0123456789ab"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, located := range []bool{false, true} {
+				d, err := openDict(new(builder).appendDict(nil, test.dict))
+				if err == nil && located {
+					_, err = d.locate(nil)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				for code, want := range test.dict {
+					if got, err := d.append(nil, code); err != nil || string(got) != want {
+						t.Errorf("entry %d is %q, %v, want %q", code, got, err, want)
+					}
+				}
+				if _, err := d.append(nil, len(test.dict)); !errors.Is(err, errDamaged) {
+					t.Errorf("the entry after the last one gives %v", err)
+				}
+			}
+		})
 	}
 }

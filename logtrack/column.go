@@ -589,6 +589,7 @@ type packedDict struct {
 	form byte
 	nums packedNums // lengths, or times
 	rest []byte
+	ends []int64 // of plain entries, or times of others, when many are read
 }
 
 func openDict(src []byte) (d packedDict, err error) {
@@ -606,6 +607,38 @@ func openDict(src []byte) (d packedDict, err error) {
 	return d, err
 }
 
+// locate finds where entries are, with room for that: it is worth it when many
+// of them are read.
+func (d *packedDict) locate(room []int64) ([]int64, error) {
+	if d.n == 0 {
+		return room, nil
+	}
+	d.ends = d.nums.head(room, d.n)
+	if d.form != dictPlain {
+		return d.ends, nil
+	}
+	at := int64(0)
+	for i, l := range d.ends {
+		if l < 0 || l > int64(len(d.rest))-at {
+			return room, damaged("dictionary")
+		}
+		at += l
+		d.ends[i] = at
+	}
+	return d.ends, nil
+}
+
+// place is where a plain entry begins, and its length.
+func (d *packedDict) place(code int) (at, l int64) {
+	switch {
+	case d.ends == nil:
+		return d.nums.total(code - 1), d.nums.at(code - 1)
+	case code > 1:
+		at = d.ends[code-2]
+	}
+	return at, d.ends[code-1] - at
+}
+
 // append appends an entry to dst.
 func (d *packedDict) append(dst []byte, code int) ([]byte, error) {
 	switch {
@@ -614,14 +647,20 @@ func (d *packedDict) append(dst []byte, code int) ([]byte, error) {
 	case code < 0 || code > d.n:
 		return nil, damaged("dictionary")
 	case d.form == dictPlain:
-		at, l := d.nums.total(code-1), d.nums.at(code-1)
+		at, l := d.place(code)
 		if at < 0 || l < 0 || at > int64(len(d.rest)) || l > int64(len(d.rest))-at {
 			return nil, damaged("dictionary")
 		}
 		return append(dst, d.rest[at:at+l]...), nil
 	}
+	var ms int64
+	if d.ends != nil {
+		ms = d.ends[code-1]
+	} else {
+		ms = d.nums.at(code - 1)
+	}
 	var b [16]byte
-	binary.BigEndian.PutUint64(b[:8], uint64(d.nums.at(code-1))<<16) //nolint:gosec // modular
+	binary.BigEndian.PutUint64(b[:8], uint64(ms)<<16) //nolint:gosec // modular
 	copy(b[6:], d.rest[10*(code-1):][:10])
 	if d.form == dictUUID {
 		return appendUUID(dst, b), nil

@@ -273,6 +273,11 @@ func (k *picker) numsAt(d *dirEntry, dst []int64) ([]int64, error) {
 	if d.form&^formLed == formNums {
 		return k.plainAt(d, dst)
 	}
+	return k.readAt(d, dst)
+}
+
+// readAt is numsAt for numbers that must be read all.
+func (k *picker) readAt(d *dirEntry, dst []int64) ([]int64, error) {
 	nums, err := k.numbers(d)
 	if err != nil {
 		return nil, err
@@ -303,6 +308,9 @@ func (k *picker) plainAt(d *dirEntry, dst []int64) ([]int64, error) {
 	rest, _, err := openNums(raw, d.n-lead)
 	if err != nil {
 		return nil, err
+	}
+	if k.slow(first, rest) {
+		return k.readAt(d, dst)
 	}
 	for _, at := range k.places {
 		switch {
@@ -336,6 +344,9 @@ func (k *picker) appendTexts(d *dirEntry) error {
 		return err
 	}
 	open, err := openDict(dict)
+	if err == nil && len(k.picked) > fewPlaces {
+		k.ends, err = open.locate(k.ends)
+	}
 	if err != nil {
 		return err
 	}
@@ -385,16 +396,7 @@ func (k *picker) codesOf(d *dirEntry) (dict []byte, err error) {
 	}
 	k.picked = k.picked[:0]
 	if d.form&formPredicted != 0 && !k.led {
-		if dict, err = k.codesAndDict(d); err != nil {
-			return nil, err
-		}
-		for _, at := range k.places {
-			if at >= len(k.codes) {
-				return nil, k.noRow()
-			}
-			k.picked = append(k.picked, k.codes[at])
-		}
-		return dict, nil
+		return k.allCodesOf(d)
 	}
 	raw, err := k.unpack(d)
 	if err != nil {
@@ -417,6 +419,8 @@ func (k *picker) codesOf(d *dirEntry) (dict []byte, err error) {
 		return nil, err
 	}
 	switch {
+	case d.form&formPredicted == 0 && k.slow(first, rest):
+		return k.allCodesOf(d)
 	case d.form&formPredicted == 0:
 		err = k.plainCodesAt(first, rest, entries)
 	case lead == 0:
@@ -428,6 +432,29 @@ func (k *picker) codesOf(d *dirEntry) (dict []byte, err error) {
 		return k.shared(d)
 	}
 	return raw, err
+}
+
+// allCodesOf is codesOf for codes that must be read all.
+func (k *picker) allCodesOf(d *dirEntry) (dict []byte, err error) {
+	if dict, err = k.codesAndDict(d); err != nil {
+		return nil, err
+	}
+	for _, at := range k.places {
+		if at >= len(k.codes) {
+			return nil, k.noRow()
+		}
+		k.picked = append(k.picked, k.codes[at])
+	}
+	return dict, nil
+}
+
+// fewPlaces is up to how many values of a column are read one by one, each from
+// the beginning. By taste.
+const fewPlaces = 16
+
+// slow reports whether the numbers at places are better read with all others.
+func (k *picker) slow(parts ...packedNums) bool {
+	return len(k.places) > fewPlaces && slices.ContainsFunc(parts, func(p packedNums) bool { return p.neighbours })
 }
 
 // plainCodesAt reads the codes at places, which nothing is predicted of.

@@ -56,6 +56,7 @@ type picker struct {
 	text   []byte   // the texts of all of them
 	spans  []extent // of one column
 	later  []laterText
+	ends   []int64 // of packedDict
 }
 
 // extent is where a text begins and ends.
