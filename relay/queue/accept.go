@@ -56,7 +56,7 @@ func (q *Queue) Begin(ctx context.Context, sizeHint int64) (*Incoming, error) {
 		return nil, fullReply(fmt.Errorf("no room for %d octets", sizeHint))
 	}
 	if sizeHint <= 0 {
-		sizeHint = usualContent
+		sizeHint = q.lastSize.Load()
 	}
 	return &Incoming{q: q, buf: getBuffer(int(min(sizeHint, smallContent)) + contentHeader)}, nil
 }
@@ -103,12 +103,8 @@ func (in *Incoming) Room() []byte {
 	return in.buf.b[contentHeader+in.n:]
 }
 
-// How much room a content gets whose size nobody knows, and a read should have,
-// both by taste.
-const (
-	usualContent = 64 << 10
-	usefulRoom   = 4 << 10
-)
+// usefulRoom is how much room a read should have, by taste.
+const usefulRoom = 4 << 10
 
 // enlarge takes a larger buffer.
 func (in *Incoming) enlarge() {
@@ -205,6 +201,7 @@ func (in *Incoming) Commit(ctx context.Context, d mail.Draft) error {
 		return err
 	}
 	size := in.Size()
+	q.lastSize.Store(size)
 	seg, off, err := in.finish(id)
 	if err != nil {
 		in.discard(nil)

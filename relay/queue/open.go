@@ -70,6 +70,7 @@ type Queue struct {
 	com       committer
 	latency   latency
 	recent    recent
+	lastSize  atomic.Int64 // of the latest content: a guess at the next
 
 	batchBytes  int64 // of one transaction
 	batchKeys   int64

@@ -11,7 +11,7 @@ import (
 // with parts left out of what was received in place.
 func TestRoom(t *testing.T) {
 	h := open(t, nil)
-	for _, size := range []int{0, 1, 16 << 10, usualContent - 1, usualContent, usualContent + 1, smallContent - 1, smallContent, smallContent + 1, 3*smallContent + 17} {
+	for _, size := range []int{0, 1, 16 << 10, 64<<10 - 1, 64 << 10, 64<<10 + 1, smallContent - 1, smallContent, smallContent + 1, 3*smallContent + 17} {
 		content := strings.Repeat("0123456789abcdef", size/16+1)[:size]
 		for _, hint := range []int{0, size} {
 			for _, way := range []string{"in place", "in turns", "with gaps"} {
