@@ -388,7 +388,7 @@ func (s *Store) Write(r *event.Record) {
 			s.log.Error("track write broke", zap.Any("panic", v), zap.ByteString("stack", debug.Stack()))
 		}
 	}()
-	if r == nil || r.Event == nil {
+	if r == nil || r.Event == nil || r.Minor {
 		return
 	}
 	p := plans[reflect.TypeOf(r.Event)]

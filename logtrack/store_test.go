@@ -142,6 +142,27 @@ func TestFoundAtOnceAndAfterReopening(t *testing.T) {
 	}
 }
 
+// TestMinor leaves out what the stream has marked.
+func TestMinor(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	recs := facts(1, 10)
+	var want []string
+	for i := range recs {
+		if recs[i].Minor = i%3 == 0; !recs[i].Minor {
+			want = append(want, jsonOf(t, &recs[i]))
+		}
+		s.Write(&recs[i])
+	}
+	if got := export(t, s); !slices.Equal(got, want) {
+		t.Errorf("%d facts, want the %d that are not minor", len(got), len(want))
+	}
+	for reason, n := range s.Stats().Dropped {
+		if n != 0 {
+			t.Errorf("%d facts dropped, %s: what is left out on purpose is not lost", n, reason)
+		}
+	}
+}
+
 func TestDuplicatesAreDropped(t *testing.T) {
 	dir := t.TempDir()
 	recs := facts(2, 900)

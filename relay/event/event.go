@@ -12,7 +12,9 @@
 // own transaction before they are emitted, and are emitted again after a crash
 // until the tracking store has them on disk: readers may see such a fact twice
 // with the same ID, never not at all. Session facts wait for room in a reader's
-// buffer. Protocol facts may be dropped by a reader, which counts the drops.
+// buffer. Protocol facts may be dropped by a reader, which counts the drops; of
+// commands that went well, log and tracking have a sample when there are very many
+// ([Sample]).
 //
 // # Adding a fact
 //
@@ -69,6 +71,10 @@ type Record struct {
 	// Kept says that the queue holds the record in its outbox until the tracking
 	// store has it in a stored block, so that nobody else need write it first.
 	Kept bool `json:"-"`
+
+	// Minor says that there are very many such facts at the moment: metrics count
+	// this one, log and tracking leave it out ([Sample]).
+	Minor bool `json:"-"`
 
 	Form *Form `json:"-"` // what Encode made; nil when it has not
 }

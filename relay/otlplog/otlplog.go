@@ -213,7 +213,7 @@ func start(opts Options, b bounds) (*Log, error) {
 
 // Write takes a fact, if there is room. It never waits.
 func (l *Log) Write(r *event.Record) {
-	if severityOf(r.Event) < l.least {
+	if r.Minor || severityOf(r.Event) < l.least {
 		return
 	}
 	size, room := weight(r), l.bounds.room

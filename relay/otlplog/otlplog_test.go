@@ -220,6 +220,9 @@ func TestRecords(t *testing.T) {
 			r.Start()
 			l := open(t, Options{Endpoint: r.URL + "/otel", Compress: test.compress, Host: "mx1.example.com", Version: "1.2"}, fast())
 			all := facts(t)
+			minor := all[0]
+			minor.Minor = true
+			l.Write(&minor)
 			for i := range all {
 				l.Write(&all[i])
 			}

@@ -10,7 +10,7 @@
 // falls behind, the goroutine that states such a fact waits for room. Protocol
 // facts (a command was answered, TLS was negotiated, DNS answered) never wait:
 // they are sampled when the buffer fills and dropped when it is half full, and
-// [Stats] counts them. Lines reach the output within a second, errors at once.
+// [Stats] counts them, with those that the stream itself has marked as minor. Lines reach the output within a second, errors at once.
 // A crash loses that second; what must not be lost is in the queue's outbox and
 // is stated again at the next start. Control characters, line separators and
 // characters that reorder text are escaped, so that nothing a peer said can
@@ -146,6 +146,10 @@ func start(out output, level zapcore.Level, enc encoders) *Log {
 func (l *Log) Write(r *event.Record) {
 	level := levelOf(r.Event)
 	if level < l.level {
+		return
+	}
+	if r.Minor {
+		l.sampled.Add(1)
 		return
 	}
 	wait := event.Class(r.Event) != event.Protocol

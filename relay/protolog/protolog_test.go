@@ -234,6 +234,30 @@ func TestLevel(t *testing.T) {
 	}
 }
 
+// TestMinor leaves out what the stream has marked, and counts it.
+func TestMinor(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		level zapcore.Level
+		want  uint64 // sampled
+	}{
+		{"debug", zapcore.DebugLevel, 1},
+		{"a level that has none of them", zapcore.InfoLevel, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var out memory
+			l := open(t, &out, test.level, JSON)
+			r := event.NewEmitter("").Stamp(event.CommandAnswered{Verb: "RCPT", Code: 250})
+			r.Minor = true
+			l.Write(&r)
+			_ = l.Sync()
+			if s := l.Stats(); out.String() != "" || s.Sampled != test.want || s.Written != 0 {
+				t.Errorf("output %q, %+v, want nothing, and %d sampled", out.String(), s, test.want)
+			}
+		})
+	}
+}
+
 func TestBadOptions(t *testing.T) {
 	for _, test := range []struct {
 		name string

@@ -218,7 +218,7 @@ func (a *App) openReaders(cfg *config.Config) (err error) {
 			sinks = append(sinks, a.track)
 		}
 	}
-	a.emit = event.NewEmitter(cfg.Hostname, sinks...).Config(cfg.Revision())
+	a.emit = event.NewEmitter(cfg.Hostname, event.Sample(sinks...)).Config(cfg.Revision())
 	return nil
 }
 
