@@ -2,6 +2,7 @@ package smtpin
 
 import (
 	"bytes"
+	"encoding/binary"
 	"mime"
 	"strings"
 	"time"
@@ -92,15 +93,37 @@ func (h *headerScanner) write(p []byte) {
 
 // look notes which octets there are.
 func (h *headerScanner) look(p []byte) {
-	for _, b := range p {
-		switch {
-		case b >= 0x80:
-			h.lineEight = true
-		case b == 0, b == '\n' && h.last != '\r', b != '\n' && h.last == '\r':
-			h.lineDirty = true
+	for i := 0; i < len(p); i++ {
+		if h.last != '\r' {
+			if n := ordinary(p[i:]); n > 0 {
+				i += n
+				h.last = p[i-1]
+				if i == len(p) {
+					return
+				}
+			}
 		}
+		b := p[i]
+		h.lineEight = h.lineEight || b >= 0x80
+		h.lineDirty = h.lineDirty || b == 0 || (b == '\n') != (h.last == '\r')
 		h.last = b
 	}
+}
+
+// ordinary is how many octets p begins with of which there is nothing to say: it
+// looks at eight at a time, and may stop too early.
+func ordinary(p []byte) (n int) {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	for ; n+8 <= len(p); n += 8 {
+		// The top bit of an octet that is less than SO is set by the subtraction.
+		if w := binary.LittleEndian.Uint64(p[n:]); (w|(w-ones*('\r'+1)))&tops != 0 {
+			break
+		}
+	}
+	for n < len(p) && p[n] > '\r' && p[n] < 0x80 {
+		n++
+	}
+	return n
 }
 
 // end is called at the end of the content.
@@ -183,25 +206,28 @@ func (h *headerScanner) begin() {
 	}
 	name := bytes.TrimRight(h.name[:h.nameLen], " \t")
 	h.wrong = h.wrong || len(name) == 0
-	for _, b := range name {
+	for i, b := range name {
 		h.wrong = h.wrong || b <= ' ' || b > '~' // RFC 5322 section 2.2
+		if b >= 'A' && b <= 'Z' {
+			name[i] = b + 'a' - 'A'
+		}
 	}
-	switch {
-	case bytes.EqualFold(name, []byte("Received")):
+	switch string(name) {
+	case "received":
 		h.received++
-	case bytes.EqualFold(name, []byte("Message-ID")):
+	case "message-id":
 		h.field = messageID
-	case bytes.EqualFold(name, []byte("From")):
+	case "from":
 		h.field = from
-	case bytes.EqualFold(name, []byte("Subject")):
+	case "subject":
 		h.field = subject
-	case bytes.EqualFold(name, []byte("Date")):
+	case "date":
 		h.field = date
-	case bytes.EqualFold(name, []byte("Importance")):
+	case "importance":
 		h.field = importance
-	case bytes.EqualFold(name, []byte("Priority")):
+	case "priority":
 		h.field = urgency
-	case bytes.EqualFold(name, []byte("X-Priority")):
+	case "x-priority":
 		h.field = xPriority
 	}
 	// The first of each counts: it is the one that others show.

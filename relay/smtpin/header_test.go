@@ -171,3 +171,25 @@ func FuzzHeader(f *testing.F) {
 		}
 	})
 }
+
+// FuzzLook compares with an octet at a time.
+func FuzzLook(f *testing.F) {
+	for _, s := range []string{"a: 12345678\r\n", "12345678\x0e\x7f34567\r8\r\n", "\x80234567890\x00", "\x7f\x80\x8d\x8e\xff\x0d\x0a\x0e", "1234567\n", "\r"} {
+		f.Add([]byte(s), false)
+	}
+	f.Fuzz(func(t *testing.T, p []byte, afterCR bool) {
+		h := headerScanner{}
+		if afterCR {
+			h.last = '\r'
+		}
+		last, eight, dirty := h.last, false, false
+		for _, b := range p {
+			eight = eight || b >= 0x80
+			dirty = dirty || b == 0 || (b == '\n') != (last == '\r')
+			last = b
+		}
+		if h.look(p); h.last != last || h.lineEight != eight || h.lineDirty != dirty {
+			t.Errorf("look(%q) leaves %t, %t, %q, want %t, %t, %q", p, h.lineEight, h.lineDirty, h.last, eight, dirty, last)
+		}
+	})
+}

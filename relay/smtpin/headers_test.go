@@ -82,6 +82,7 @@ func TestBinaryHeader(t *testing.T) {
 		{"binary body", "A: b\r\n\r\n\x00\r\n.\r\n\n\r", "250"},
 		{"bare LF in the header", "A: b\nC: d\r\n\r\nx", "550 5.6.0"},
 		{"bare CR in the header", "A: b\rC: d\r\n\r\nx", "550 5.6.0"},
+		{"bare CR before an 8-bit octet", "A: b\r\xe4\r\n\r\nx", "550 5.6.0"},
 		{"NUL in the header", "A: \x00\r\n\r\nx", "550 5.6.0"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -35,18 +35,21 @@ func (tx *transaction) priority() mail.Priority {
 // not (RFC 6710 section 5.2).
 func (s *session) urgent() bool { return s.user != "" || s.may().Relay }
 
+// priorityFields are the header fields that say how urgent a message is.
+var priorityFields = [...]struct {
+	field field
+	words map[string]mail.Priority
+}{
+	{importance, map[string]mail.Priority{"high": mail.PriorityHigh, "normal": mail.PriorityNormal, "low": mail.PriorityLow}},       // RFC 2156 section 5.3.4
+	{urgency, map[string]mail.Priority{"urgent": mail.PriorityHigh, "normal": mail.PriorityNormal, "non-urgent": mail.PriorityLow}}, // RFC 2156 section 5.3.6
+	{xPriority, map[string]mail.Priority{
+		"1": mail.PriorityHigh, "2": mail.PriorityHigh, "3": mail.PriorityNormal, "4": mail.PriorityLow, "5": mail.PriorityLow,
+	}}, // of mail programs: a number, often with a word after it
+}
+
 // priority is what the header fields say, of which the first with a meaning counts.
 func (h *headerScanner) priority() (p mail.Priority, ok bool) {
-	for _, f := range []struct {
-		field field
-		words map[string]mail.Priority
-	}{
-		{importance, map[string]mail.Priority{"high": mail.PriorityHigh, "normal": mail.PriorityNormal, "low": mail.PriorityLow}},       // RFC 2156 section 5.3.4
-		{urgency, map[string]mail.Priority{"urgent": mail.PriorityHigh, "normal": mail.PriorityNormal, "non-urgent": mail.PriorityLow}}, // RFC 2156 section 5.3.6
-		{xPriority, map[string]mail.Priority{
-			"1": mail.PriorityHigh, "2": mail.PriorityHigh, "3": mail.PriorityNormal, "4": mail.PriorityLow, "5": mail.PriorityLow,
-		}}, // of mail programs: a number, often with a word after it
-	} {
+	for _, f := range &priorityFields {
 		if !h.have[f.field] {
 			continue
 		}

@@ -482,7 +482,11 @@ func (c *Conn) endBody() error {
 		c.give(safeEnd)
 		return nil
 	}
-	c.script.Content(time.Now(), b.network)
+	at := c.nowAt // when it ended
+	if !b.ended {
+		at = time.Now()
+	}
+	c.script.Content(at, b.network)
 	if b.mode == modeData {
 		c.now = dot
 	} else {
