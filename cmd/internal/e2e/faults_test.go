@@ -38,12 +38,18 @@ func mount(t *testing.T, options string) string {
 // send1 sends a message and returns the last reply.
 func send1(t *testing.T, port int, size int) string {
 	t.Helper()
+	return sendTo(t, port, "b@sink.test", size)
+}
+
+// sendTo is send1 to a recipient.
+func sendTo(t *testing.T, port int, to string, size int) string {
+	t.Helper()
 	c, err := dialSMTP(port)
 	if err != nil {
 		return err.Error()
 	}
 	defer c.close()
-	for _, line := range []string{"EHLO fault.test", "MAIL FROM:<a@fault.test>", "RCPT TO:<b@sink.test>", "DATA"} {
+	for _, line := range []string{"EHLO fault.test", "MAIL FROM:<a@fault.test>", "RCPT TO:<" + to + ">", "DATA"} {
 		if r := c.say(line); r == "" || r[0] > '3' {
 			return r
 		}
