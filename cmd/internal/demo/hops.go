@@ -19,13 +19,14 @@ type hop struct {
 	make   func() relaytest.Behaviour
 	down   bool // nobody listens
 	tls    bool
+	ascii  bool // it does not offer 8BITMIME
 }
 
 func hops() []hop {
 	return []hop{
 		{name: "partner", domain: "partner.example", temper: "takes everything at once, over TLS", make: willing, tls: true},
 		{name: "greylist", domain: "greylist.example", temper: "refuses each recipient's first try", make: greylister},
-		{name: "strict", domain: "strict.example", temper: "knows few recipients, and has a content policy", make: strict},
+		{name: "strict", domain: "strict.example", temper: "knows few recipients, has a content policy, takes only ASCII", make: strict, ascii: true},
 		{name: "cloud", domain: "cloud.example", temper: "throttles now and then", make: throttler},
 		{name: "stall", domain: "stall.example", temper: "thinks for seconds before it says yes", make: staller},
 		{name: "down", domain: "down.example", temper: "does not answer at all", down: true},
@@ -119,6 +120,9 @@ func startHops() (connectors string, stop func(), err error) {
 			if h.tls {
 				opts = append(opts, relaytest.WithTLS("localhost"))
 				level = "opportunistic"
+			}
+			if h.ascii {
+				opts = append(opts, relaytest.WithoutExtension("8BITMIME"))
 			}
 			host, err := relaytest.StartSmartHost("127.0.0.1:0", opts...)
 			if err != nil {

@@ -6,8 +6,10 @@ import (
 	"crypto/x509"
 	"fmt"
 	"math/rand/v2"
+	"mime"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
@@ -18,13 +20,15 @@ import (
 )
 
 // applications are who sends in the demo.
-var applications = []struct{ from, subject string }{
-	{"orders@shop.example", "Your order is on its way"},
-	{"invoices@shop.example", "Invoice for November"},
-	{"alerts@monitoring.example", "Disk usage above 90 %"},
-	{"no-reply@crm.example", "Your ticket was updated"},
-	{"scanner@office.example", "Scanned document"},
+var applications = []struct{ from, subject, line string }{
+	{"orders@shop.example", "Your order is on its way", madeUp},
+	{"invoices@shop.example", "Invoice for November", madeUp},
+	{"alerts@monitoring.example", "Disk usage above 90 %", madeUp},
+	{"no-reply@crm.example", "Ihr Ticket wurde geändert", "Das alles ist erfunden, läuft aber wirklich über diesen Server."},
+	{"scanner@office.example", "Scanned document", madeUp},
 }
+
+const madeUp = "All of this is made up, but it is really on its way."
 
 var people = []string{"ann", "bob", "carla", "dmitri", "eve", "fatima", "george", "hana", "ivan", "june", "kofi", "lena", "mei", "nils", "olga", "pedro"}
 
@@ -89,7 +93,11 @@ func (t *traffic) message(c *smtp.Client) error {
 		to = fmt.Sprintf("%s.%d@%s", people[rand.IntN(len(people))], rand.IntN(1000), all[h].domain) //nolint:gosec // greylisting knows people after a while
 	}
 	now := time.Now()
-	if err := c.Mail(app.from, nil); err != nil {
+	opts, encoding := &smtp.MailOptions{}, "7bit"
+	if strings.ContainsFunc(app.line, func(r rune) bool { return r > unicode.MaxASCII }) { // a next hop that takes only ASCII has the relay convert it
+		opts.Body, encoding = smtp.Body8BitMIME, "8bit"
+	}
+	if err := c.Mail(app.from, opts); err != nil {
 		return err
 	}
 	if err := c.Rcpt(to, nil); err != nil {
@@ -99,9 +107,10 @@ func (t *traffic) message(c *smtp.Client) error {
 	if err != nil {
 		return err
 	}
-	body := strings.Repeat("All of this is made up, but it is really on its way.\r\n", 5+rand.IntN(200)) //nolint:gosec // a demo's dice
-	if _, err := fmt.Fprintf(w, "From: %s\r\nTo: %s\r\nSubject: %s\r\nDate: %s\r\nMessage-ID: <%s@%s>\r\n\r\n%s",
-		app.from, to, app.subject, now.Format(time.RFC1123Z), strings.ToLower(mail.NewID(now)), strings.SplitN(app.from, "@", 2)[1], body); err != nil {
+	body := strings.Repeat(app.line+"\r\n", 5+rand.IntN(200)) //nolint:gosec // a demo's dice
+	if _, err := fmt.Fprintf(w, "From: %s\r\nTo: %s\r\nSubject: %s\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: %s\r\n"+
+		"Date: %s\r\nMessage-ID: <%s@%s>\r\n\r\n%s",
+		app.from, to, mime.QEncoding.Encode("utf-8", app.subject), encoding, now.Format(time.RFC1123Z), strings.ToLower(mail.NewID(now)), strings.SplitN(app.from, "@", 2)[1], body); err != nil {
 		return err
 	}
 	return w.Close()
