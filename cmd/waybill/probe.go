@@ -119,7 +119,7 @@ func (e *env) probe(ctx context.Context, target string, o probeOptions) error {
 // probeTarget reads the argument: a domain, or a host that is to be asked itself.
 // The domain of a host is what routing goes by.
 func probeTarget(target string) (domain, host string, err error) {
-	bad := usagef("%s: a domain, a host with a port, or an address", target)
+	bad := usagef("%q is not a domain, a host with a port, or an address", target)
 	name, port, splitErr := net.SplitHostPort(target)
 	if splitErr != nil {
 		name = strings.Trim(target, "[]")

@@ -111,6 +111,9 @@ func queueMessagesCmd(e *env) *cobra.Command {
   waybill queue messages --domain example.com --state deferred -o jsonl`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if limit < 1 {
+				return usagef("--limit %d: want a number of 1 or more", limit)
+			}
 			c, err := e.client()
 			if err != nil {
 				return err
@@ -176,6 +179,9 @@ func queueShowCmd(e *env) *cobra.Command {
   waybill queue show 01J9ZC3K5V8Q2M7RXT4W6Y0ABC --content > message.eml`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] == "" {
+				return usagef("which message? The queue ID is empty")
+			}
 			c, err := e.client()
 			if err != nil {
 				return err

@@ -60,11 +60,24 @@ func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) 
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errw)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
-	return e.explain(err)
+	code := e.explain(err)
+	if code == exitUsage {
+		fmt.Fprintln(errw, "hint: "+usageOf(cmd, err))
+	}
+	return code
+}
+
+// usageOf says how a command that was used wrongly is used.
+func usageOf(cmd *cobra.Command, err error) string {
+	help := strings.TrimSpace("waybill help " + strings.TrimPrefix(strings.TrimPrefix(cmd.CommandPath(), "waybill"), " "))
+	if text := err.Error(); strings.HasPrefix(text, "accepts ") || strings.HasPrefix(text, "requires ") { // cobra's words for arguments
+		return fmt.Sprintf("it goes %s; %q shows examples", strings.TrimSuffix(cmd.UseLine(), " [flags]"), help)
+	}
+	return fmt.Sprintf("%q shows flags and examples", help)
 }
 
 // explain says what went wrong, and what to do about it, and returns the exit code.
@@ -93,7 +106,6 @@ func (e *env) explain(err error) int {
 	}
 	fmt.Fprintf(errw, "waybill: %v\n", err)
 	if isUsage(err) {
-		fmt.Fprintln(errw, `hint: "waybill help COMMAND" shows flags and examples`)
 		return exitUsage
 	}
 	return exitNo

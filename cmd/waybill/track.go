@@ -107,6 +107,9 @@ it goes after -- or into quotes with another one. Exit code 1 when there is none
   waybill track search --from 7d --sender @shop.example --disposition bounced,expired
   waybill track search 'recipient:*@example.com -class:greylist' -o csv > mail.csv`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if q.Limit < 1 || q.Limit > trackapi.MaxLimit {
+				return usagef("--limit %d: want a number from 1 to %d; --all shows all pages", q.Limit, trackapi.MaxLimit)
+			}
 			c, err := e.client()
 			if err != nil {
 				return err
@@ -389,6 +392,9 @@ secrets; that needs the operator role.`,
 				return usagef("--direction and --session go with --protocol")
 			}
 			c.HTTP.Timeout = 0 // it goes on until interrupted
+			if from+to != "" {
+				return usagef("a tail begins now; --after goes on from a fact, and track search looks back")
+			}
 			q.Q = strings.Join(args, " ")
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 			defer stop()

@@ -283,8 +283,8 @@ func (q *Query) set(name, value string) *Problem {
 	case "explain":
 		q.Explain, err = strconv.ParseBool(value)
 	case "limit":
-		if q.Limit, err = strconv.Atoi(value); err == nil && (q.Limit < 1 || q.Limit > MaxLimit) {
-			err = fmt.Errorf("%d is not between 1 and %d", q.Limit, MaxLimit)
+		if q.Limit, err = strconv.Atoi(value); err != nil || q.Limit < 1 || q.Limit > MaxLimit {
+			err = fmt.Errorf("%s is not a number between 1 and %d", value, MaxLimit)
 		}
 	}
 	if err != nil {
@@ -335,7 +335,9 @@ func ParseAggregateQuery(v url.Values) (AggregateQuery, *Problem) {
 		case "step":
 			q.Step, err = ParseDuration(value)
 		case "top":
-			q.Top, err = strconv.Atoi(value)
+			if q.Top, err = strconv.Atoi(value); err != nil {
+				err = fmt.Errorf("%q is not a number", value)
+			}
 		default:
 			return q.set(name, value)
 		}

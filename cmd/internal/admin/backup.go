@@ -22,7 +22,7 @@ func (h *Handler) backup(w http.ResponseWriter, r *http.Request) {
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&in); err != nil {
-		problem(w, http.StatusBadRequest, "Bad JSON", err.Error(), "", "")
+		badJSON(w, err)
 		return
 	}
 	if !filepath.IsAbs(in.Dir) {

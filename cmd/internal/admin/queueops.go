@@ -53,10 +53,28 @@ func decodeBody(w http.ResponseWriter, r *http.Request, into any) bool {
 		err = errors.New("there is more than one object")
 	}
 	if err != nil {
-		problem(w, http.StatusBadRequest, "Bad JSON", err.Error(), "", "")
+		badJSON(w, err)
 		return false
 	}
 	return true
+}
+
+// badJSON says what is wrong with a body, in the words of who wrote it.
+func badJSON(w http.ResponseWriter, err error) {
+	what, field := strings.TrimPrefix(err.Error(), "json: "), ""
+	wrong, isWrong := errors.AsType[*json.UnmarshalTypeError](err)
+	when, isWhen := errors.AsType[*time.ParseError](err)
+	switch {
+	case errors.Is(err, io.EOF):
+		what = "the body is empty"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		what = "the body ends too early"
+	case isWrong:
+		what, field = "a JSON "+wrong.Value+" is not what belongs there", wrong.Field
+	case isWhen:
+		what = when.Value + " is not a time such as 2026-01-31T08:00:00Z"
+	}
+	problem(w, http.StatusBadRequest, "Bad JSON", what, field, "GET /api/v1/openapi.yaml describes what it takes")
 }
 
 // nextHop reads a host that mail is to be sent to.

@@ -15,8 +15,10 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -343,7 +345,11 @@ func Load(path string) (*Config, Problems) {
 		data, err = os.ReadFile(path) //nolint:gosec // the operator names it
 	}
 	if err != nil {
-		return nil, Problems{{File: path, What: plain(err)}}
+		p := Problem{File: path, What: strings.TrimPrefix(plain(err), path+": ")}
+		if errors.Is(err, fs.ErrNotExist) {
+			p.Hint = "name the configuration with --config; waybill config example prints one to begin with"
+		}
+		return nil, Problems{p}
 	}
 	return parse(path, data, true)
 }
