@@ -117,7 +117,7 @@ func (e *env) verified(v *trackapi.Verified) {
 		e.note("cannot be opened: " + name)
 	}
 	for _, id := range v.Missing {
-		e.note("in the queue, and unknown to tracking: " + id)
+		e.note("in the queue, and tracking does not know it, or knows that it left: " + id)
 	}
 	for _, id := range v.Lingering {
 		e.note("not in the queue, and tracking does not know that it left: " + id)
