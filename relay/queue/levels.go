@@ -107,19 +107,36 @@ func (h *hopQueue) lag(now int64) time.Duration {
 	return time.Duration(now-first) * time.Microsecond
 }
 
+// Brief returns the gauges that cost the same however many hops there are: all but
+// ByState, OlderThan and DueLag.
+func (q *Queue) Brief() Levels {
+	l := Levels{Pressure: map[string]int{}}
+	q.mu.Lock()
+	l.Messages, l.Bytes = q.sched.messages, q.sched.bytes
+	l.Kept, l.KeptBytes = len(q.kept.list), q.kept.bytes
+	maps.Copy(l.Pressure, q.pressure)
+	q.mu.Unlock()
+	l.DiskFree, l.DiskSize = max(q.guard.free.Load(), 0), q.guard.size.Load()
+	l.OutboxRows, l.OutboxAge = q.outbox.level(time.Now())
+	l.SegmentBytes, l.SegmentFiles = q.contents.usage()
+	if err := q.Ready(); err != nil {
+		l.Closed = err.Error()
+	}
+	return l
+}
+
 // Levels returns the gauges. It costs O(hops), and looks at neither disk nor database.
 func (q *Queue) Levels() Levels {
-	now := time.Now()
-	l := Levels{ByState: map[string]int{}, OlderThan: map[string]map[string]int{}, Pressure: map[string]int{}}
+	l := q.Brief()
+	l.ByState, l.OlderThan = map[string]int{}, map[string]map[string]int{}
 	for st := statusQueued; st < statusCount; st++ {
 		l.ByState[statusWords[st]] = 0
 	}
 	var older [len(ages)][len(ageWords)]int
 
+	now := time.Now().UnixMicro()
 	q.mu.Lock()
-	q.sched.advance(now.UnixMicro())
-	l.Messages, l.Bytes = q.sched.messages, q.sched.bytes
-	l.Kept, l.KeptBytes = len(q.kept.list), q.kept.bytes
+	q.sched.advance(now)
 	for _, h := range q.sched.hops {
 		for st := statusQueued; st < statusCount; st++ {
 			as := st
@@ -137,11 +154,10 @@ func (q *Queue) Levels() Levels {
 				older[k][as] += h.older[age][k]
 			}
 		}
-		if first := h.earliest(); first != math.MaxInt64 && h.held == nil {
-			l.DueLag = max(l.DueLag, h.lag(now.UnixMicro()))
+		if h.held == nil && h.earliest() != math.MaxInt64 {
+			l.DueLag = max(l.DueLag, h.lag(now))
 		}
 	}
-	maps.Copy(l.Pressure, q.pressure)
 	q.mu.Unlock()
 
 	for k, name := range ageNames {
@@ -149,12 +165,6 @@ func (q *Queue) Levels() Levels {
 		for age, word := range ageWords {
 			l.OlderThan[name][word] = older[k][age]
 		}
-	}
-	l.DiskFree, l.DiskSize = max(q.guard.free.Load(), 0), q.guard.size.Load()
-	l.OutboxRows, l.OutboxAge = q.outbox.level(now)
-	l.SegmentBytes, l.SegmentFiles = q.contents.usage()
-	if err := q.Ready(); err != nil {
-		l.Closed = err.Error()
 	}
 	return l
 }

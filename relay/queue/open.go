@@ -38,7 +38,10 @@ const (
 	// there was 65 MiB more at full speed, and no less time. It also bounds
 	// transactions, and so how many recipients a message may have: a transaction of
 	// Badger's takes 15 %.
-	memTableSize  = 4 << 20
+	memTableSize = 4 << 20
+	// blockSize is that of the tables' blocks. Badger has 4 KiB, of which records
+	// leave so much empty that a table does not fit into the first 4 MiB.
+	blockSize     = 16 << 10
 	transactional = memTableSize * 15 / 100
 	formatNumber  = 1
 )
@@ -292,6 +295,7 @@ func openBadger(dir string, synced bool, log badger.Logger) (db *badger.DB, err 
 		WithNumCompactors(2).
 		WithCompression(options.None). // what is left of a damaged table can be read record by record
 		WithBlockCacheSize(0).
+		WithBlockSize(blockSize).
 		WithDetectConflicts(false). // there is one committer
 		WithChecksumVerificationMode(options.OnBlockRead).
 		WithMetricsEnabled(false).

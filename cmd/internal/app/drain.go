@@ -52,14 +52,14 @@ func (a *App) Drain(order admin.Drain) error {
 		a.queue.Reroute()
 		a.deliver.ProbeNow()
 		act := queue.Action{Action: "drain", Actor: order.Actor, Reason: "ended: " + order.Reason, Filter: queue.Filter{All: true}}
-		return a.queue.Acted(&act, a.queue.Levels().Messages, nil)
+		return a.queue.Acted(&act, a.queue.Brief().Messages, nil)
 	}
 	if order.Via != "" {
 		if _, ok := a.routes.now.Load().connectors[order.Via]; !ok {
 			return fmt.Errorf("there is no send connector %q", order.Via)
 		}
 	}
-	now := &drain{Drain: order, since: time.Now(), started: a.queue.Levels().Messages}
+	now := &drain{Drain: order, since: time.Now(), started: a.queue.Brief().Messages}
 	a.routes.drain.Store(now)
 	a.queue.Shut("draining to " + order.To)
 	a.queue.Reroute()

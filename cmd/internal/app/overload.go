@@ -73,7 +73,7 @@ func (a *App) openPressure(cfg *config.Config) {
 	}
 	told := func(resource string) func() (int, string) {
 		return func() (int, string) {
-			l := a.queue.Levels()
+			l := a.queue.Brief()
 			text := l.Closed
 			if resource == "disk_space" {
 				text = strconv.FormatInt(l.DiskFree>>20, 10) + " MiB free"
@@ -92,11 +92,11 @@ func (a *App) openPressure(cfg *config.Config) {
 			{Name: "memory", Measure: pressure.Memory(limit)},
 			{Name: "disk_latency", Measure: func() (pressure.Sample, bool) { return took(a.queue.CommitLatency()) }},
 			{Name: "queue_length", Measure: func() (pressure.Sample, bool) {
-				n := a.queue.Levels().Messages
+				n := a.queue.Brief().Messages
 				return pressure.Sample{Value: float64(n), Text: strconv.Itoa(n) + " messages"}, true
 			}},
 			// A tracking store that lags may slow mail down, and not stop it: see docs/explanation/loss-policy.md.
-			{Name: "outbox", Most: pressure.Slow, Measure: func() (pressure.Sample, bool) { return took(a.queue.Levels().OutboxAge) }},
+			{Name: "outbox", Most: pressure.Slow, Measure: func() (pressure.Sample, bool) { return took(a.queue.Brief().OutboxAge) }},
 		},
 	})
 }
