@@ -55,7 +55,7 @@ func (j *job) attempt(ctx, attempts context.Context) {
 	if over {
 		return
 	}
-	var used *smtpout.Result
+	used := 0
 	defer func() { done(used) }()
 	again, err := j.paces.wait(ctx, hop.Connector, j.connector.Limits.MessagesPerMinute, j.connector.Limits.messages(len(j.view.Index)))
 	switch {
@@ -72,7 +72,7 @@ func (j *job) attempt(ctx, attempts context.Context) {
 	}
 	began, epoch := j.now, j.windows.begin(hop)
 	res := j.connector.Attempter.Attempt(attempts, hop, j.message())
-	used = &res
+	used = taken(res.Outcomes)
 	j.now = time.Now()
 	j.talked(&res)
 	outcomes := j.outcomes(&res)

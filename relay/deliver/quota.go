@@ -10,7 +10,6 @@ import (
 	"waybill/relay/failure"
 	"waybill/relay/mail"
 	"waybill/relay/queue"
-	"waybill/relay/smtpout"
 )
 
 // Quota is how much a next hop takes of us in a time.
@@ -28,15 +27,15 @@ type Quota interface {
 const quotaWords = "quota: "
 
 // overQuota reports whether the lease has to wait for its quota, and lets it.
-// Otherwise the quota is counted, and done gives back what was not used of it.
-func (j *job) overQuota(ctx context.Context) (done func(*smtpout.Result), over bool) {
+// Otherwise the quota is counted, and done gives back what was not used of it: all but so many recipients.
+func (j *job) overQuota(ctx context.Context) (done func(taken int), over bool) {
 	if j.connector.Quota == nil {
-		return func(*smtpout.Result) {}, false
+		return func(int) {}, false
 	}
 	at, n := time.Now(), len(j.view.Index)
 	limit, again := j.connector.Quota.Take(at, n)
 	if limit == "" {
-		return func(res *smtpout.Result) { j.connector.Quota.Done(at, n, taken(res)) }, false
+		return func(taken int) { j.connector.Quota.Done(at, n, taken) }, false
 	}
 	again = earlier(again, j.expires)
 	if j.saidQuota() && !j.delayDue() {
@@ -67,12 +66,9 @@ func (j *job) saidQuota() bool {
 }
 
 // taken is how many recipients the next hop took, or may have taken.
-func taken(res *smtpout.Result) (n int) {
-	if res == nil {
-		return 0
-	}
-	for i := range res.Outcomes {
-		if o := &res.Outcomes[i]; o.Disposition == mail.Relayed || o.Uncertain {
+func taken(outcomes []mail.Outcome) (n int) {
+	for i := range outcomes {
+		if o := &outcomes[i]; o.Disposition == mail.Relayed || o.Uncertain {
 			n++
 		}
 	}

@@ -45,7 +45,7 @@ func (r Reporter) Reports(m *queue.Message, index []int, outcomes []mail.Outcome
 	rep := report{hostname: r.Hostname, message: m, now: time.Now(), expires: m.ExpiresAt, policy: ReportPolicy{Postmaster: r.Postmaster}}
 	draft := m.Draft
 	draft.Trace = nil // it comes with the content
-	rep.draft = draft
+	rep.draft = &draft
 	if r.Content != nil {
 		rep.open = func() (io.ReadCloser, error) { return r.Content(m.ID) }
 	}
@@ -87,7 +87,7 @@ func (j *job) traced(res *smtpout.Result) bool {
 
 // reports composes what a settlement has to tell the sender, in one report.
 func (j *job) reports(ctx context.Context, s *queue.Settlement, res *smtpout.Result) (reports []queue.Report, delaySent bool) {
-	rep := report{hostname: j.opts.Hostname, message: j.view.Message, draft: j.view.Message.Draft, open: j.lease.Open, now: j.now, expires: j.expires, policy: *j.reporting.Load()}
+	rep := report{hostname: j.opts.Hostname, message: j.view.Message, draft: &j.view.Message.Draft, open: j.lease.Open, now: j.now, expires: j.expires, policy: *j.reporting.Load()}
 	delayDue := j.delayDue()
 	for k, i := range j.view.Index {
 		o := &s.Outcomes[k]
@@ -121,7 +121,7 @@ func (j *job) reports(ctx context.Context, s *queue.Settlement, res *smtpout.Res
 type report struct {
 	hostname     string
 	message      *queue.Message
-	draft        mail.Draft
+	draft        *mail.Draft
 	open         func() (io.ReadCloser, error)
 	now, expires time.Time
 	recipients   []dsn.Recipient
@@ -192,7 +192,7 @@ func (r *report) refused(ctx context.Context, wanted []dsn.Recipient) string {
 	if r.policy.Refuse == nil {
 		return ""
 	}
-	return r.policy.Refuse(ctx, &r.draft)
+	return r.policy.Refuse(ctx, r.draft)
 }
 
 // double tells the postmaster, if one wants to know, of a report that failed:
@@ -215,7 +215,7 @@ func (r *report) send(opts dsn.Options, recipients []dsn.Recipient) (reports []q
 	if len(recipients) == 0 {
 		return nil, nil
 	}
-	opts.Hostname, opts.Original, opts.Size, opts.AcceptedAt = r.hostname, r.draft, r.message.Size, r.message.AcceptedAt
+	opts.Hostname, opts.Original, opts.Size, opts.AcceptedAt = r.hostname, *r.draft, r.message.Size, r.message.AcceptedAt
 	opts.Expires, opts.Now, opts.Open = r.expires, r.now, r.open
 	content, draft, err := dsn.Compose(opts)
 	switch {

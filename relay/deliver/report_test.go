@@ -60,7 +60,7 @@ func TestReportPolicy(t *testing.T) {
 			} else {
 				m.Envelope.Recipients[0].Notify = mail.NotifyNever // as our reports have it
 			}
-			r := report{hostname: "mx1.example.net", message: m, draft: m.Draft, now: time.Now(), policy: ReportPolicy{Refuse: test.refuse}}
+			r := report{hostname: "mx1.example.net", message: m, draft: &m.Draft, now: time.Now(), policy: ReportPolicy{Refuse: test.refuse}}
 			if test.postmaster != "" {
 				r.policy.Postmaster = parse(t, test.postmaster)
 			}

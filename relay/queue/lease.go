@@ -344,11 +344,7 @@ func (q *Queue) replace(c *change, id ident, m *stored) {
 		c.set = append(c.set, pair{key, encodeRecord(make([]byte, 0, 1024), m)})
 	}
 	ws := waits(m)
-	apply := c.apply
-	c.apply = func() {
-		if apply != nil {
-			apply()
-		}
+	c.after(func() {
 		e := q.sched.find(id)
 		if e == nil {
 			return
@@ -374,7 +370,7 @@ func (q *Queue) replace(c *change, id ident, m *stored) {
 			}
 		}
 		q.regroup(e, ws, now)
-	}
+	})
 }
 
 // regroup brings the groups of e in line with what its record waits for. q.mu is held.
@@ -470,6 +466,8 @@ func (l *Lease) current() (*stored, error) {
 // endWith ends the lease together with the change. The group is freed before
 // the record's new waits are set.
 func (q *Queue) endWith(c *change, l *Lease, s *Settlement) {
+	back := s.Reached || s.Elsewhere // or there is another way for all that is parked
+	down := s.DownUntil
 	apply := c.apply
 	c.apply = func() {
 		ended := l.ended.Swap(true)
@@ -477,10 +475,10 @@ func (q *Queue) endWith(c *change, l *Lease, s *Settlement) {
 		apply()
 		now := time.Now().UnixMicro()
 		switch {
-		case s.Reached, s.Elsewhere: // or there is another way for all that is parked
+		case back:
 			q.sched.back(l.hop, now)
-		case !s.DownUntil.IsZero():
-			q.sched.lost(l.hop, s.DownUntil.UnixMicro(), now)
+		case !down.IsZero():
+			q.sched.lost(l.hop, down.UnixMicro(), now)
 		}
 		if !ended {
 			l.end(now)
@@ -637,16 +635,15 @@ func (q *Queue) noteError(c *change, l *Lease, s *Settlement, index []int, now t
 	if worst.Disposition != mail.Relayed {
 		failed = failure{clip(worst.Reply.String(), maxReply), worst.Class, worst.ClassRule, clip(worst.Explanation, maxReply)}
 	}
-	apply := c.apply
-	c.apply = func() {
-		apply()
-		if !s.NoAttempt {
+	attempted := !s.NoAttempt
+	c.after(func() {
+		if attempted {
 			l.hop.lastAt = now
 		}
 		if failed != (failure{}) { // the last error stays until the next
 			l.hop.last = failed
 		}
-	}
+	})
 }
 
 // rerouteInto asks the router again about recipients index of m, and moves and

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"waybill/relay/dns"
@@ -46,9 +47,25 @@ type attempt struct {
 	peer     []*x509.Certificate // that the last handshake showed
 	probe    bool                // no content is sent: see [Connector.Probe]
 
-	// what m and log point to
+	// what m, log and the transaction under way are
 	message Message
 	script  script
+	now     transaction
+}
+
+// attempts are those that are over: one is as large as a small message's record,
+// and its memory serves the next.
+var attempts = sync.Pool{New: func() any { return new(attempt) }}
+
+// free gives the memory of a back. Nobody may use a after it; what its Result has
+// stays.
+func (a *attempt) free() {
+	pending, sent, accepted := a.pending, a.now.sent, a.now.accepted
+	*a = attempt{}
+	if cap(pending) <= maxGroup && cap(sent) <= maxGroup && cap(accepted) <= maxGroup { // not those of a list of recipients
+		a.pending, a.now.sent, a.now.accepted = pending[:0], sent[:0], accepted[:0]
+	}
+	attempts.Put(a)
 }
 
 // leg is the part of a Result that says where the attempt went.

@@ -219,16 +219,17 @@ func (c *Connector) Attempt(ctx context.Context, hop route.Hop, m Message) Resul
 		a.run()
 	}
 	a.body.close()
-	return a.result()
+	r := a.result()
+	a.free()
+	return r
 }
 
 func (c *Connector) newAttempt(ctx context.Context, hop route.Hop, m Message) *attempt {
-	a := &attempt{
-		c: c, ctx: ctx, hop: hop, message: m,
-		outcomes: make([]mail.Outcome, len(m.Envelope.Recipients)), pending: make([]int, len(m.Envelope.Recipients)),
-	}
-	for i := range a.pending {
-		a.pending[i] = i
+	a := attempts.Get().(*attempt)
+	a.c, a.ctx, a.hop, a.message = c, ctx, hop, m
+	a.outcomes = make([]mail.Outcome, len(m.Envelope.Recipients))
+	for i := range m.Envelope.Recipients {
+		a.pending = append(a.pending, i)
 	}
 	a.m = &a.message
 	a.body.m = a.m

@@ -23,7 +23,7 @@ func (c *Connector) Probe(ctx context.Context, hop route.Hop, to mail.Address) m
 
 // ask is the transaction of a probe.
 func (a *attempt) ask(s *session) *failure {
-	t := &transaction{a: a, s: s}
+	t := a.begin(s)
 	to := a.m.Envelope.Recipients[0].Address
 	params := "FROM:<>"
 	switch {

@@ -40,6 +40,13 @@ type command struct {
 	rcpt int // index of the recipient, for RCPT
 }
 
+// begin begins a transaction on s. The one before is over.
+func (a *attempt) begin(s *session) *transaction {
+	t := &a.now
+	*t = transaction{a: a, s: s, size: a.m.Size, sent: t.sent[:0], accepted: t.accepted[:0]}
+	return t
+}
+
 // transact hands the message over for the pending recipients. It returns nil
 // when the session has decided what there was to decide, and otherwise why a
 // different host may do better; recipients that were refused each have their
@@ -48,7 +55,7 @@ func (a *attempt) transact(s *session) *failure {
 	if a.probe {
 		return a.ask(s)
 	}
-	t := &transaction{a: a, s: s, size: a.m.Size, sent: make([]command, 0, min(len(a.pending)+3, maxGroup))}
+	t := a.begin(s)
 	params, f := t.prepare()
 	if f != nil || len(a.pending) == 0 {
 		return f
@@ -103,7 +110,6 @@ func safeAddress(a mail.Address) bool { return safe(a.Local) && safe(a.Domain) }
 func (t *transaction) envelope(params string) {
 	a, s := t.a, t.s
 	todo := t.share(append([]int(nil), a.pending...))
-	t.accepted = make([]int, 0, len(todo))
 	if s.dirty {
 		s.dirty = false
 		if !t.send("RSET", "", 0) {
