@@ -114,6 +114,19 @@ func (in *Incoming) enlarge() {
 	in.buf = larger
 }
 
+// fit takes a smaller buffer where one is enough, for the time until the commit
+// and until the content is sent on.
+func (in *Incoming) fit() {
+	n := contentHeader + in.n
+	if bufferSize(n) == len(in.buf.b) {
+		return
+	}
+	smaller := getBuffer(n)
+	copy(smaller.b, in.buf.b[:n])
+	putBuffer(in.buf)
+	in.buf = smaller
+}
+
 // more makes room in the buffer: by a larger one, or by writing it out.
 func (in *Incoming) more() error {
 	if len(in.buf.b) < smallContent+contentHeader {
@@ -213,6 +226,7 @@ func (in *Incoming) Commit(ctx context.Context, d mail.Draft) error {
 		return err
 	}
 	if in.own == nil {
+		in.fit()
 		c.after(func() {
 			if q.recent.addContent(id, in.buf, in.n, now) {
 				in.buf = nil

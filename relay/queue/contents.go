@@ -691,6 +691,16 @@ var bufferSizes = [...]int{16<<10 + contentHeader, 64<<10 + contentHeader, small
 
 var bufferPools [len(bufferSizes)]sync.Pool
 
+// bufferSize is the size of the buffer that getBuffer returns for n octets.
+func bufferSize(n int) int {
+	for _, size := range bufferSizes {
+		if n <= size {
+			return size
+		}
+	}
+	return n
+}
+
 // getBuffer returns a buffer for n octets, at most smallContent and a header.
 func getBuffer(n int) *buffer {
 	for i, size := range bufferSizes {

@@ -47,7 +47,16 @@ func TestRecentRecordIsAsRead(t *testing.T) {
 // TestRecentContent has a content read from memory once, and from the disk then.
 func TestRecentContent(t *testing.T) {
 	h := open(t, nil)
-	h.put(t, "some content", "a@example.com")
+	in, err := h.Begin(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(in, "some content"); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Commit(t.Context(), draft(t, "a@example.com")); err != nil {
+		t.Fatal(err)
+	}
 	if h.recent.octets == 0 {
 		t.Error("nothing is remembered")
 	}
