@@ -296,11 +296,14 @@ func (a *Address) UnmarshalText(b []byte) error {
 }
 
 func quoteLocal(local string) string {
-	plain := local != "" && local[0] != '.' && local[len(local)-1] != '.' && !strings.Contains(local, "..")
+	before := byte('.') // a dot neither begins nor ends a local part, nor follows another
+	plain := true
 	for i := 0; plain && i < len(local); i++ {
 		c := local[i]
-		plain = c >= utf8.RuneSelf || isAtext(c) || c == '.'
+		plain = c >= utf8.RuneSelf || isAtext(c) || c == '.' && before != '.'
+		before = c
 	}
+	plain = plain && before != '.'
 	if plain {
 		return local
 	}
@@ -316,10 +319,15 @@ func quoteLocal(local string) string {
 	return b.String()
 }
 
-func isAtext(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' ||
-		strings.IndexByte("!#$%&'*+-/=?^_`{|}~", c) >= 0
-}
+func isAtext(c byte) bool { return atext[c] }
+
+// atext is the set of characters of that name (RFC 5321 section 4.1.2).
+var atext = func() (set [256]bool) {
+	for c := range set {
+		set[c] = c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("!#$%&'*+-/=?^_`{|}~", byte(c)) >= 0
+	}
+	return set
+}()
 
 func isASCII(s string) bool {
 	for i := range len(s) {
