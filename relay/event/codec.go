@@ -399,9 +399,10 @@ func (r *Record) Amend(ev Event, key string) {
 	fields := kindOf(ev).fields
 	for i := range fields {
 		// A quotation mark within a value has a backslash before it, so that the
-		// lead is found nowhere else; and no number has a comma or a brace.
+		// lead is found nowhere else, but perhaps in a list that stands before it;
+		// and no number has a comma or a brace.
 		if p := &fields[i]; p.key == key && !p.omitZero && p.form == formSeconds {
-			from := bytes.Index(f.json, []byte(p.lead)) + len(p.lead)
+			from := bytes.LastIndex(f.json, []byte(p.lead)) + len(p.lead)
 			to := from + bytes.IndexAny(f.json[from:], ",}")
 			f.of, f.but, f.from, f.to = ValueOf(ev), p, from, to
 			return

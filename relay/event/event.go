@@ -128,7 +128,7 @@ func (e Emitter) Emit(ev Event) {
 		return
 	}
 	r := records.Get().(*Record)
-	*r = e.Stamp(ev)
+	e.StampTo(r, ev)
 	e.sink.Write(r)
 	*r = Record{}
 	records.Put(r)
@@ -140,12 +140,17 @@ var records = sync.Pool{New: func() any { return new(Record) }}
 // Stamp makes the record of ev, now, without writing it. A durable fact is
 // stamped, committed together with the change that it tells of, and only then
 // published.
-func (e Emitter) Stamp(ev Event) Record {
-	r := e.rec
+func (e Emitter) Stamp(ev Event) (r Record) {
+	e.StampTo(&r, ev)
+	return r
+}
+
+// StampTo makes *r the record of ev, as [Emitter.Stamp] does.
+func (e *Emitter) StampTo(r *Record, ev Event) {
+	*r = e.rec
 	r.Time = time.Now().UTC().Truncate(time.Microsecond)
 	r.ID = mail.NewSerialID(r.Time)
 	r.Event = ev
-	return r
 }
 
 // Publish writes records that [Emitter.Stamp] made.

@@ -44,11 +44,12 @@ func (q *Queue) state(c *change, emit event.Emitter, ev event.Event) error {
 		c.sheet = sheets.Get().(*sheet)
 		c.facts, c.lines = c.sheet.facts, c.sheet.lines
 	}
-	c.facts = append(c.facts, emit.Stamp(ev))
+	c.facts = append(c.facts, event.Record{})
+	r := &c.facts[len(c.facts)-1]
+	emit.StampTo(r, ev)
 	if q.opts.Confirm == nil || event.Class(ev) != event.Durable {
 		return nil
 	}
-	r := &c.facts[len(c.facts)-1]
 	lines, err := r.Encode(c.lines, c.sheet.form()) // the log writes the same
 	if err != nil {
 		return fmt.Errorf("encode fact: %w", err)
