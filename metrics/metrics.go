@@ -214,7 +214,7 @@ func newTables(d *definer, o Options) *tables {
 func (r *Reader) Write(rec *event.Record) {
 	t := r.tables.Load()
 	t.events.addAt(1, places{place(event.Number(rec.Event))}) // the label's words are event.Names
-	if ev, ok := rec.Event.(event.CommandAnswered); ok { // half of all facts, and a few words of stack
+	if ev, ok := rec.Event.(event.CommandAnswered); ok {      // half of all facts, and a few words of stack
 		t.commands.inc(ev.Connector, ev.Verb, codeClass(ev.Code))
 		return
 	}
