@@ -237,7 +237,7 @@ func (s *Store) Aggregate(ctx context.Context, q trackapi.AggregateQuery) (*trac
 	defer s.observe("aggregate", sn)
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	blocks, err := sn.blocks(f.preds, func(h *header) bool {
+	blocks, err := sn.blocks(ctx, f.preds, func(h *header) bool {
 		return inRange(h.minTS, h.maxTS) && slices.ContainsFunc(h.types, func(t typeRun) bool { return a.wants(t.name) }) || h.types == nil
 	})
 	if err != nil {
@@ -1063,7 +1063,7 @@ func (s *Store) Values(ctx context.Context, q trackapi.ValuesQuery) (*trackapi.V
 	defer s.observe("values", sn)
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	blocks, err := sn.blocks(nil, func(h *header) bool { return inRange(h.minTS, h.maxTS) })
+	blocks, err := sn.blocks(ctx, nil, func(h *header) bool { return inRange(h.minTS, h.maxTS) })
 	if err != nil {
 		return nil, err
 	}

@@ -55,6 +55,7 @@ type header struct {
 	lastMsg        mail.QueueID // of widen, with its acceptance
 	lastAcc        int64
 	small          map[string][]string // the values of those pruned columns that have few, or none
+	stored         source              // the block, for queries, once it is stored
 	checked        uint32              // 1 once the checksum of the stored body was right; atomic
 }
 

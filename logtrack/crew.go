@@ -19,16 +19,31 @@ func newCrew() crew { return make(crew, max(1, min(8, runtime.GOMAXPROCS(0))-1))
 // as far as there are hands, until one fails or ctx is done.
 func parallel[T any](ctx context.Context, c crew, list []T, each func(T) error) error {
 	var next atomic.Int64
+	return c.work(func() (i int, ok, more bool) {
+		i = int(next.Add(1)) - 1
+		return i, i < len(list), i+1 < len(list)
+	}, func(i int) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return each(list[i])
+	})
+}
+
+// work calls each for every piece of work that next tells of, at the same time
+// as far as there are hands, until one fails; more says that there may be
+// another piece.
+func (c crew) work(next func() (i int, ok, more bool), each func(i int) error) error {
 	var failed atomic.Pointer[error]
 	var hands sync.WaitGroup
 	var work func()
 	work = func() {
-		for {
-			i := int(next.Add(1)) - 1
-			if i >= len(list) || failed.Load() != nil {
+		for failed.Load() == nil {
+			i, ok, more := next()
+			if !ok {
 				return
 			}
-			if i+1 < len(list) { // a hand that has become free meanwhile, too
+			if more { // a hand that has become free meanwhile, too
 				select {
 				case c <- struct{}{}:
 					hands.Go(func() {
@@ -38,11 +53,7 @@ func parallel[T any](ctx context.Context, c crew, list []T, each func(T) error) 
 				default:
 				}
 			}
-			err := ctx.Err()
-			if err == nil {
-				err = each(list[i])
-			}
-			if err != nil {
+			if err := each(i); err != nil {
 				failed.CompareAndSwap(nil, &err)
 				return
 			}

@@ -72,7 +72,7 @@ func (sn *snapshot) messageFacts(ctx context.Context, ids []position, set readSe
 			}
 		}
 	}
-	blocks, err := sn.blocksOf(ids, func(string, viewKey) bool { return false })
+	blocks, err := sn.blocksOf(ctx, ids, func(string, viewKey) bool { return false })
 	if err != nil {
 		return nil, err
 	}
@@ -102,35 +102,34 @@ type wantedBlock struct {
 
 // blocksOf lists the stored blocks that may have facts about messages, but for
 // those that skip has been told of.
-func (sn *snapshot) blocksOf(ids []position, skip func(id string, key viewKey) bool) (blocks []wantedBlock, err error) {
+func (sn *snapshot) blocksOf(ctx context.Context, ids []position, skip func(id string, key viewKey) bool) (blocks []wantedBlock, err error) {
 	keys, accepted := make([]posting, len(ids)), make([]int64, len(ids))
 	for i, pos := range ids {
 		keys[i], accepted[i] = postingOf(postQueueID, pos.id), acceptMS(pos.id)
 	}
 	for _, p := range sn.parts {
-		found, err := p.lookup(keys, accepted)
+		found, err := p.lookup(ctx, sn.s.crew, keys, accepted)
 		if err != nil {
 			return nil, err
 		}
-		wanted := map[uint32][]int{} // messages that a block may hold
+		at := map[int]int{} // by place among the headers: in blocks, and one
 		for i, seqs := range found {
 			for _, seq := range seqs {
-				wanted[seq] = append(wanted[seq], i)
-			}
-		}
-		for _, h := range sn.heads[p] {
-			list := wanted[h.seq]
-			if list == nil {
-				continue
-			}
-			b := wantedBlock{src: &source{head: h, part: p}}
-			for _, i := range list {
-				if h.mayHold(accepted[i]) && !slices.Contains(b.ids, ids[i].id) && !skip(ids[i].id, viewKey{p, h.seq}) {
+				place := sn.placeOf(p, seq)
+				if place < 0 {
+					continue
+				}
+				h := sn.heads[p][place]
+				if !h.mayHold(accepted[i]) || skip(ids[i].id, viewKey{p, seq}) {
+					continue
+				}
+				if at[place] == 0 {
+					blocks = append(blocks, wantedBlock{src: &h.stored})
+					at[place] = len(blocks)
+				}
+				if b := &blocks[at[place]-1]; !slices.Contains(b.ids, ids[i].id) {
 					b.ids = append(b.ids, ids[i].id)
 				}
-			}
-			if b.ids != nil {
-				blocks = append(blocks, b)
 			}
 		}
 	}

@@ -63,7 +63,7 @@ func (sn *snapshot) glances(ctx context.Context, ids []position) (folds map[stri
 			}
 		}
 	}
-	blocks, err := sn.blocksOf(ids, func(id string, key viewKey) bool { return slices.Contains(seen[id].blocks, key) })
+	blocks, err := sn.blocksOf(ctx, ids, func(id string, key viewKey) bool { return slices.Contains(seen[id].blocks, key) })
 	if err != nil {
 		return nil, nil, err
 	}

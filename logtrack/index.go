@@ -1,6 +1,7 @@
 package logtrack
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -254,10 +255,13 @@ func (r *run) find(dst []uint32, p posting, value []byte) ([]uint32, error) {
 	return dst, nil
 }
 
+// runsAtOnce is how many runs one hand asks at a time. By taste.
+const runsAtOnce = 16
+
 // lookup lists the blocks that may hold each of keys, in the order of runs.
 // accepted, if any, is for each key when the message was accepted that is
 // looked for. The partition is acquired.
-func (p *partition) lookup(keys []posting, accepted []int64) ([][]uint32, error) {
+func (p *partition) lookup(ctx context.Context, c crew, keys []posting, accepted []int64) ([][]uint32, error) {
 	p.mu.Lock()
 	runs, young := p.runs, p.fresh // replaced, never changed
 	p.mu.Unlock()
@@ -269,22 +273,41 @@ func (p *partition) lookup(keys []posting, accepted []int64) ([][]uint32, error)
 			}
 		}
 	}
-	if len(runs) == 0 {
-		return found, nil
+	if accepted != nil {
+		runs = slices.DeleteFunc(slices.Clone(runs), func(r *run) bool { return !slices.ContainsFunc(accepted, r.accepted.mayHold) })
 	}
-	err := p.db.View(func(txn *badger.Txn) error {
+	if len(runs) <= runsAtOnce {
+		return found, p.findIn(runs, keys, accepted, found)
+	}
+	parts := slices.Collect(slices.Chunk(runs, runsAtOnce))
+	lists := make([][][]uint32, len(parts))
+	place := make([]int, len(parts))
+	for i := range place {
+		place[i], lists[i] = i, make([][]uint32, len(keys))
+	}
+	err := parallel(ctx, c, place, func(i int) error { return p.findIn(parts[i], keys, accepted, lists[i]) })
+	for _, list := range lists {
+		for k := range list {
+			found[k] = append(found[k], list[k]...)
+		}
+	}
+	return found, err
+}
+
+// findIn appends the blocks of some runs that may hold each of keys to found.
+func (p *partition) findIn(runs []*run, keys []posting, accepted []int64, found [][]uint32) error {
+	if len(runs) == 0 {
+		return nil
+	}
+	return p.db.View(func(txn *badger.Txn) error {
 		for _, r := range runs {
-			may := func(acc int64) bool { return r.accepted.mayHold(acc) }
-			if accepted != nil && !slices.ContainsFunc(accepted, may) {
-				continue
-			}
 			item, err := txn.Get(r.key)
 			if err != nil {
 				return err
 			}
 			err = item.Value(func(value []byte) (err error) {
 				for k, key := range keys {
-					if accepted != nil && !may(accepted[k]) {
+					if accepted != nil && !r.accepted.mayHold(accepted[k]) {
 						continue
 					}
 					if found[k], err = r.find(found[k], key, value); err != nil {
@@ -299,7 +322,6 @@ func (p *partition) lookup(keys []posting, accepted []int64) ([][]uint32, error)
 		}
 		return nil
 	})
-	return found, err
 }
 
 // settleIndex makes runs of fresh blocks: of each full set, or of all. The

@@ -340,7 +340,7 @@ func (s *Store) verifyPartition(ctx context.Context, p *partition, v *trackapi.V
 				ids[key] = struct{}{}
 			}
 		}
-		n, err := s.unindexed(p, h)
+		n, err := s.unindexed(ctx, p, h)
 		if err != nil {
 			return err
 		}
@@ -350,12 +350,12 @@ func (s *Store) verifyPartition(ctx context.Context, p *partition, v *trackapi.V
 }
 
 // unindexed counts the values of a block that the index does not lead to.
-func (s *Store) unindexed(p *partition, h *header) (n int, err error) {
+func (s *Store) unindexed(ctx context.Context, p *partition, h *header) (n int, err error) {
 	keys, err := postingsOf(newViewCache(1).get(p, h))
 	if err != nil {
 		return 0, err
 	}
-	found, err := p.lookup(keys, nil)
+	found, err := p.lookup(ctx, s.crew, keys, nil)
 	if err != nil {
 		return 0, err
 	}

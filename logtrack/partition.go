@@ -196,6 +196,9 @@ func (p *partition) openLocked(write bool) error {
 	if err != nil {
 		return errors.Join(err, db.Close())
 	}
+	for _, h := range heads {
+		h.stored = source{head: h, part: p}
+	}
 	p.db, p.ro, p.heads, p.runs, p.fresh = db, ro, heads, runs, young
 	return nil
 }
@@ -408,6 +411,7 @@ func (p *partition) unload() error {
 func (p *partition) publish(e *encoded) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	e.head.stored = source{head: e.head, part: p}
 	p.heads = append(p.heads, e.head)
 	p.fresh = append(slices.Clip(p.fresh), fresh{e.head.seq, e.posts, e.roll})
 	p.meta.add(e.head)

@@ -1,12 +1,12 @@
 package logtrack
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"waybill/logtrack/trackapi"
@@ -19,29 +19,66 @@ import (
 // one that belongs before it.
 type scan struct {
 	oldest bool      // oldest first
-	blocks []*source // to come
+	blocks []*source // to come: a heap, which the next one is the root of
 	edge   func(h *header) int64
 	found  map[string]position // items of blocks that were walked, not yet given
 	after  position            // the cursor
 	hasAft bool
 	given  map[string]bool
 
-	indexed bool // the blocks are those that an index names
-	crew    crew
+	crew crew
 }
 
 func newScan(c crew, oldest bool, blocks []*source, least, greatest func(h *header) int64) *scan {
-	sc := &scan{crew: c, oldest: oldest, blocks: blocks, edge: greatest, found: map[string]position{}, given: map[string]bool{}}
+	sc := &scan{crew: c, oldest: oldest, edge: greatest, found: map[string]position{}, given: map[string]bool{}}
 	if oldest {
 		sc.edge = least
 	}
-	slices.SortFunc(blocks, func(a, b *source) int {
-		if oldest {
-			return cmp.Compare(least(a.head), least(b.head))
-		}
-		return cmp.Compare(greatest(b.head), greatest(a.head))
-	})
+	sc.blocks = blocks
+	for i := len(blocks)/2 - 1; i >= 0; i-- {
+		sc.sink(i)
+	}
 	return sc
+}
+
+// sooner reports whether block i is walked before block j.
+func (sc *scan) sooner(i, j int) bool {
+	a, b := sc.edge(sc.blocks[i].head), sc.edge(sc.blocks[j].head)
+	return sc.oldest && a < b || !sc.oldest && a > b
+}
+
+// sink moves block i to where it belongs among those that come after it.
+func (sc *scan) sink(i int) {
+	for {
+		first := i
+		for child := 2*i + 1; child <= 2*i+2 && child < len(sc.blocks); child++ {
+			if sc.sooner(child, first) {
+				first = child
+			}
+		}
+		if first == i {
+			return
+		}
+		sc.blocks[i], sc.blocks[first] = sc.blocks[first], sc.blocks[i]
+		i = first
+	}
+}
+
+// pop takes the block that is walked next.
+func (sc *scan) pop() *source {
+	next, last := sc.blocks[0], len(sc.blocks)-1
+	sc.blocks[0] = sc.blocks[last]
+	sc.blocks = sc.blocks[:last]
+	sc.sink(0)
+	return next
+}
+
+// push puts back a block that was not walked in the end.
+func (sc *scan) push(src *source) {
+	sc.blocks = append(sc.blocks, src)
+	for i := len(sc.blocks) - 1; i > 0 && sc.sooner(i, (i-1)/2); i = (i - 1) / 2 {
+		sc.blocks[i], sc.blocks[(i-1)/2] = sc.blocks[(i-1)/2], sc.blocks[i]
+	}
 }
 
 // before reports whether a belongs before b.
@@ -67,17 +104,40 @@ func (sc *scan) add(pos position) {
 	}
 }
 
+// sure reports whether no block to come can hold an item that belongs before pos.
+func (sc *scan) sure(pos position) bool {
+	if len(sc.blocks) == 0 {
+		return true
+	}
+	edge := sc.edge(sc.blocks[0].head)
+	return sc.oldest && pos.at < edge || !sc.oldest && pos.at > edge
+}
+
+// enough reports whether n of the items that were found are sure.
+func (sc *scan) enough(n int) bool {
+	if n <= 0 {
+		return true
+	}
+	if len(sc.found) < n {
+		return false
+	}
+	for _, pos := range sc.found {
+		if sc.sure(pos) {
+			if n--; n == 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // ready takes the items that are known to be next, in order.
 func (sc *scan) ready() []position {
 	var list []position
 	for _, pos := range sc.found {
-		if len(sc.blocks) > 0 {
-			edge := sc.edge(sc.blocks[0].head)
-			if sc.oldest && pos.at >= edge || !sc.oldest && pos.at <= edge {
-				continue
-			}
+		if sc.sure(pos) {
+			list = append(list, pos)
 		}
-		list = append(list, pos)
 	}
 	for _, pos := range list {
 		delete(sc.found, pos.id)
@@ -105,49 +165,55 @@ func (sc *scan) boundary() (position, bool) {
 	return position{edge + 1, ""}, true
 }
 
-// firstBlocks is how many blocks are walked at first: as many as there are
-// processors for on most machines. By taste.
-const firstBlocks = 4
-
 // next walks blocks until at least n items are ready, or none are left.
-// each gives the items of one block. A few blocks are walked at a time.
+// each gives the items of one block. As many blocks are walked at a time as
+// there are hands, and no other is begun once what was found is enough.
 func (sc *scan) next(ctx context.Context, n int, each func(*source) ([]position, error)) ([]position, error) {
 	var list []position
-	batch, walked := firstBlocks, 0
 	for {
 		list = append(list, sc.ready()...)
 		if len(list) >= n || len(sc.blocks) == 0 {
 			return list, nil
 		}
-		k := min(batch, len(sc.blocks))
-		now := sc.blocks[:k]
-		results := make([][]position, k)
-		index := make([]int, k)
-		for i := range index {
-			index[i] = i
-		}
-		err := parallel(ctx, sc.crew, index, func(i int) (err error) {
-			results[i], err = each(now[i])
-			return err
-		})
-		if err != nil {
+		if err := sc.walk(ctx, n-len(list), each); err != nil {
 			return list, err
 		}
-		sc.blocks = sc.blocks[k:]
-		for _, r := range results {
-			for _, pos := range r {
-				sc.add(pos)
-			}
-		}
-		walked += k
-		have := len(list) + len(sc.found)
-		likely := max((n-have)*walked/max(have, 1), firstBlocks) // to be enough
-		if sc.indexed {                                          // most blocks have something
-			batch = min(likely, 64)
-		} else {
-			batch = min(likely, batch*2, 128)
-		}
 	}
+}
+
+// walk walks blocks until n items more seem to be ready: a block that is being
+// walked meanwhile may have some that belong before them.
+func (sc *scan) walk(ctx context.Context, n int, each func(*source) ([]position, error)) error {
+	var mu sync.Mutex // for all that follows
+	var walking []*source
+	return sc.crew.work(func() (i int, ok, more bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(sc.blocks) == 0 || len(walking) > 0 && sc.enough(n) {
+			return 0, false, false
+		}
+		walking = append(walking, sc.pop())
+		return len(walking) - 1, true, len(sc.blocks) > 0
+	}, func(i int) error {
+		mu.Lock()
+		src := walking[i]
+		mu.Unlock()
+		err := ctx.Err()
+		var list []position
+		if err == nil {
+			list, err = each(src)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			sc.push(src)
+			return err
+		}
+		for _, pos := range list {
+			sc.add(pos)
+		}
+		return nil
+	})
 }
 
 func limitOf(q trackapi.Query) (int, error) {
@@ -202,16 +268,16 @@ func (s *Store) Messages(ctx context.Context, q trackapi.Query) (*trackapi.Messa
 	defer cancel()
 
 	preds := f.candidates()
-	blocks, err := sn.blocks(preds, func(h *header) bool { return h.hasMsg && mayHold(h.minAcc, h.maxAcc, h.minTS, h.maxTS) })
+	blocks, err := sn.blocks(ctx, preds, func(h *header) bool { return h.hasMsg && mayHold(h.minAcc, h.maxAcc, h.minTS, h.maxTS) })
 	if err != nil {
 		return nil, err
 	}
 	sc := newScan(s.crew, q.Sort == "time", blocks, func(h *header) int64 { return h.minAcc }, func(h *header) int64 { return h.maxAcc })
 	sc.after, sc.hasAft = after, hasAfter
-	sc.indexed = slices.ContainsFunc(preds, func(p *pred) bool {
+	indexed := slices.ContainsFunc(preds, func(p *pred) bool {
 		return p.post != postNone && p.post != postRecipientDomain && p.post != postSenderDomain || p.failed
 	})
-	gather := sc.indexed && f.reads() == readRow
+	gather := indexed && f.reads() == readRow
 	each := func(src *source) ([]position, error) { return sn.look(src, preds, f, sc.wants, gather) }
 
 	out := &trackapi.Messages{Messages: []trackapi.Message{}}
@@ -463,7 +529,7 @@ func (s *Store) events(ctx context.Context, q trackapi.Query, page *trackapi.Pag
 	defer s.observe("search", sn)
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	blocks, err := sn.blocks(f.preds, func(h *header) bool { return inRange(h.minTS, h.maxTS) })
+	blocks, err := sn.blocks(ctx, f.preds, func(h *header) bool { return inRange(h.minTS, h.maxTS) })
 	if err != nil {
 		return err
 	}
@@ -549,7 +615,7 @@ func (sn *snapshot) record(ref rowRef, set readSet) (event.Record, error) {
 // allFacts calls each with every fact that passes preds in [from, to), in no order.
 func (sn *snapshot) allFacts(ctx context.Context, preds []*pred, from, to time.Time, each func(*event.Record)) error {
 	f := &filter{preds: preds, from: from.UnixMicro(), to: to.UnixMicro()}
-	blocks, err := sn.blocks(preds, func(h *header) bool { return h.maxTS >= f.from && h.minTS < f.to })
+	blocks, err := sn.blocks(ctx, preds, func(h *header) bool { return h.maxTS >= f.from && h.minTS < f.to })
 	if err != nil {
 		return err
 	}

@@ -26,9 +26,10 @@ type snapshot struct {
 	mem     []*source
 	parts   []*partition // acquired
 	heads   map[*partition][]*header
-	bad     atomic.Int32 // blocks that could not be read
-	looked  atomic.Int32 // blocks that were read
-	folded  int          // messages, of a search for them
+	places  map[*partition]map[uint32]int // in heads, once one was not where it was looked for
+	bad     atomic.Int32                  // blocks that could not be read
+	looked  atomic.Int32                  // blocks that were read
+	folded  int                           // messages, of a search for them
 
 	mu       sync.Mutex
 	notes    []string
@@ -125,7 +126,7 @@ func (sn *snapshot) failed(src *source, err error) {
 }
 
 // blocks lists the blocks that pass keep and that the indexes of preds allow.
-func (sn *snapshot) blocks(preds []*pred, keep func(h *header) bool) ([]*source, error) {
+func (sn *snapshot) blocks(ctx context.Context, preds []*pred, keep func(h *header) bool) ([]*source, error) {
 	var list []*source
 	for _, m := range sn.mem {
 		if keep(m.head) {
@@ -134,17 +135,19 @@ func (sn *snapshot) blocks(preds []*pred, keep func(h *header) bool) ([]*source,
 	}
 	total, indexed := 0, ""
 	for _, p := range sn.parts {
-		allowed, by, err := sn.indexed(p, preds)
+		allowed, by, err := sn.indexed(ctx, p, preds)
 		if err != nil {
 			return nil, err
 		}
 		indexed = by
-		for _, h := range sn.heads[p] {
-			total++
-			if allowed != nil && !allowed[h.seq] || !keep(h) || slices.ContainsFunc(preds, func(p *pred) bool { return p.cannot(h) }) {
-				continue
+		total += len(sn.heads[p])
+		if by == "" {
+			allowed = sn.heads[p]
+		}
+		for _, h := range allowed {
+			if keep(h) && !slices.ContainsFunc(preds, func(p *pred) bool { return p.cannot(h) }) {
+				list = append(list, &h.stored)
 			}
-			list = append(list, &source{head: h, part: p})
 		}
 	}
 	if indexed == "" {
@@ -154,9 +157,26 @@ func (sn *snapshot) blocks(preds []*pred, keep func(h *header) bool) ([]*source,
 	return list, nil
 }
 
-// indexed intersects the index entries of preds in p; nil means that no index helps.
-func (sn *snapshot) indexed(p *partition, preds []*pred) (allowed map[uint32]bool, by string, err error) {
+// indexed intersects the index entries of preds in p; by is empty when no index helps.
+func (sn *snapshot) indexed(ctx context.Context, p *partition, preds []*pred) (allowed []*header, by string, err error) {
 	failed := slices.ContainsFunc(preds, func(pr *pred) bool { return pr.failed })
+	var passed []uint8 // by place among the headers: how many of the lists so far have the block
+	lists := uint8(0)
+	both := func(found [][]uint32) {
+		if passed == nil {
+			passed = make([]uint8, len(sn.heads[p]))
+		}
+		allowed = allowed[:0]
+		for _, seqs := range found {
+			for _, seq := range seqs {
+				if i := sn.placeOf(p, seq); i >= 0 && passed[i] == lists {
+					passed[i]++
+					allowed = append(allowed, sn.heads[p][i])
+				}
+			}
+		}
+		lists++
+	}
 	for _, pr := range preds {
 		if pr.post == postNone {
 			continue
@@ -165,37 +185,52 @@ func (sn *snapshot) indexed(p *partition, preds []*pred) (allowed map[uint32]boo
 		for i, k := range pr.keys {
 			keys[i] = postingOf(pr.post, k)
 		}
-		both := failed && slices.Contains(undeliveredPosts, pr.post)
-		if both {
+		undelivered := failed && slices.Contains(undeliveredPosts, pr.post)
+		if undelivered {
 			for _, k := range keys {
 				keys = append(keys, k.undelivered())
 			}
 		}
-		found, err := p.lookup(keys, nil)
+		found, err := p.lookup(ctx, sn.s.crew, keys, nil)
 		if err != nil {
 			return nil, "", err
 		}
-		allowed = intersect(allowed, found[:len(pr.keys)])
+		both(found[:len(pr.keys)])
 		by += "index of " + pr.term.Field + " "
-		if both {
-			allowed = intersect(allowed, found[len(pr.keys):])
+		if undelivered {
+			both(found[len(pr.keys):])
 			by += "and of what was not delivered "
 		}
 	}
 	return allowed, by, nil
 }
 
-// intersect is those blocks of allowed, or of all when it is nil, that any of lists has.
-func intersect(allowed map[uint32]bool, lists [][]uint32) map[uint32]bool {
-	set := map[uint32]bool{}
-	for _, seqs := range lists {
-		for _, seq := range seqs {
-			if allowed == nil || allowed[seq] {
-				set[seq] = true
-			}
-		}
+// placeOf is the place of a block among the headers of a partition, or -1 when
+// the query does not see it.
+func (sn *snapshot) placeOf(p *partition, seq uint32) int {
+	heads := sn.heads[p]
+	if len(heads) == 0 {
+		return -1
 	}
-	return set
+	// Blocks are mostly numbered without a gap.
+	if i := int(seq) - int(heads[0].seq); i >= 0 && i < len(heads) && heads[i].seq == seq {
+		return i
+	}
+	places := sn.places[p]
+	if places == nil {
+		places = make(map[uint32]int, len(heads))
+		for i, h := range heads {
+			places[h.seq] = i
+		}
+		if sn.places == nil {
+			sn.places = map[*partition]map[uint32]int{}
+		}
+		sn.places[p] = places
+	}
+	if i, ok := places[seq]; ok {
+		return i
+	}
+	return -1
 }
 
 // explain is the plan of an answer, when it was asked for.
