@@ -144,6 +144,7 @@ func (sn *snapshot) blocks(ctx context.Context, preds []*pred, keep func(h *head
 		if by == "" {
 			allowed = sn.heads[p]
 		}
+		list = slices.Grow(list, len(allowed))
 		for _, h := range allowed {
 			if keep(h) && !slices.ContainsFunc(preds, func(p *pred) bool { return p.cannot(h) }) {
 				list = append(list, &h.stored)
@@ -166,7 +167,11 @@ func (sn *snapshot) indexed(ctx context.Context, p *partition, preds []*pred) (a
 		if passed == nil {
 			passed = make([]uint8, len(sn.heads[p]))
 		}
-		allowed = allowed[:0]
+		n := 0
+		for _, seqs := range found {
+			n += len(seqs)
+		}
+		allowed = slices.Grow(allowed[:0], n)
 		for _, seqs := range found {
 			for _, seq := range seqs {
 				if i := sn.placeOf(p, seq); i >= 0 && passed[i] == lists {
