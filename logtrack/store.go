@@ -35,8 +35,8 @@ const (
 	maxUnwritten = 8 << 20         // octets of journal in memory
 	recentBlocks = 8               // sealed blocks whose event ids stay in memory
 	syncEvery    = time.Second
-	// journalBuffer is about what is written at once under load.
-	journalBuffer = maxUnwritten / 8
+	// journalBuffer is about what a block of a relay under load brings.
+	journalBuffer = 128 << 10
 	writeEvery    = 100 * time.Millisecond
 	minFree       = 64 << 20 // below this much free disk nothing is stored: Badger would die of SIGBUS
 )
