@@ -280,13 +280,14 @@ func readList(src []byte, sl schemaLeaf, l *leaf, v reflect.Value) ([]byte, erro
 	return src, nil
 }
 
-// segment is the journal file of one block. The flusher owns file; the store's
-// lock guards the rest.
+// segment is the journal file of one block. The flusher owns file and young;
+// the store's lock guards the rest.
 type segment struct {
 	path  string
 	buf   []byte // framed, not yet written
 	file  *os.File
 	dirty bool  // written, not yet synced
+	young bool  // its name is not yet synced
 	err   error // the first error; the file is not used again after it
 }
 
@@ -310,15 +311,23 @@ func (g *segment) write(b []byte) error {
 		if err != nil {
 			return err
 		}
-		g.file = f
+		g.file, g.young = f, true
 		if _, err := f.Write(journalStart); err != nil {
-			return err
-		}
-		if err := syncDir(filepath.Dir(g.path)); err != nil {
 			return err
 		}
 	}
 	_, err := g.file.Write(b)
+	return err
+}
+
+// sync syncs what write wrote, and the name of the file. Under load most files
+// are stored as blocks and removed before either is due.
+func (g *segment) sync() error {
+	err := g.file.Sync()
+	if err == nil && g.young {
+		err = syncDir(filepath.Dir(g.path))
+		g.young = err != nil
+	}
 	return err
 }
 

@@ -674,7 +674,7 @@ func (s *Store) flush(force bool) (didSync bool) {
 			freed += len(j.buf)
 		}
 		if doSync && errs[i] == nil {
-			errs[i] = j.seg.file.Sync()
+			errs[i] = j.seg.sync()
 		}
 	}
 	for _, seg := range retired {

@@ -25,25 +25,26 @@ func packULID(s string) (b [16]byte, ok bool) {
 		return b, false
 	}
 	// 130 bits, of which the first two are none: 50 of time, then twice 40.
-	first, bad := crockDigits(s[:10])
+	d0, d1 := crockValue[s[0]], crockValue[s[1]]
+	first, bad := crockDigits(s[2:10])
 	second, bad2 := crockDigits(s[10:18])
 	third, bad3 := crockDigits(s[18:26])
-	if (bad|bad2|bad3)&0xe0 != 0 || crockValue[s[0]] > 7 {
+	if (d1|bad|bad2|bad3)&0xe0 != 0 || d0 > 7 {
 		return b, false
 	}
-	binary.BigEndian.PutUint64(b[:8], first<<16|second>>24)
+	binary.BigEndian.PutUint64(b[:8], uint64(d0)<<61|uint64(d1)<<56|first<<16|second>>24)
 	binary.BigEndian.PutUint64(b[8:], second<<40|third)
 	return b, true
 }
 
-// crockDigits reads digits; bad has one of the three upper bits set when some are none.
+// crockDigits reads eight digits; bad has one of the three upper bits set when
+// some are none. It is written out because each fact has some 50 of them.
 func crockDigits(s string) (n uint64, bad byte) {
-	for i := range len(s) {
-		d := crockValue[s[i]]
-		bad |= d
-		n = n<<5 | uint64(d)
-	}
-	return n, bad
+	_ = s[7]
+	a, b, c, d := crockValue[s[0]], crockValue[s[1]], crockValue[s[2]], crockValue[s[3]]
+	e, f, g, h := crockValue[s[4]], crockValue[s[5]], crockValue[s[6]], crockValue[s[7]]
+	n = uint64(a)<<35 | uint64(b)<<30 | uint64(c)<<25 | uint64(d)<<20 | uint64(e)<<15 | uint64(f)<<10 | uint64(g)<<5 | uint64(h)
+	return n, a | b | c | d | e | f | g | h
 }
 
 func appendULID(dst []byte, b [16]byte) []byte {
@@ -62,23 +63,11 @@ func ulidMS(b [16]byte) int64 { return int64(binary.BigEndian.Uint64(b[:8]) >> 1
 
 // acceptMS is when the message of a queue ID was accepted, in milliseconds, or 0.
 func acceptMS(id string) int64 {
-	if len(id) != 26 {
+	b, ok := packULID(id)
+	if !ok {
 		return 0
 	}
-	bad := crockValue[id[0]] & 0xf8
-	var ms int64
-	for i := range 10 {
-		d := crockValue[id[i]]
-		bad |= d & 0xe0
-		ms = ms<<5 | int64(d)
-	}
-	for i := 10; i < 26; i++ {
-		bad |= crockValue[id[i]] & 0xe0
-	}
-	if bad != 0 {
-		return 0
-	}
-	return ms
+	return ulidMS(b)
 }
 
 // packUUID gives the 16 octets of a UUID in its canonical lower-case form.
