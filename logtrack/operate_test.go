@@ -523,6 +523,39 @@ func TestAddressFilters(t *testing.T) {
 	}
 }
 
+// TestSubjectsNotRecorded says why a search by subject finds nothing.
+func TestSubjectsNotRecorded(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		off  bool
+		q    trackapi.Query
+		want bool // a hint
+	}{
+		{"off", true, trackapi.Query{Subject: "invoice 42"}, true},
+		{"on", false, trackapi.Query{Subject: "invoice 42"}, false},
+		{"off, and not asked for", true, trackapi.Query{Sender: "nobody@example.com"}, false},
+		{"off, and found: recorded before", true, trackapi.Query{Subject: "Hello*"}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s, err := Open(Options{Dir: t.TempDir(), Privacy: &Privacy{NoSubjects: test.off}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			now := time.Now().UTC()
+			s.Write(&event.Record{ID: mail.NewID(now), Time: now, Message: mail.QueueID(mail.NewID(now)), Event: event.MessageQueued{Subject: "Hello you", Recipients: []event.Recipient{{Address: "ann@example.com"}}}})
+			messages, err := s.Messages(t.Context(), test.q)
+			if err != nil || (messages.Hint != "") != test.want {
+				t.Errorf("Messages = %+v, %v, want a hint: %t", messages, err, test.want)
+			}
+			events, err := s.Events(t.Context(), test.q)
+			if err != nil || (events.Hint != "") != test.want {
+				t.Errorf("Events = %+v, %v, want a hint: %t", events, err, test.want)
+			}
+		})
+	}
+}
+
 func FuzzReplaceAddresses(f *testing.F) {
 	for _, s := range []string{"<ann@example.com>: no", `"a b"@c.example`, "a@b@c", "@", "x @ y", "ann@bücher.example.", "user=a@b;c@d"} {
 		f.Add(s)

@@ -20,6 +20,8 @@ type Privacy struct {
 	// Subjects gives the forms in which who states a fact may have written a
 	// subject; nil: as it is.
 	Subjects func(subject string) []string
+	// NoSubjects says that who states a fact leaves its subject out.
+	NoSubjects bool
 }
 
 // on reports whether addresses are hashed.

@@ -315,6 +315,9 @@ func (s *Store) Messages(ctx context.Context, q trackapi.Query) (*trackapi.Messa
 	if out.Cursor != "" {
 		out.Estimate = sc.estimate(all, len(out.Messages), sn.folded)
 	}
+	if len(out.Messages) == 0 {
+		out.Hint = s.hint(f)
+	}
 	sn.finish(&out.Page, q.Explain)
 	return out, nil
 }
@@ -354,6 +357,14 @@ func (s *Store) addMessages(ctx context.Context, sn *snapshot, f *filter, ids []
 		ids = ids[n:]
 	}
 	return false, nil
+}
+
+// hint says why a query finds nothing, when the reason is not the query, or is empty.
+func (s *Store) hint(f *filter) string {
+	if p := s.opts.Privacy; p != nil && p.NoSubjects && slices.ContainsFunc(f.preds, func(p *pred) bool { return p.term.Field == "subject" }) {
+		return "subjects are not recorded: tracking.subject is off"
+	}
+	return ""
 }
 
 // missing says which days no answer has, or is empty.
@@ -560,6 +571,9 @@ func (s *Store) events(ctx context.Context, q trackapi.Query, page *trackapi.Pag
 		if b, ok := sc.boundary(); ok {
 			page.Cursor = b.cursor(sig)
 		}
+	}
+	if last == (position{}) {
+		page.Hint = s.hint(f)
 	}
 	sn.finish(page, q.Explain)
 	return nil

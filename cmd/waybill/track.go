@@ -177,6 +177,9 @@ func searchNote(n int, p trackapi.Page) string {
 	if p.Cut != "" {
 		s += "; cut: " + p.Cut
 	}
+	if p.Hint != "" {
+		s += "; " + p.Hint
+	}
 	if p.Cursor != "" {
 		s += "; more with --all, or --cursor " + p.Cursor
 	}

@@ -99,6 +99,7 @@ type Message struct {
 type Page struct {
 	Cursor  string   `json:"cursor,omitempty"`  // of the next page; empty at the end
 	Cut     string   `json:"cut,omitempty"`     // why the search stopped early, or empty
+	Hint    string   `json:"hint,omitempty"`    // why nothing may have been found, or empty
 	Explain []string `json:"explain,omitempty"` // how it was answered, when asked
 	TookMS  float64  `json:"took_ms"`
 	// Estimate is about how many messages there are from this page on; it is

@@ -26,7 +26,7 @@ func (a *App) openTracking(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	opts.Privacy = &logtrack.Privacy{Subjects: subjectHashes(cfg, keys)}
+	opts.Privacy = &logtrack.Privacy{Subjects: subjectHashes(cfg, keys), NoSubjects: cfg.Tracking.Subject == "off"}
 	if cfg.Tracking.Addresses == "hash" {
 		opts.Privacy.Keys = keys
 	}
