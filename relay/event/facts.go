@@ -108,7 +108,7 @@ type ClientAnnounced struct {
 }
 
 // CommandAnswered says that the relay replied to one SMTP command. Where there are
-// more than 1,000 a second that went well, log and tracking have one in ten of the others.
+// more than 1,000 a second that went well, log and tracking have one in a hundred of the others.
 type CommandAnswered struct {
 	Connector string  `json:"connector"`
 	Verb      string  `json:"verb"` // upper case; "UNKNOWN" for anything that the relay does not know

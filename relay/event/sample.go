@@ -10,7 +10,7 @@ import (
 // full speed they are three facts of eight.
 const (
 	commandsKept   = 1000 // of each second, whatever comes
-	commandsSample = 10   // one in so many beyond that
+	commandsSample = 100  // one in so many beyond that
 )
 
 // Sample returns a Sink that writes to each of sinks in order, and marks as

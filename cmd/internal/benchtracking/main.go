@@ -104,7 +104,7 @@ func run(o options) error {
 	}
 	b.line = append(b.line, fmt.Sprintf("recipient_p99_ms=%.1f substring_ms=%.1f bounced_by_domain_ms=%.1f latency_by_domain_ms=%.1f",
 		b.p99["recipient"], b.p50["substring, 24 h"], b.p50["bounced by domain, 5 min"], b.p50["latency p50, p95, p99 by domain"]))
-	b.line = append(b.line, fmt.Sprintf("rss_mib=%d", mem.peak.Load()>>10))
+	b.line = append(b.line, fmt.Sprintf("rss_mib=%d", mem.now("VmRSS")>>10))
 	if o.rate > 0 {
 		if err := b.whileWriting(qs); err != nil {
 			return err
