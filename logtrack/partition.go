@@ -279,14 +279,23 @@ func (p *partition) idle(since time.Time) {
 	if p.db == nil || p.refs > 0 || p.used.After(since) {
 		return
 	}
-	if err := p.closeLocked(); err != nil {
+	if err := p.closeLocked(); err != nil && !errors.Is(err, errDiskFull) { // there it is tried again
 		p.log.Warn("close of track partition", zap.String("partition", p.name), zap.Error(err))
 	}
 }
 
+// closeFree is how much of the disk must be free for a database to be closed: its
+// newest keys become a table then, which Badger maps before it has its blocks.
+const closeFree = 16 << 20
+
+// closeLocked closes the database. On a full disk it stays open: what is in its
+// log is found there at the next start. One that is dropped is closed all the same.
 func (p *partition) closeLocked() error {
 	if p.db == nil {
 		return nil
+	}
+	if free, ok := freeBytes(p.dir); ok && free < closeFree && !p.ro && !p.dropped {
+		return fmt.Errorf("%w: %d MiB free", errDiskFull, free>>20)
 	}
 	err := p.db.Close()
 	p.db, p.heads, p.runs, p.fresh = nil, nil, nil, nil
