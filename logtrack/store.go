@@ -382,93 +382,149 @@ var framePool = sync.Pool{New: func() any { b := make([]byte, 0, 2048); return &
 // change any more once a fact is stated. A record that the queue keeps
 // (event.Record.Kept) is not written to the journal as well.
 func (s *Store) Write(r *event.Record) {
-	defer func() {
-		if v := recover(); v != nil {
-			s.panics.Add(1)
-			s.log.Error("track write broke", zap.Any("panic", v), zap.ByteString("stack", debug.Stack()))
-		}
-	}()
-	if r == nil || r.Event == nil || r.Minor {
-		return
-	}
-	p := plans[reflect.TypeOf(r.Event)]
-	if p == nil {
-		return
-	}
-	if r = s.opts.Privacy.protect(r); s.takesTalk(r) {
-		return
-	}
-	if r.Kept {
-		s.append(r, p, nil)
-		return
-	}
-	scratch := framePool.Get().(*[]byte)
-	frame := appendRecord((*scratch)[:0], r)
-	s.append(r, p, frame)
-	if cap(frame) <= 1<<20 {
-		*scratch = frame
-		framePool.Put(scratch)
+	defer s.survive()
+	if e, ok := s.admit(r); ok {
+		s.append([]admitted{e})
 	}
 }
 
-func (s *Store) append(r *event.Record, p *plan, frame []byte) {
-	key, ms := idKey(r)
-	checked := r.ID == ""
-	s.mu.Lock()
-	for {
-		if !s.waitForRoom(p.class) {
-			s.mu.Unlock()
-			return
+// WriteChange takes the facts of one change as [Store.Write] takes each: the
+// store is an [event.ChangeSink]. A query finds all of them or none, unless the
+// buffers were full in the midst of them.
+func (s *Store) WriteChange(recs []event.Record) {
+	defer s.survive()
+	list := make([]admitted, 0, 8)
+	for i := range recs {
+		if e, ok := s.admit(&recs[i]); ok {
+			list = append(list, e)
 		}
-		if r.ID != "" && s.inRecent(key, ms) {
-			s.mu.Unlock()
-			s.duplicates.Add(1)
-			return
-		}
-		if checked || ms > s.covered {
-			break
-		}
-		checked = true
-		parts := s.overlapping(ms)
-		s.mu.Unlock()
-		if s.inSealed(r, parts, ms, s.openSeq) {
-			s.duplicates.Add(1)
-			return
-		}
-		s.mu.Lock()
 	}
+	s.append(list)
+}
+
+// survive keeps the relay alive when the store breaks.
+func (s *Store) survive() {
+	if v := recover(); v != nil {
+		s.panics.Add(1)
+		s.log.Error("track write broke", zap.Any("panic", v), zap.ByteString("stack", debug.Stack()))
+	}
+}
+
+// admitted is a record that the store takes, with what is worked out about it
+// before the store is locked.
+type admitted struct {
+	r     *event.Record
+	p     *plan
+	key   [16]byte // of its id, as idKey makes it
+	ms    int64
+	frame *[]byte // for the journal, from framePool; nil when the queue keeps the record
+}
+
+func (s *Store) admit(r *event.Record) (e admitted, ok bool) {
+	if r == nil || r.Event == nil || r.Minor {
+		return e, false
+	}
+	p := plans[reflect.TypeOf(r.Event)]
+	if p == nil {
+		return e, false
+	}
+	if r = s.opts.Privacy.protect(r); s.takesTalk(r) {
+		return e, false
+	}
+	e.r, e.p = r, p
+	e.key, e.ms = idKey(r)
+	if !r.Kept {
+		e.frame = framePool.Get().(*[]byte)
+		*e.frame = appendRecord((*e.frame)[:0], r)
+	}
+	return e, true
+}
+
+// append adds records to the open block, all of them while the store is locked once.
+func (s *Store) append(list []admitted) {
+	if s.add(list) {
+		kick(s.flushKick)
+	}
+	for i := range list {
+		if f := list[i].frame; f != nil && cap(*f) <= 1<<20 {
+			framePool.Put(f)
+		}
+	}
+}
+
+// add reports whether the journal should be written soon.
+func (s *Store) add(list []admitted) (flush bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range list {
+		if s.mayTake(&list[i]) {
+			s.take(&list[i])
+		}
+	}
+	return s.unwritten > maxUnwritten/8
+}
+
+// mayTake reports whether there is room for e, and no record with its id. s.mu
+// is held, but for the time that looking into stored blocks or waiting takes.
+func (s *Store) mayTake(e *admitted) bool {
+	for checked := e.r.ID == ""; ; checked = true {
+		if !s.waitForRoom(e.p.class) {
+			return false
+		}
+		known := e.r.ID != "" && s.inRecent(e.key, e.ms)
+		if !known {
+			if checked || e.ms > s.covered {
+				return true
+			}
+			known = s.storedAlready(e)
+		}
+		if known {
+			s.duplicates.Add(1)
+			return false
+		}
+	}
+}
+
+// storedAlready looks for the id of e in stored blocks, for which it lets go of s.mu.
+func (s *Store) storedAlready(e *admitted) bool {
+	parts, seq := s.overlapping(e.ms), s.openSeq
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	return s.inSealed(e.r, parts, e.ms, seq)
+}
+
+// take adds e to the open block. s.mu is held.
+func (s *Store) take(e *admitted) {
 	if s.open == nil {
 		s.open = newMemBlock(s.nextSeq, &segment{path: journalPath(s.dir, s.nextSeq)})
 		s.nextSeq++
 	}
 	m := s.open
-	m.add(r, p.place, key, ms)
-	m.bytes += len(frame)
+	m.add(e.r, e.p.place, e.key, e.ms)
 	switch {
-	case r.Kept:
+	case e.r.Kept:
 		m.kept = true
-	case m.seg.err == nil:
+	default:
+		m.bytes += len(*e.frame)
+		if m.seg.err != nil {
+			break
+		}
 		if m.seg.buf == nil {
 			m.seg.buf = s.buffer()
 		}
-		m.seg.buf = append(m.seg.buf, frame...)
-		s.unwritten += len(frame)
+		m.seg.buf = append(m.seg.buf, *e.frame...)
+		s.unwritten += len(*e.frame)
 	}
 	s.appended++
 	if s.oldestDue.IsZero() {
 		s.oldestDue = time.Now()
 	}
-	if len(m.recs) == cap(m.recs) || m.bytes >= blockBytes {
-		s.rotate()
-	}
-	flush := s.unwritten > maxUnwritten/8
 	if s.tails.live.Load() > 0 {
 		m.lent = true
 		s.tails.offer(&m.recs[len(m.recs)-1])
 	}
-	s.mu.Unlock()
-	if flush {
-		kick(s.flushKick)
+	if len(m.recs) == cap(m.recs) || m.bytes >= blockBytes {
+		s.rotate()
 	}
 }
 

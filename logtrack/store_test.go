@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -159,6 +160,46 @@ func TestMinor(t *testing.T) {
 	for reason, n := range s.Stats().Dropped {
 		if n != 0 {
 			t.Errorf("%d facts dropped, %s: what is left out on purpose is not lost", n, reason)
+		}
+	}
+}
+
+// TestChangeIsSeenWhole asks for messages while the facts of each come in as one change.
+func TestChangeIsSeenWhole(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	m := newMailer(3)
+	var current atomic.Pointer[[]event.Record]
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 400 {
+			var change []event.Record
+			for _, r := range m.next() {
+				if r.Message != "" && (change == nil || r.Message == change[0].Message) {
+					change = append(change, r)
+				}
+			}
+			current.Store(&change)
+			s.WriteChange(change)
+		}
+	}()
+	for last := false; !last; {
+		select {
+		case <-done:
+			last = true
+		default:
+		}
+		change := current.Load()
+		if change == nil {
+			continue
+		}
+		tl, err := s.Message(t.Context(), string((*change)[0].Message))
+		switch {
+		case !last && errors.Is(err, ErrNotFound):
+		case err != nil:
+			t.Fatal(err)
+		case len(tl.Timeline) != len(*change):
+			t.Fatalf("%d facts of a change of %d", len(tl.Timeline), len(*change))
 		}
 	}
 }

@@ -92,6 +92,14 @@ func (r *Record) Keep() Record {
 // Sinks are written to by many goroutines at once.
 type Sink interface{ Write(r *Record) }
 
+// A ChangeSink is a Sink that takes the facts of one change of the queue at
+// once, so that whoever asks it sees all of them or none. WriteChange keeps no
+// more of recs than Write does.
+type ChangeSink interface {
+	Sink
+	WriteChange(recs []Record)
+}
+
 // Emitter stamps events with their context and writes them to its sinks.
 // The zero Emitter discards everything. An Emitter is a value: the methods that
 // add context return a changed copy.
@@ -153,13 +161,21 @@ func (e *Emitter) StampTo(r *Record, ev Event) {
 	r.Event = ev
 }
 
-// Publish writes records that [Emitter.Stamp] made.
+// Publish writes records that [Emitter.Stamp] made, which are the facts of one
+// change.
 func (e Emitter) Publish(recs ...Record) {
-	if e.sink == nil {
+	if e.sink != nil {
+		writeChange(e.sink, recs)
+	}
+}
+
+func writeChange(s Sink, recs []Record) {
+	if c, ok := s.(ChangeSink); ok {
+		c.WriteChange(recs)
 		return
 	}
 	for i := range recs {
-		e.sink.Write(&recs[i])
+		s.Write(&recs[i])
 	}
 }
 
@@ -168,6 +184,13 @@ type fanout []Sink
 func (f fanout) Write(r *Record) {
 	for _, s := range f {
 		s.Write(r)
+	}
+}
+
+// WriteChange implements [ChangeSink].
+func (f fanout) WriteChange(recs []Record) {
+	for _, s := range f {
+		writeChange(s, recs)
 	}
 }
 

@@ -25,6 +25,19 @@ type sampler struct {
 }
 
 func (s *sampler) Write(r *Record) {
+	s.taste(r)
+	s.next.Write(r)
+}
+
+// WriteChange implements [ChangeSink].
+func (s *sampler) WriteChange(recs []Record) {
+	for i := range recs {
+		s.taste(&recs[i])
+	}
+	s.next.WriteChange(recs)
+}
+
+func (s *sampler) taste(r *Record) {
 	if ev, ok := r.Event.(CommandAnswered); ok && ev.Code < 400 && ev.Took < Secs(time.Second) {
 		// Writers of two seconds at once may count some twice: that does no harm.
 		if now := r.Time.Unix(); s.second.Swap(now) != now {
@@ -34,5 +47,4 @@ func (s *sampler) Write(r *Record) {
 			r.Minor = true
 		}
 	}
-	s.next.Write(r)
 }
