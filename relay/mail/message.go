@@ -81,4 +81,5 @@ type Draft struct {
 	Priority Priority
 	Changed  string // what was changed of envelope and content before they were handed over; words of event.Changes, by space
 	Trace    []byte // header fields to prepend, each ending in CRLF: Received, and Return-Path never
+	SevenBit bool   // the content is known to be of octets below 128; of a message that was queued before, the content itself says so
 }

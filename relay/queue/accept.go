@@ -215,7 +215,7 @@ func (in *Incoming) Commit(ctx context.Context, d mail.Draft) error {
 	}
 	size := in.Size()
 	q.lastSize.Store(size)
-	seg, off, err := in.finish(id)
+	seg, off, err := in.finish(id, traitsOf(d.SevenBit))
 	if err != nil {
 		in.discard(nil)
 		return err
@@ -273,10 +273,10 @@ func (q *Queue) queued(id ident) bool {
 }
 
 // finish brings the content to where it stays.
-func (in *Incoming) finish(id ident) (*segment, int64, error) {
+func (in *Incoming) finish(id ident, is traits) (*segment, int64, error) {
 	q := in.q
 	if in.own == nil {
-		seg, off, err := q.contents.append(id, in.buf.b[:contentHeader+in.n])
+		seg, off, err := q.contents.append(id, in.buf.b[:contentHeader+in.n], is)
 		if err != nil {
 			return nil, 0, q.writeFailed(err)
 		}
@@ -285,7 +285,7 @@ func (in *Incoming) finish(id ident) (*segment, int64, error) {
 	err := in.flush()
 	if err == nil {
 		var head [contentHeader]byte
-		putContentHeader(head[:], id, in.at, in.sum)
+		putContentHeader(head[:], id, in.at, in.sum, is)
 		if _, werr := in.own.f.WriteAt(head[:], 0); werr != nil {
 			err = q.writeFailed(werr)
 		}

@@ -154,7 +154,7 @@ func (q *Queue) copyContents(ctx context.Context, name string, list []*stored, i
 // copyContent writes one content, followed by its checksum.
 func copyContent(w io.Writer, id ident, size int64, r io.Reader) error {
 	var head [contentHeader]byte
-	putContentHeader(head[:], id, size, 0)
+	putContentHeader(head[:], id, size, 0, 0)
 	if _, err := w.Write(head[:]); err != nil {
 		return err
 	}

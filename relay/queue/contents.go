@@ -34,15 +34,32 @@ var ErrDamaged = errors.New("damaged content")
 // errNoRoom says that the disk guard allows no new segment.
 var errNoRoom = errors.New("no room for a new segment")
 
+// traits are what is known of a content. A reader may take none for it.
+type traits uint32
+
+// sevenBit says that all octets are below 128.
+const sevenBit traits = 1
+
+// traitsOf returns what is known of a content that may be sevenBit.
+func traitsOf(seven bool) traits {
+	if seven {
+		return sevenBit
+	}
+	return 0
+}
+
 // putContentHeader writes the header of a content into b.
-func putContentHeader(b []byte, id ident, size int64, sum uint32) {
+func putContentHeader(b []byte, id ident, size int64, sum uint32, is traits) {
 	copy(b, contentMagic[:])
 	copy(b[8:24], id[:])
 	binary.LittleEndian.PutUint64(b[24:], uint64(size)) //nolint:gosec // sizes are positive
 	binary.LittleEndian.PutUint32(b[32:], sum)
-	binary.LittleEndian.PutUint32(b[36:], 0)
+	binary.LittleEndian.PutUint32(b[36:], uint32(is))
 	binary.LittleEndian.PutUint32(b[4:], crc32.Checksum(b[8:contentHeader], castagnoli))
 }
+
+// contentTraits is what a header that was checked says of its content.
+func contentTraits(b []byte) traits { return traits(binary.LittleEndian.Uint32(b[36:])) }
 
 // checkContentHeader returns the checksum that the content of id must have.
 func checkContentHeader(b []byte, id ident, size int64) (sum uint32, err error) {
@@ -113,9 +130,10 @@ type contents struct {
 	makers sync.WaitGroup
 	segs   map[uint64]*segment
 	next   uint64
-	dead   []*segment // sealed, nothing refers to them
-	frozen int        // backups under way: nothing is removed or used again
-	reader struct {   // of the sealed segment that was read last
+	dead   []*segment    // sealed, nothing refers to them
+	ripe   chan struct{} // one of those is wanted as a spare
+	frozen int           // backups under way: nothing is removed or used again
+	reader struct {      // of the sealed segment that was read last
 		seq uint64
 		f   file
 	}
@@ -242,7 +260,19 @@ func (c *contents) settled(s *segment) {
 	}
 	if s.live == 0 && !s.pinned {
 		c.dead = append(c.dead, s)
+		if c.wanted(s) {
+			select {
+			case c.ripe <- struct{}{}:
+			default: // it is known
+			}
+		}
 	}
+}
+
+// wanted reports whether the file of s, when nothing refers to it, is to be used
+// again. c.mu is held.
+func (c *contents) wanted(s *segment) bool {
+	return !s.own && c.full(s) && !c.closed && len(c.spares) < spareSegments
 }
 
 // full reports whether a shared segment was used nearly to its end.
@@ -250,9 +280,9 @@ func (c *contents) full(s *segment) bool { return s.used >= c.limit-c.limit/16 }
 
 // append writes a small content into the active segment. rec has room for the
 // header in front. The caller must answer with commit or abort.
-func (c *contents) append(id ident, rec []byte) (*segment, int64, error) {
+func (c *contents) append(id ident, rec []byte, is traits) (*segment, int64, error) {
 	body := rec[contentHeader:]
-	putContentHeader(rec, id, int64(len(body)), crc32.Checksum(body, castagnoli))
+	putContentHeader(rec, id, int64(len(body)), crc32.Checksum(body, castagnoli), is)
 	need := (int64(len(rec)) + contentAlign - 1) &^ (contentAlign - 1)
 
 	c.mu.Lock()
@@ -297,13 +327,13 @@ func (q *Queue) writeContent(id ident, content []byte) (*segment, int64, error) 
 	rec := make([]byte, contentHeader+len(content))
 	copy(rec[contentHeader:], content)
 	if len(content) <= smallContent {
-		return q.contents.append(id, rec)
+		return q.contents.append(id, rec, 0)
 	}
 	s, err := q.contents.create()
 	if err != nil {
 		return nil, 0, err
 	}
-	putContentHeader(rec, id, int64(len(content)), crc32.Checksum(content, castagnoli))
+	putContentHeader(rec, id, int64(len(content)), crc32.Checksum(content, castagnoli), 0)
 	if _, err = s.f.WriteAt(rec, 0); err == nil {
 		err = q.contents.sync(s)
 	}
@@ -436,7 +466,7 @@ func (c *contents) freeze(begin bool) {
 // recycle makes a spare of a dead segment, if it is worth it and one is wanted.
 func (c *contents) recycle(s *segment) bool {
 	c.mu.Lock()
-	if s.own || !c.full(s) || c.closed || len(c.spares) >= spareSegments {
+	if !c.wanted(s) {
 		c.mu.Unlock()
 		return false
 	}
@@ -582,17 +612,18 @@ func (c *contents) open(id ident, loc location, size int64) (io.ReadCloser, erro
 			putBuffer(buf)
 			return nil, err
 		}
-		return &bufferReader{buf: buf, rest: rec[contentHeader:]}, nil
+		return &bufferReader{buf: buf, rest: rec[contentHeader:], is: contentTraits(rec)}, nil
 	}
 	f, err := c.openFile(s)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkLarge(f, id, loc.off, size); err != nil {
+	is, err := checkLarge(f, id, loc.off, size)
+	if err != nil {
 		_ = f.Close()
 		return nil, err
 	}
-	return &fileReader{io.NewSectionReader(f, loc.off+contentHeader, size), f}, nil
+	return &fileReader{io.NewSectionReader(f, loc.off+contentHeader, size), f, is}, nil
 }
 
 // read reads all of rec at off of s. Most reads are of what has just come, or of
@@ -646,14 +677,15 @@ func (c *contents) gone(s *segment) {
 	}
 }
 
-func checkLarge(f file, id ident, off, size int64) error {
+// checkLarge reads a large content for its checksum, and returns what is known of it.
+func checkLarge(f file, id ident, off, size int64) (traits, error) {
 	var head [contentHeader]byte
 	if err := readFull(f, head[:], off); err != nil {
-		return err
+		return 0, err
 	}
 	want, err := checkContentHeader(head[:], id, size)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	buf := getBuffer(smallContent)
 	defer putBuffer(buf)
@@ -661,15 +693,15 @@ func checkLarge(f file, id ident, off, size int64) error {
 	for at := int64(0); at < size; {
 		part := buf.b[:min(int64(smallContent), size-at)]
 		if err := readFull(f, part, off+contentHeader+at); err != nil {
-			return err
+			return 0, err
 		}
 		sum = crc32.Update(sum, castagnoli, part)
 		at += int64(len(part))
 	}
 	if sum != want {
-		return fmt.Errorf("%w: checksum", ErrDamaged)
+		return 0, fmt.Errorf("%w: checksum", ErrDamaged)
 	}
-	return nil
+	return contentTraits(head[:]), nil
 }
 
 // readFull reads all of b; a file that ends before is damaged.
@@ -725,6 +757,7 @@ func putBuffer(b *buffer) {
 type bufferReader struct {
 	buf  *buffer
 	rest []byte
+	is   traits
 }
 
 func (r *bufferReader) Read(p []byte) (int, error) {
@@ -738,6 +771,9 @@ func (r *bufferReader) Read(p []byte) (int, error) {
 	r.rest = r.rest[n:]
 	return n, nil
 }
+
+// SevenBit reports whether all octets are known to be below 128.
+func (r *bufferReader) SevenBit() bool { return r.is&sevenBit != 0 }
 
 // Bytes is what is left to read, without reading it. It is good until Close.
 func (r *bufferReader) Bytes() []byte { return r.rest }
@@ -763,8 +799,12 @@ func (r *bufferReader) Close() error {
 
 type fileReader struct {
 	*io.SectionReader
-	f file
+	f  file
+	is traits
 }
+
+// SevenBit reports whether all octets are known to be below 128.
+func (r *fileReader) SevenBit() bool { return r.is&sevenBit != 0 }
 
 // Close closes the file.
 func (r *fileReader) Close() error { return r.f.Close() }

@@ -223,7 +223,7 @@ func (l *Lease) Open() (io.ReadCloser, error) {
 	q := l.queue
 	id := l.id
 	if buf, n := q.recent.contentOf(id); buf != nil {
-		return &bufferReader{buf: buf, rest: buf.b[contentHeader:][:n]}, nil
+		return &bufferReader{buf: buf, rest: buf.b[contentHeader:][:n], is: contentTraits(buf.b)}, nil
 	}
 	r, err := q.contents.open(id, l.stored.loc, l.stored.Size)
 	if !errors.Is(err, ErrDamaged) {

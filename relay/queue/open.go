@@ -175,7 +175,7 @@ func newQueue(opts Options) (*Queue, error) {
 		opts: opts,
 		contents: &contents{
 			fs: opts.tune.fs, dir: filepath.Join(opts.Dir, "segments"), limit: opts.tune.segment,
-			noSync: opts.NoSync, segs: map[uint64]*segment{}, next: 1,
+			noSync: opts.NoSync, segs: map[uint64]*segment{}, next: 1, ripe: make(chan struct{}, 1),
 		},
 		published: make(chan publication, 16),
 		due:       make(chan struct{}, 1),

@@ -295,6 +295,34 @@ func TestCloseUnderLoad(t *testing.T) {
 	}
 }
 
+// TestSegmentIsUsedAgainAtOnce: the queue does not wait for the next tick, during
+// which it would make and remove several files.
+func TestSegmentIsUsedAgainAtOnce(t *testing.T) {
+	h := open(t, func(o *Options) { o.tune.segment, o.tune.tick = 1<<20, time.Hour })
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- h.Run(ctx) }()
+	for i := range 12 { // in two segments
+		h.put(t, strings.Repeat("x", 100_000), fmt.Sprintf("u%d@example.com", i))
+	}
+	var first *segment
+	h.contents.mu.Lock()
+	for _, s := range h.contents.segs {
+		if first == nil || s.seq < first.seq {
+			first = s
+		}
+	}
+	h.contents.mu.Unlock()
+	for range 12 {
+		h.settle(t, h.claim(t), mail.Relayed, time.Time{})
+	}
+	eventually(t, "the first segment has another number", func() bool { return h.contents.find(first.seq) == nil })
+	cancel()
+	if err := <-ran; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestSegmentsAreUsedAgain fills segments, empties them, and expects their files
 // under new numbers, with the contents that were written there last.
 func TestSegmentsAreUsedAgain(t *testing.T) {

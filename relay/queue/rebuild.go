@@ -104,7 +104,7 @@ func writeContentAt(f *os.File, off int64, id ident, size int64, content io.Read
 		return fmt.Errorf("content of %s has %d octets, want %d", id.QueueID(), n, size)
 	}
 	var head [contentHeader]byte
-	putContentHeader(head[:], id, size, sum.Sum32())
+	putContentHeader(head[:], id, size, sum.Sum32(), 0)
 	_, err = f.WriteAt(head[:], off)
 	return err
 }

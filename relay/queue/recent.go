@@ -156,7 +156,7 @@ func (m *stored) asRead() {
 			*at = time.Time{}
 		}
 	}
-	m.Changed = ""
+	m.Changed, m.SevenBit = "", false
 	m.Trace = slices.Clone(m.Trace)
 	m.Envelope.Recipients = slices.Clone(m.Envelope.Recipients)
 	micro(&m.Origin.MailAt)

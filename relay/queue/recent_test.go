@@ -2,6 +2,7 @@ package queue
 
 import (
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -155,5 +156,55 @@ func TestRecentBounds(t *testing.T) {
 	r.sweep(later.Add(time.Hour))
 	if r.octets != 0 || len(r.items) != 0 || r.oldest != nil || r.newer != nil {
 		t.Errorf("%d octets of %d messages are remembered, want none", r.octets, len(r.items))
+	}
+}
+
+// TestSevenBit: what the sender's side found out of a content is known wherever it is.
+func TestSevenBit(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		size int
+		want bool
+	}{
+		{"small", 100, true},
+		{"small, not known", 100, false},
+		{"large", smallContent + 1, true},
+		{"large, not known", smallContent + 1, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := open(t, nil)
+			d := draft(t, "a@example.com")
+			d.SevenBit = test.want
+			if err := h.Put(t.Context(), d, []byte(strings.Repeat("x", test.size))); err != nil {
+				t.Fatal(err)
+			}
+			l := h.claim(t)
+			look := func(from string) {
+				t.Helper()
+				r, err := l.Open()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := r.(interface{ SevenBit() bool }).SevenBit(); got != test.want {
+					t.Errorf("SevenBit() = %t from %s, want %t", got, from, test.want)
+				}
+				if err := r.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+			look("where it came to")
+			look("the disk")
+			if id, _ := parseIdent(d.ID); test.size <= smallContent {
+				m, err := h.read(id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := h.moveContent(id, h.contents.find(m.loc.seq)); err != nil {
+					t.Fatal(err)
+				}
+				look("elsewhere")
+			}
+			h.settle(t, l, mail.Relayed, time.Time{})
+		})
 	}
 }

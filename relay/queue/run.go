@@ -36,6 +36,7 @@ func (q *Queue) Run(ctx context.Context) error {
 		{q.opts.tune.tick, nil, q.endHolds},
 		{q.opts.tune.tick, nil, q.forgetKept},
 		{q.opts.tune.tick, nil, q.reclaim},
+		{q.opts.tune.tick, q.contents.ripe, func(context.Context) error { return q.removeDead() }}, // before another file is made
 	} {
 		tasks.Go(func() { q.repeat(ctx, task.every, task.also, task.do) })
 	}
@@ -316,12 +317,16 @@ func (q *Queue) moveContent(id ident, from *segment) error {
 	if err != nil {
 		return err
 	}
+	var is traits
+	if r, ok := r.(interface{ SevenBit() bool }); ok {
+		is = traitsOf(r.SevenBit())
+	}
 	rec := make([]byte, contentHeader+m.Size)
 	_, err = io.ReadFull(r, rec[contentHeader:])
 	if err = errors.Join(err, r.Close()); err != nil {
 		return err
 	}
-	to, off, err := q.contents.append(id, rec)
+	to, off, err := q.contents.append(id, rec, is)
 	if err != nil {
 		_ = q.writeFailed(err)
 		return err

@@ -106,7 +106,7 @@ func (tx *transaction) receive(body *wire.Body) (mail.QueueID, *mail.ReplyError)
 	o := tx.origin(ended)
 	draft := mail.Draft{
 		ID: id, UID: mail.NewUID(ended), Envelope: tx.env, Origin: o, Header: tx.head.header(), Priority: tx.priority(),
-		Trace: trace(s.c.hostname(s.srv.opts), o, id, tx.env, ended),
+		Trace: trace(s.c.hostname(s.srv.opts), o, id, tx.env, ended), SevenBit: body.SevenBit(),
 	}
 	if s.c.Headers.Complete {
 		fields, messageIDs := tx.head.missing(tx.env.Sender, id, s.c.hostname(s.srv.opts), ended)

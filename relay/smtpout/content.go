@@ -20,6 +20,10 @@ var blocks = sync.Pool{New: func() any { return new([blockSize]byte) }}
 // inMemory is content that need not be read: all of it is at hand until it is closed.
 type inMemory interface{ Bytes() []byte }
 
+// knownSevenBit is content of which it may be known that all its octets are below
+// 128: then it need not be looked at.
+type knownSevenBit interface{ SevenBit() bool }
+
 // body is the content of an attempt: opened when first needed, read ahead by
 // one block unless it is in memory, and opened again when it must go out again.
 type body struct {
@@ -90,7 +94,12 @@ func (b *body) eightBit() (bool, error) {
 	if err := b.open(); err != nil {
 		return false, err
 	}
-	b.eight = hasHighBit(b.m.Trace) || hasHighBit(b.head)
+	b.eight = hasHighBit(b.m.Trace)
+	if c, ok := b.src.(knownSevenBit); ok && c.SevenBit() {
+		b.scanned = true
+		return b.eight, nil
+	}
+	b.eight = b.eight || hasHighBit(b.head)
 	if !b.eight && !b.all {
 		src, err := b.m.Open()
 		if err != nil {

@@ -207,3 +207,37 @@ func TestBodyInMemory(t *testing.T) {
 		})
 	}
 }
+
+// sevenBit is content of which something is known, and which is not to be read for it.
+type sevenBit struct {
+	atHand
+	known bool
+}
+
+func (s *sevenBit) SevenBit() bool { return s.known }
+
+// TestBodySevenBit does not look at a content that is known to be of seven bits.
+func TestBodySevenBit(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		trace   string
+		content string
+		known   bool
+		want    bool
+	}{
+		{"known", "T\r\n", "x", true, false},
+		{"known, and believed", "T\r\n", "\xff", true, false},
+		{"not known", "T\r\n", "\xff", false, true},
+		{"the trace is ours", "\xff\r\n", "x", true, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := body{m: &Message{Trace: []byte(test.trace), Open: func() (io.ReadCloser, error) {
+				return &sevenBit{atHand{b: []byte(test.content)}, test.known}, nil
+			}}}
+			defer b.close()
+			if eight, err := b.eightBit(); err != nil || eight != test.want {
+				t.Errorf("eightBit() = %t, %v, want %t", eight, err, test.want)
+			}
+		})
+	}
+}

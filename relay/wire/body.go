@@ -43,6 +43,7 @@ type Body struct {
 	afterCR bool  // a CR was given out, and a LF follows
 
 	repaired bool // bare newlines or NUL were
+	binary   bool // there may be any octet
 
 	place   Place // or nil
 	octets  int64 // given out
@@ -76,6 +77,10 @@ func (b *Body) Into(p Place) { b.place = p }
 // Repaired reports whether what was given out differs from what the client sent:
 // bare newlines, or NUL, were made what they should have been.
 func (b *Body) Repaired() bool { return b.repaired }
+
+// SevenBit reports whether all that was given out is known to be of octets below
+// 128. It is found out beside what must be looked at anyway.
+func (b *Body) SevenBit() bool { return !b.dots.eight && !b.binary }
 
 func (b *Body) start(mode bodyMode) {
 	c := b.c
@@ -270,6 +275,7 @@ func (b *Body) nextChunk() ([]byte, error) {
 			p = p[:b.left]
 		}
 		if b.policy == keep {
+			b.binary = true
 			in.advance(len(p))
 			b.left -= int64(len(p))
 			return p, nil
@@ -294,14 +300,19 @@ func (b *Body) nextChunk() ([]byte, error) {
 		}
 		afterCR := b.afterCR
 		b.afterCR = false
-		if clean(p, afterCR) {
+		nul := false
+		if !ordinary(p) {
+			b.dots.eight = true
+			nul = bytes.IndexByte(p, 0) >= 0
+		}
+		if !nul && paired(p, afterCR) {
 			if len(p) > 0 {
 				return p, nil
 			}
 			continue
 		}
 		if b.policy == Reject {
-			return nil, b.impure(bytes.IndexByte(p, 0) >= 0)
+			return nil, b.impure(nul)
 		}
 		b.repaired = true
 		b.scratch = normalise(b.scratch[:0], p, afterCR)

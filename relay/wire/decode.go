@@ -1,6 +1,9 @@
 package wire
 
-import "bytes"
+import (
+	"bytes"
+	"encoding/binary"
+)
 
 // Newline says what becomes of a carriage return or a line feed that stands
 // alone, and of NUL, in a content. RFC 5321 section 2.3.8 forbids them all;
@@ -23,6 +26,7 @@ type dots struct {
 	afterLF bool // at the start of a line that follows a bare LF
 	bare    bool // a bare CR or LF was seen
 	nul     bool
+	eight   bool // an octet above 127, or NUL, was seen
 }
 
 // heldCR is how many CRs at the end of a block wait for what follows them.
@@ -41,9 +45,19 @@ func (d *dots) decode(src []byte) (out []byte, n int, end bool) {
 			w += copy(src[w:], src[run:i])
 		}
 	}
-	skip := 0
+	skip, tried := 0, 0
 scan:
 	for i < len(src) {
+		if i >= tried && !d.mid && !d.afterLF && src[i] != '.' {
+			rest := src[i:min(len(src), i+stretch)]
+			n, lines := regular(rest)
+			if i, crlf = i+n, crlf+lines; n == 0 {
+				tried = i + len(rest) // so that nothing is looked at in vain more than once
+			}
+			if i == len(src) {
+				break
+			}
+		}
 		if src[i] == '.' && (!d.mid || d.afterLF) {
 			switch {
 			case i+1 == len(src):
@@ -95,17 +109,75 @@ scan:
 	if bytes.Count(out, crByte) != crlf {
 		d.bare = true
 	}
-	if bytes.IndexByte(out, 0) >= 0 {
-		d.nul = true
+	if !ordinary(out) {
+		d.eight = true
+		d.nul = d.nul || bytes.IndexByte(out, 0) >= 0
 	}
 	return out, i + skip, end
 }
 
-var crByte = []byte{'\r'}
+var (
+	crByte = []byte{'\r'}
+	lfByte = []byte{'\n'}
+)
 
-// clean reports whether p has no bare CR, no bare LF and no NUL, when a CR has
-// gone before it or not. A CR at its end counts as bare.
-func clean(p []byte, afterCR bool) bool {
+// stretch is how much regular looks at, by taste: that much is looked at again
+// when it was in vain.
+const stretch = 4 << 10
+
+// regular is how many octets of src, which begins a line, are whole lines that end
+// in CRLF, do not begin with a dot, and have no other line feed in them; and how
+// many lines that are.
+//
+// Nearly all lines of a large message have the same length. So once two have it,
+// the end of the next is looked for where it should be, and it is by their number
+// that there are seen to be no other line feeds: one look at all octets, in place of
+// a search that begins anew in every line, which took three times as long.
+func regular(src []byte) (n, lines int) {
+	width, sure := 0, false
+	for n < len(src) && src[n] != '.' {
+		end := n + width
+		if !sure || end > len(src) || src[end-1] != '\n' || src[end-2] != '\r' {
+			j := bytes.IndexByte(src[n:], '\n')
+			if j < 1 || src[n+j-1] != '\r' {
+				break
+			}
+			end = n + j + 1
+			sure = j+1 == width
+			width = j + 1
+		}
+		n = end
+		lines++
+	}
+	if bytes.Count(src[:n], lfByte) != lines {
+		return 0, 0
+	}
+	return n, lines
+}
+
+// ordinary reports whether all octets of p are 1 to 127.
+func ordinary(p []byte) bool {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	for ; len(p) >= 32; p = p[32:] {
+		a, b := binary.LittleEndian.Uint64(p), binary.LittleEndian.Uint64(p[8:])
+		c, d := binary.LittleEndian.Uint64(p[16:]), binary.LittleEndian.Uint64(p[24:])
+		// The subtraction sets the top bit of an octet that is zero, and of no other
+		// that is below 128 unless a zero was before it.
+		if (a|b|c|d|(a-ones)|(b-ones)|(c-ones)|(d-ones))&tops != 0 {
+			return false
+		}
+	}
+	for _, x := range p {
+		if x == 0 || x >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+// paired reports whether p has no bare CR and no bare LF, when a CR has gone
+// before it or not. A CR at its end counts as bare.
+func paired(p []byte, afterCR bool) bool {
 	crlf := 0
 	for i := 0; ; {
 		j := bytes.IndexByte(p[i:], '\n')
@@ -121,7 +193,7 @@ func clean(p []byte, afterCR bool) bool {
 		}
 		i += j + 1
 	}
-	return bytes.Count(p, crByte) == crlf && bytes.IndexByte(p, 0) < 0
+	return bytes.Count(p, crByte) == crlf
 }
 
 // normalise appends p to dst: CRLF for a bare LF and for CRs before a LF, a

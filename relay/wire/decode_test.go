@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -50,6 +51,11 @@ func reference(src []byte) (out []byte, rest []byte, bare, end bool) {
 		out = append(out, src[i])
 	}
 	return out, nil, bare, false
+}
+
+// clean reports whether p has nothing that must not leave the relay.
+func clean(p []byte, afterCR bool) bool {
+	return paired(p, afterCR) && bytes.IndexByte(p, 0) < 0
 }
 
 func TestDecode(t *testing.T) {
@@ -154,6 +160,95 @@ func FuzzDecode(f *testing.F) {
 		}
 		if fixed := normalise(nil, out, false); !clean(fixed, false) {
 			t.Fatalf("normalise(%q) = %q is not clean", out, fixed)
+		}
+	})
+}
+
+// TestDecodeLines: lines that are as long as those before them are found where
+// they should be, and what is hidden in one of them is found all the same.
+func TestDecodeLines(t *testing.T) {
+	line := strings.Repeat("x", 74) + "\r\n"
+	plain := strings.Repeat(line, 3*stretch/len(line))
+	at := func(i int, s string) string { return plain[:i] + s + plain[i+len(s):] }
+	second := len(line)*100 + 20
+	for _, test := range []struct {
+		name string
+		in   string
+		bare bool
+		want string
+	}{
+		{"alike", plain, false, plain},
+		{"LF within", at(second, "\n"), true, at(second, "\n")},
+		{"CR within", at(second, "\r"), true, at(second, "\r")},
+		{"CRLF within", at(second, "\r\n"), false, at(second, "\r\n")},
+		{"two lines within", at(second, "\r\n.x\r\n"), false, plain[:second] + "\r\nx\r\n" + plain[second+6:]},
+		{"stuffed within", at(second, "\r\n..\r\n"), false, plain[:second] + "\r\n.\r\n" + plain[second+6:]},
+		{"LF dot LF within", at(second, "\n.\n"), true, at(second, "\n.\n")},
+		{"LF dot CRLF within", at(second, "\n.\r\n"), true, at(second, "\n.\r\n")},
+		{"CR dot CR within", at(second, "\r.\r"), true, at(second, "\r.\r")},
+		{"LF at the end of a line", at(len(line)*30-2, "x\n"), true, at(len(line)*30-2, "x\n")},
+		{"stuffed line", at(len(line)*31, ".."), false, plain[:len(line)*31] + "." + plain[len(line)*31+2:]},
+		{"the end within", at(second, "\r\n.\r\n"), false, plain[:second] + "\r\n"},
+		{"empty lines", strings.Repeat("\r\n", 3*stretch), false, strings.Repeat("\r\n", 3*stretch)},
+		{"line feeds", strings.Repeat("\n", 3*stretch) + "\r\n", true, strings.Repeat("\n", 3*stretch) + "\r\n"},
+		{"long lines", strings.Repeat(strings.Repeat("y", 2*stretch)+"\r\n", 3), false, strings.Repeat(strings.Repeat("y", 2*stretch)+"\r\n", 3)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, size := range []int{1, 75, 76, 1000, stretch - 1, stretch + 1, len(test.in) + 3} {
+				out, _, d, end := decodeAll([]byte(test.in+".\r\n"), func(left int) int { return min(size, left) })
+				if string(out) != test.want || d.bare != test.bare || !end {
+					t.Errorf("in pieces of %d: %d octets %.60q, bare %t, end %t, want %d octets %.60q, bare %t", size, len(out), out, d.bare, end, len(test.want), test.want, test.bare)
+				}
+			}
+		})
+	}
+}
+
+func TestOrdinary(t *testing.T) {
+	for n := range 100 {
+		p := bytes.Repeat([]byte{0x7f}, n)
+		if !ordinary(p) {
+			t.Errorf("ordinary(%d of 0x7f) = false", n)
+		}
+		for i := range p {
+			for _, x := range []byte{0, 1, 0x7f, 0x80, 0xff} {
+				p[i] = x
+				if got, want := ordinary(p), x > 0 && x < 0x80; got != want {
+					t.Errorf("ordinary(%d octets, %#x at %d) = %t, want %t", n, x, i, got, want)
+				}
+			}
+			p[i] = 1
+		}
+	}
+}
+
+// FuzzDecodeLines: many lines of the same length, and what is put into them, are
+// decoded as RFC 5321 says, in whatever pieces they come.
+func FuzzDecodeLines(f *testing.F) {
+	for _, s := range []string{"", "\n", "\r", "\r\n", "\r\n..\r\n", "\n.\n", "\r\n.\r\n", "\x00", "\xff"} {
+		f.Add(uint8(20), uint16(300), []byte(s), uint16(0), uint16(4000))
+	}
+	f.Fuzz(func(t *testing.T, width uint8, lines uint16, what []byte, at, size uint16) {
+		line := strings.Repeat("x", int(width)) + "\r\n"
+		src := []byte(strings.Repeat(line, int(lines%1000)))
+		src = slices.Insert(src, int(at)%(len(src)+1), what...)
+		src = append(src, ".\r\n"...)
+		out, rest, d, end := decodeAll(bytes.Clone(src), func(left int) int { return min(int(size)+1, left) })
+		wantOut, wantRest, wantBare, wantEnd := reference(src)
+		if end != wantEnd {
+			t.Fatalf("end %t, want %t", end, wantEnd)
+		}
+		if !end {
+			return
+		}
+		if d.bare != wantBare || !bytes.Equal(rest, wantRest) {
+			t.Fatalf("bare %t, rest %q, want %t, %q", d.bare, rest, wantBare, wantRest)
+		}
+		if !wantBare && !bytes.Equal(out, wantOut) {
+			t.Fatalf("out %q, want %q", out, wantOut)
+		}
+		if got, want := d.eight, slices.ContainsFunc(out, func(c byte) bool { return c == 0 || c >= 0x80 }); got != want {
+			t.Fatalf("eight %t, want %t", got, want)
 		}
 	})
 }
