@@ -211,30 +211,34 @@ func (j *job) obey(ctx context.Context) bool {
 		return false
 	case st.Mode == backoff.Pause:
 		pause := st.Until.Sub(j.now)
-		j.rest(ctx, st, st.Until.Add(time.Duration(j.opts.Rand()*float64(min(pause, time.Minute))/5)))
+		next := earlier(st.Until.Add(time.Duration(j.opts.Rand()*float64(min(pause, time.Minute))/5)), j.expires)
+		if !j.restTold(ctx, st, next) {
+			j.lease.Park(next, earlier(j.delayAt(), j.limit())) // nor need the others be claimed
+		}
 		return true
 	case st.PerMinute > 0:
 		if again := j.paces.turn(j.view.Hop, st.PerMinute, j.now); !again.IsZero() {
-			j.rest(ctx, st, again)
+			if again = earlier(again, j.expires); !j.restTold(ctx, st, again) {
+				j.lease.ReleaseUntil(again)
+			}
 			return true
 		}
 	}
 	return false
 }
 
-// rest gives the lease back until next. Nothing is written, unless the sender is
-// to be told of the delay.
-func (j *job) rest(ctx context.Context, st backoff.State, next time.Time) {
-	next = earlier(next, j.expires)
-	if j.delayDue() {
-		why := mail.Outcome{
-			Reply: mail.Reply{Enhanced: "4.4.5", Text: clip("waiting, because the next hop asked for less mail: "+st.Why, maxReply)},
-			Class: mail.ClassThrottled, ClassRule: st.Rule, Explanation: clip(st.Why+"; Waybill slows down by itself, nothing to do", maxReply),
-		}
-		j.wait(ctx, next, why)
-		return
+// restTold puts the lease off until next, and tells the sender that it is late, if
+// that is due. Otherwise it says so, and does nothing.
+func (j *job) restTold(ctx context.Context, st backoff.State, next time.Time) bool {
+	if !j.delayDue() {
+		return false
 	}
-	j.lease.ReleaseUntil(next)
+	why := mail.Outcome{
+		Reply: mail.Reply{Enhanced: "4.4.5", Text: clip("waiting, because the next hop asked for less mail: "+st.Why, maxReply)},
+		Class: mail.ClassThrottled, ClassRule: st.Rule, Explanation: clip(st.Why+"; Waybill slows down by itself, nothing to do", maxReply),
+	}
+	j.wait(ctx, next, why)
+	return true
 }
 
 // Slowed says how a next hop is treated that does not get all that it might.

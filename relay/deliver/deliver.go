@@ -186,6 +186,17 @@ func (s *Scheduler) ProbeNow() {
 	s.opts.Queue.Probe()
 }
 
+// Shut reports whether hop takes nothing at present: it cannot be reached, or has
+// asked for a pause. Hand it to the queue as Down. It is fast.
+func (s *Scheduler) Shut(hop route.Hop) bool {
+	now := time.Now()
+	if s.hops.avoid(hop, now) {
+		return true
+	}
+	st, ok := s.backoff.Of(hop, now)
+	return ok && st.Mode == backoff.Pause
+}
+
 // Run delivers mail until ctx is done, then finishes the attempts in hand, at
 // most for the drain timeout; what is still under way then is cut off and given
 // back. It returns an error only when the queue gives out nothing any more.
@@ -262,17 +273,39 @@ func lastTried(v *queue.Lease) (at time.Time) {
 // with now's monotonic reading, so that an attempt may go on while the clock is
 // set: the lease knows of what was before its claim only.
 func (s *Scheduler) expires(v *queue.Lease, retry Retry, now time.Time) time.Time {
-	end := v.Message.ExpiresAt.Add(v.Shift)
-	if retry.Lifetime > 0 {
-		end = earlier(end, v.Message.Begins().Add(v.Shift+retry.Lifetime))
-	}
-	if v.Hop.Connector != "" && end.Before(s.started) && lastTried(v).Before(s.started) {
-		end = s.started.Add(lastChance) // nobody tried while we were not there, or the clock was wrong
-	}
-	if by := v.Message.Envelope.DeliverBy; by.Return { // RFC 2852: then it goes back, and is not relayed any more
-		end = earlier(end, by.Deadline.Add(v.Shift))
-	}
+	end := endOf(v.Message, retry, v.Hop, v.Shift, lastTried(v), s.started)
 	return now.Add(end.Sub(v.Claimed))
+}
+
+// endOf is when the life of recipients of m ends that wait for hop, all times of m
+// being moved by shift. The last attempt for any was at tried, and the process began at started.
+func endOf(m *queue.Message, retry Retry, hop route.Hop, shift time.Duration, tried, started time.Time) time.Time {
+	end := m.ExpiresAt.Add(shift)
+	if retry.Lifetime > 0 {
+		end = earlier(end, m.Begins().Add(shift+retry.Lifetime))
+	}
+	if hop.Connector != "" && end.Before(started) && tried.Before(started) {
+		end = started.Add(lastChance) // nobody tried while we were not there, or the clock was wrong
+	}
+	if by := m.Envelope.DeliverBy; by.Return { // RFC 2852: then it goes back, and is not relayed any more
+		end = earlier(end, by.Deadline.Add(shift))
+	}
+	return end
+}
+
+// Latest is the function of that name in queue.Options: when recipients must be
+// claimed although their hop cannot be reached. Connectors is as in [Options]. The
+// queue asks before there is a scheduler: started is when the process began.
+func Latest(connectors func(name string) (Connector, bool), started time.Time) func(m *queue.Message, w queue.Waiting) time.Time {
+	return func(m *queue.Message, w queue.Waiting) time.Time {
+		c, _ := connectors(w.Hop.Connector)
+		retry, _ := c.Retry.For(w.Hop.Name)
+		end := endOf(m, retry, w.Hop, 0, w.LastAt, started)
+		if w.Told || w.Hop.Connector == "" {
+			return end
+		}
+		return earlier(delayAt(m, retry, 0), end)
+	}
 }
 
 // handle decides what to do with a lease, and ends it. Nothing new begins once

@@ -64,16 +64,22 @@ func (j *job) delayDue() bool {
 }
 
 // delayAt is when that will be, or zero when it will not.
-func (j *job) delayAt() (at time.Time) {
+func (j *job) delayAt() time.Time {
 	m := j.view.Message
 	if j.view.Hop.Connector == "" || !slices.ContainsFunc(j.view.Index, func(i int) bool { return !m.States[i].DelaySent }) {
 		return time.Time{}
 	}
-	if after := j.connector.Retry.delayDSN(); after >= 0 {
-		at = m.Begins().Add(j.view.Shift + after)
+	return delayAt(m, j.connector.Retry, j.view.Shift)
+}
+
+// delayAt is when the sender of m is told that it is late, or zero when they are
+// not. All times of m are moved by shift.
+func delayAt(m *queue.Message, retry Retry, shift time.Duration) (at time.Time) {
+	if after := retry.delayDSN(); after >= 0 {
+		at = m.Begins().Add(shift + after)
 	}
 	if by := m.Envelope.DeliverBy; by.Deadline.After(m.AcceptedAt) && !by.Return { // RFC 2852; otherwise a host before us has told it
-		at = earlier(at, by.Deadline.Add(j.view.Shift))
+		at = earlier(at, by.Deadline.Add(shift))
 	}
 	return at
 }

@@ -356,7 +356,7 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 		}
 	}
 	message := newEntry(id, m)
-	ws := waits(m)
+	ws, _ := q.waits(m, decisions)
 	m.asRead()
 	c.after(func() {
 		q.contents.commit(seg, id, size)
@@ -365,7 +365,7 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 		q.heldOnArrival(e, m, holds)
 		us := now.UnixMicro()
 		for _, w := range ws {
-			q.sched.set(e, w.hop, w.due, w.tried, us)
+			q.sched.set(e, w.hop, w.when, w.tried, us)
 		}
 		if q.routing.Load() != routing {
 			q.misrouted(id)

@@ -276,18 +276,20 @@ func (q *Queue) callNow(id ident, m *stored, index []int, called map[route.Hop]b
 		return h.hop != route.Unroutable && slices.ContainsFunc(index, func(i int) bool { return m.States[i].Hop == h.hop })
 	}
 	for g, h := range q.sched.groups(e) {
-		if wanted(h) && g.due > now && !g.parked && !g.spread {
+		if wanted(h) && g.due > now && !g.spread {
 			return false // it was put off since, or its record has changed
 		}
 	}
 	for g, h := range q.sched.groups(e) {
-		switch {
-		case !wanted(h):
-		case g.parked && !called[h.hop]:
+		if !wanted(h) {
+			continue
+		}
+		if g.spread && g.due > now {
+			q.sched.set(e, h.hop, when{now, g.latest.micro()}, g.tried, now)
+		}
+		if !called[h.hop] {
 			called[h.hop] = true
 			q.sched.call(h, now)
-		case g.spread && g.due > now:
-			q.sched.set(e, h.hop, now, g.tried, now)
 		}
 	}
 	q.rearm(at)

@@ -518,7 +518,7 @@ func TestAges(t *testing.T) {
 	var es []*entry
 	for _, age := range []time.Duration{2 * time.Hour, 10 * time.Minute, 2 * time.Minute, 0} {
 		e := s.add(newTestEntry(now-age.Microseconds(), mail.PriorityNormal))
-		s.set(e, hop, now, false, now)
+		s.set(e, hop, when{due: now}, false, now)
 		es = append(es, e)
 	}
 	s.advance(now)
@@ -526,8 +526,8 @@ func TestAges(t *testing.T) {
 	if got, want := h.older[ageActive], [...]int{3, 2, 1, 1, 0, 0}; got != want {
 		t.Errorf("older = %v, want %v", got, want)
 	}
-	g, _ := s.pick(now)
-	s.set(es[0], hop, now+1e6, true, now)
+	g := s.pick(now).group
+	s.set(es[0], hop, when{due: now + 1e6}, true, now)
 	s.done(g, h, 1, g.lease, now)
 	s.remove(es[1], now)
 	if a, d := h.older[ageActive], h.older[ageDeferred]; a[0] != 1 || d[3] != 1 || a[1] != 0 || d[1] != 1 {

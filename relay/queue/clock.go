@@ -78,11 +78,11 @@ func (s *schedule) shift(d int64) {
 		move(&e.accepted)
 		for g := range s.groups(e) {
 			move(&g.due)
+			g.latest = toSeconds(g.latest.micro() + d)
 		}
 	}
 	for _, h := range s.hops {
 		move(&h.probeAt)
-		move(&h.upAt)
 		move(&h.openedAt)
 		if h.sleepIndex >= 0 {
 			move(&h.next)

@@ -63,7 +63,8 @@ func (q *Queue) tryClaim() (*Lease, error) {
 		now := time.Now()
 		q.lookAtClock(now)
 		q.mu.Lock()
-		g, due := q.sched.pick(now.UnixMicro())
+		got := q.sched.pick(now.UnixMicro())
+		g := got.group
 		if g == nil {
 			q.rearm(now)
 			q.mu.Unlock()
@@ -71,8 +72,8 @@ func (q *Queue) tryClaim() (*Lease, error) {
 		}
 		e, h := q.sched.message(g), q.sched.hopOf(g)
 		l := &Lease{
-			Hop: h.hop, Due: fromMicro(min(due, now.UnixMicro())), Claimed: now.UTC().Truncate(time.Microsecond),
-			queue: q, id: e.id, prio: int(e.prio), group: g, hop: h, number: g.lease, version: e.version, routing: q.routing.Load(), spread: g.spread,
+			Hop: h.hop, Due: fromMicro(min(got.since, now.UnixMicro())), Claimed: now.UTC().Truncate(time.Microsecond),
+			queue: q, id: e.id, prio: int(e.prio), group: g, hop: h, number: g.lease, version: e.version, routing: q.routing.Load(), spread: g.spread, probe: got.probe,
 		}
 		if q.sched.ring != nil {
 			q.ring() // there is more: wake another claimant
@@ -86,7 +87,7 @@ func (q *Queue) tryClaim() (*Lease, error) {
 			q.flight.enter(l)
 			return l, nil
 		}
-		l.unclaim()
+		l.Release()
 		switch {
 		case err == nil, errors.Is(err, ErrNotFound): // settled or removed in between
 		case errors.Is(err, ErrClosed):
@@ -239,8 +240,17 @@ func (l *Lease) Open() (io.ReadCloser, error) {
 	return r, err
 }
 
-// Release gives the lease back without an attempt. The group is due as before.
-func (l *Lease) Release() { l.unclaim() }
+// Release gives the lease back without an attempt. The group is due as before,
+// and if it was to see whether the next hop is back, that is still to be seen.
+func (l *Lease) Release() {
+	q := l.queue
+	q.mu.Lock()
+	if l.probe && !l.ended.Load() {
+		q.sched.call(l.hop, time.Now().UnixMicro())
+	}
+	q.mu.Unlock()
+	l.unclaim()
+}
 
 // ReleaseUntil gives the lease back without an attempt, for a wait that is
 // short enough to be forgotten in a crash, such as that for a rate limit.
@@ -248,20 +258,18 @@ func (l *Lease) ReleaseUntil(due time.Time) {
 	q := l.queue
 	q.mu.Lock()
 	if g := l.group; g.leased(l.hop, l.number) && !l.ended.Load() {
-		if g.parked {
-			g.due, g.parked = 0, false
-		}
-		g.due, g.spread = max(g.due, due.UnixMicro()), false
+		g.wait(when{max(g.due, due.UnixMicro()), g.latest.micro()})
+		g.spread = false
 	}
 	q.mu.Unlock()
 	l.unclaim()
 }
 
 // Park gives the lease back without an attempt, because the next hop cannot be
-// reached. The group is not claimed again before the hop is back, which the
-// [Settlement] of an attempt says, but at deadline at the latest. From probe on
-// one of those that are parked is claimed, to see whether the hop is back.
-// Like [Lease.ReleaseUntil], it is forgotten in a crash.
+// reached. Nothing that waits for it is claimed before the hop is back, which the
+// [Settlement] of an attempt says, but at its latest: this group at deadline, the
+// others when [Options.Latest] said. From probe on one of them is claimed, to see
+// whether the hop is back. Like [Lease.ReleaseUntil], it is forgotten in a crash.
 func (l *Lease) Park(probe, deadline time.Time) {
 	q := l.queue
 	q.mu.Lock()
@@ -343,7 +351,10 @@ func (q *Queue) replace(c *change, id ident, m *stored) {
 	} else {
 		c.set = append(c.set, pair{key, encodeRecord(make([]byte, 0, 1024), m)})
 	}
-	ws := waits(m)
+	var ws []wait
+	if !finished {
+		ws, _ = q.waits(m, nil)
+	}
 	c.after(func() {
 		e := q.sched.find(id)
 		if e == nil {
@@ -364,9 +375,10 @@ func (q *Queue) replace(c *change, id ident, m *stored) {
 		} else {
 			delete(q.until, id)
 		}
+		shift := e.shifted(m).Microseconds()
 		for i := range ws {
-			if ws[i].hop == route.Unroutable {
-				ws[i].due += e.shifted(m).Microseconds()
+			if ws[i].latest += shift; ws[i].hop == route.Unroutable {
+				ws[i].due += shift
 			}
 		}
 		q.regroup(e, ws, now)
@@ -381,7 +393,7 @@ func (q *Queue) regroup(e *entry, ws []wait, now int64) {
 		}
 	}
 	for _, w := range ws {
-		q.sched.set(e, w.hop, w.due, w.tried, now)
+		q.sched.set(e, w.hop, w.when, w.tried, now)
 	}
 }
 

@@ -98,11 +98,7 @@ func (h *hopQueue) lag(now int64) time.Duration {
 	}
 	first := now
 	for p := range h.due {
-		for _, heap := range []*groupHeap{&h.due[p], &h.parked[p]} {
-			if g := heap.first(); g != nil {
-				first = min(first, h.dueSince(g))
-			}
-		}
+		first = min(first, h.effective(min(h.callAt(p), h.lastCall(p))))
 	}
 	return time.Duration(now-first) * time.Microsecond
 }

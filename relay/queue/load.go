@@ -182,13 +182,7 @@ func (q *Queue) findOut(id ident, m *stored, start time.Time) scanned {
 	if m.HeldBy != "" {
 		f.until = m.HeldUntil
 	}
-	for i := range m.States { // the table may have changed since
-		if s := &m.States[i]; !s.Disposition.Final() && q.routeOf(&m.Message, i).Hop != s.Hop {
-			f.strays = true
-			break
-		}
-	}
-	f.waits = waits(m)
+	f.waits, f.strays = q.waits(m, nil) // the table may have changed since
 	now := start.UnixMicro()
 	ahead := m.AcceptedAt.After(start.Add(clockStep))
 	for i := range m.States {
@@ -304,7 +298,7 @@ func (l *loading) take(f *scanned) {
 		}
 		e := l.sched.enter(f.message)
 		for _, w := range f.waits { // until it is enlisted, nothing knows its groups
-			l.sched.newGroup(e, l.sched.hop(w.hop), w.due, w.tried)
+			l.sched.newGroup(e, l.sched.hop(w.hop), w.when, w.tried)
 		}
 		l.entries = append(l.entries, e.ref)
 	}
@@ -354,7 +348,8 @@ func (q *Queue) enlist(entries []uint32, now int64) {
 					at += window * k / overdue
 				}
 				if e.prio > 0 && h.hop != route.Unroutable && at > now {
-					g.due, g.spread = at, true
+					g.wait(when{at, g.latest.micro()})
+					g.spread = true
 				}
 				k++
 			}

@@ -192,6 +192,9 @@ func newQueue(opts Options) (*Queue, error) {
 	q.outbox.many = make(chan struct{}, 1)
 	q.outbox.next = 1
 	q.sched.holdOf = q.holdFor
+	if opts.Down != nil {
+		q.sched.isDown = opts.Down
+	}
 	q.sched.total = opts.Workers
 	for p, class := range opts.Priorities {
 		if class.Share > 0 {
@@ -377,9 +380,12 @@ func (q *Queue) loadFormat() error {
 
 // wait is the recipients of one message that wait for one hop.
 type wait struct {
-	hop   route.Hop
-	due   int64
-	tried bool
+	hop route.Hop
+	when
+	tried  bool
+	others bool      // there is another way for any
+	told   bool      // all delays were told
+	lastAt time.Time // of the last attempt
 }
 
 // newEntry is what memory is to hold of m.
@@ -400,29 +406,47 @@ func allLate(m *stored) bool {
 	return true
 }
 
-// waits lists the hops that m waits for.
-func waits(m *stored) []wait {
-	var ws []wait
-next:
+// waits lists the hops that m waits for, and says whether the routing table would
+// have any recipient wait for another. decided is what it said of each, or nil.
+func (q *Queue) waits(m *stored, decided []route.Decision) (ws []wait, strays bool) {
 	for i := range m.States {
 		s := &m.States[i]
 		if s.Disposition.Final() {
 			continue
 		}
+		var d route.Decision
+		if decided != nil {
+			d = decided[i]
+		} else {
+			d = q.routeOf(&m.Message, i)
+		}
+		strays = strays || d.Hop != s.Hop
 		due := s.Due.UnixMicro()
 		if s.Hop == route.Unroutable {
 			due = m.ExpiresAt.UnixMicro()
 		}
-		for j := range ws {
-			if w := &ws[j]; w.hop == s.Hop {
-				w.due = min(w.due, due)
-				w.tried = w.tried || s.Attempts > 0
-				continue next
-			}
+		k := slices.IndexFunc(ws, func(w wait) bool { return w.hop == s.Hop })
+		if k < 0 {
+			k = len(ws)
+			ws = append(ws, wait{hop: s.Hop, when: when{due: due}, told: true})
 		}
-		ws = append(ws, wait{s.Hop, due, s.Attempts > 0})
+		w := &ws[k]
+		w.due = min(w.due, due)
+		w.tried = w.tried || s.Attempts > 0
+		w.others = w.others || d.Others
+		w.told = w.told && s.DelaySent
+		w.lastAt = later(w.lastAt, s.LastAt)
 	}
-	return ws
+	for k := range ws {
+		switch w := &ws[k]; {
+		case w.others: // whoever claims it looks for another way
+		case q.opts.Latest == nil:
+			w.latest = m.ExpiresAt.UnixMicro()
+		default:
+			w.latest = q.opts.Latest(&m.Message, Waiting{Hop: w.hop, Told: w.told, LastAt: w.lastAt}).UnixMicro()
+		}
+	}
+	return ws, strays
 }
 
 // deleteKeys deletes the keys of messages that are finished, in bulk.

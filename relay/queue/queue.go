@@ -49,6 +49,16 @@ type Options struct {
 	Confirm     Confirmer           // nil: no outbox is kept
 	Lifetime    time.Duration       // for the facts' Expires; zero means 48h
 	Concurrency func(route.Hop) int // leases at once for a hop, and as many again that wait for nothing but the disk; nil means 20. Asked often; must be fast and not call the queue
+	// Down says whether a hop, of which a lease told that it cannot be reached, still
+	// cannot be: leases may end in another order than their attempts. Nil: it cannot.
+	// It must be fast and not call the queue.
+	Down func(route.Hop) bool
+	// Latest says when recipients of m must be claimed even if their hop cannot be
+	// reached: because their life ends, or the sender is to be told that they are late.
+	// Nil: when the message expires. It is asked whenever a record was written or read
+	// at start, and for all of them by [Queue.Reroute]; it must be fast and not call
+	// the queue.
+	Latest      func(m *Message, w Waiting) time.Time
 	LateAfter   time.Duration       // hand-over target of normal mail where Priorities has none; zero means 5m
 	Priorities  map[mail.Priority]Class
 	Workers     int   // leases at once over all hops, which the shares of Priorities are of; zero: shares of each hop alone
@@ -76,6 +86,13 @@ type Options struct {
 type Class struct {
 	HandOver time.Duration // how soon a next hop should have taken a message
 	Share    int           // percent of the leases that they may have at once, 1 to 100
+}
+
+// Waiting is what waits together: the recipients of one message for one hop.
+type Waiting struct {
+	Hop    route.Hop
+	Told   bool      // a delay DSN was made for all of them
+	LastAt time.Time // of the last attempt for any; zero: none
 }
 
 // Message is one queued message. Values are snapshots: they do not change.
@@ -154,6 +171,7 @@ type Lease struct {
 	version  uint16 // of the entry when stored was read
 	routing  uint64 // which routing table was in use
 	spread   bool   // the group was put off at start
+	probe    bool   // it is to see whether the hop is back
 	freed    bool   // it does not count for its hop any more; the queue's lock guards it
 	ended    atomic.Bool
 }
@@ -169,8 +187,8 @@ type Settlement struct {
 	Waits     bool                  // with NoAttempt: the outcomes say why the hop's mail waits, as its last error
 	Reports   []Report              // DSNs to queue in the same transaction
 	DelaySent bool                  // the deferred recipients got a delay DSN
-	Reached   bool                  // the next hop answered: what is parked for it may be claimed
-	DownUntil time.Time             // the next hop cannot be reached: what is parked for it may not, before then
+	Reached   bool                  // the next hop answered: what waits for it may be claimed
+	DownUntil time.Time             // the next hop cannot be reached: what waits for it is as after [Lease.Park] with that probe
 	Elsewhere bool                  // the hop cannot be reached: the router is asked again about the deferred recipients
 }
 

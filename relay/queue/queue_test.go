@@ -186,7 +186,7 @@ func TestClaimOrder(t *testing.T) {
 	s := newSchedule(func(h route.Hop) int { return map[string]int{"a": 2, "b": 100, "c": 0}[h.Name] })
 	now := int64(1_000_000_000)
 	add := func(hop string, prio mail.Priority, due int64) {
-		s.set(s.add(newTestEntry(due, prio)), route.Hop{Name: hop}, due, false, now)
+		s.set(s.add(newTestEntry(due, prio)), route.Hop{Name: hop}, when{due: due}, false, now)
 	}
 	add("a", mail.PriorityNormal, now-5)
 	add("a", mail.PriorityNormal, now-9)
@@ -198,7 +198,7 @@ func TestClaimOrder(t *testing.T) {
 	add("c", mail.PriorityHigh, now-1000)
 	var got []string
 	var leases []*group
-	for g, _ := s.pick(now); g != nil; g, _ = s.pick(now) {
+	for g := s.pick(now).group; g != nil; g = s.pick(now).group {
 		got = append(got, fmt.Sprint(s.hopOf(g).hop.Name, g.due-now))
 		leases = append(leases, g)
 	}
@@ -207,8 +207,8 @@ func TestClaimOrder(t *testing.T) {
 		t.Errorf("wait() = %v, %t, want 60µs", d, ok)
 	}
 	s.done(leases[0], s.hopOf(leases[0]), 1, leases[0].lease, now) // it is due again at once
-	if g, since := s.pick(now); g == nil || g.due != now-9 || since != g.due {
-		t.Errorf("pick after a lease ended = %+v, want the group that was given back", g)
+	if got := s.pick(now); got.group == nil || got.group.due != now-9 || got.since != now-9 {
+		t.Errorf("pick after a lease ended = %+v, want the group that was given back", got)
 	}
 }
 

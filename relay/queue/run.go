@@ -407,7 +407,30 @@ func (q *Queue) rerouteOne(c *change, emit event.Emitter, m *stored) (bool, erro
 	}
 	before := len(c.facts)
 	err := q.rerouteInto(c, emit, m, index, time.Now().UTC())
-	return len(c.facts) > before, err
+	changed := len(c.facts) > before
+	if err == nil && !changed {
+		q.reconsider(m)
+	}
+	return changed, err
+}
+
+// reconsider asks again when m must be claimed although its hops cannot be reached:
+// what that follows from may have changed with the routing table.
+func (q *Queue) reconsider(m *stored) {
+	id, _ := parseIdent(m.ID)
+	ws, _ := q.waits(m, nil)
+	now := time.Now().UnixMicro()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	e := q.sched.find(id)
+	if e == nil {
+		return
+	}
+	for _, w := range ws {
+		if g := q.sched.group(e, q.sched.hops[w.hop]); g != nil {
+			q.sched.limit(g, w.latest+e.shifted(m).Microseconds(), now)
+		}
+	}
 }
 
 func (q *Queue) leasedHops(id mail.QueueID) []route.Hop {

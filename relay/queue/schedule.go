@@ -96,19 +96,42 @@ type entry struct {
 
 // group is the recipients of one message that wait for one hop.
 type group struct {
-	due      int64  // when parked: when it must be looked at at the latest
-	ref      uint32 // of the group itself
-	next     uint32 // the next group of the same message
-	msg      uint32 // the entry of its message
-	hop      uint32 // the number of its hop; 0 in an empty slot
-	lease    uint32 // the number of the lease on it, or 0
-	dueIndex int32  // in hop.due or hop.parked, or -1
-	ageIndex int32  // in hop.ages, or -1
-	status   status
-	tried    bool // any recipient was attempted
-	parked   bool // waits for its hop to come back
-	spread   bool // due is later than its record says, so that not all are due at once
+	due       int64
+	latest    seconds // when it must be claimed even if its hop cannot be reached; not before due
+	ref       uint32  // of the group itself
+	next      uint32  // the next group of the same message
+	msg       uint32  // the entry of its message
+	hop       uint32  // the number of its hop; 0 in an empty slot
+	lease     uint32  // the number of the lease on it, or 0
+	dueIndex  int32   // in hop.due, or -1
+	lastIndex int32   // in hop.latest, or -1
+	ageIndex  int32   // in hop.ages, or -1
+	status    status
+	tried     bool // any recipient was attempted
+	spread    bool // due is later than its record says, so that not all are due at once
 }
+
+// seconds is a time in seconds since 1970, rounded up. That is exact enough for the
+// end of a life, and half as long.
+type seconds uint32
+
+func toSeconds(us int64) seconds {
+	const second = int64(time.Second / time.Microsecond)
+	return seconds(min(max(0, us/second+min(1, us%second)), math.MaxUint32)) //nolint:gosec // not above that
+}
+
+func (t seconds) micro() int64 { return int64(t) * int64(time.Second/time.Microsecond) }
+
+// when is when a group is to be claimed.
+type when struct {
+	due    int64
+	latest int64 // even if its hop cannot be reached
+}
+
+// wait sets when g is to be claimed. It is in none of the heaps that this orders.
+func (g *group) wait(w when) { g.due, g.latest = w.due, w.last() }
+
+func (w when) last() seconds { return toSeconds(max(w.due, w.latest)) }
 
 // leased reports whether that lease, which was given for h, still is on g.
 func (g *group) leased(h *hopQueue, lease uint32) bool { return g.hop == h.number && g.lease == lease }
@@ -164,20 +187,30 @@ func (s *schedule) group(e *entry, h *hopQueue) *group {
 }
 
 // newGroup gives e a group for h, which is in none of h's places yet.
-func (s *schedule) newGroup(e *entry, h *hopQueue, due int64, tried bool) *group {
+func (s *schedule) newGroup(e *entry, h *hopQueue, w when, tried bool) *group {
 	ref, g := s.slots.take()
-	*g = group{ref: ref, next: e.groups, msg: e.ref, hop: h.number, due: due, tried: tried, dueIndex: -1, ageIndex: -1}
+	*g = group{ref: ref, next: e.groups, msg: e.ref, hop: h.number, tried: tried, dueIndex: -1, lastIndex: -1, ageIndex: -1}
+	g.wait(w)
 	e.groups = ref
 	return g
 }
 
-// groupHeap is a heap of groups by due time, or by time of acceptance. Each
-// group knows its place, so that any can be removed.
+// groupHeap is a heap of groups by one of their times. Each group knows its place,
+// so that any can be removed.
 type groupHeap struct {
 	items []uint32
 	of    *schedule
-	byAge bool
+	by    order
 }
+
+// order is which time of a group a heap is by.
+type order uint8
+
+const (
+	byDue order = iota
+	byLatest
+	byAge // time of acceptance
+)
 
 // first is what is on top, or nil.
 func (h *groupHeap) first() *group {
@@ -188,20 +221,31 @@ func (h *groupHeap) first() *group {
 }
 
 func (h *groupHeap) key(i int) int64 {
-	g := h.of.slots.at(h.items[i])
-	if h.byAge {
+	switch g := h.of.slots.at(h.items[i]); h.by {
+	case byAge:
 		return h.of.message(g).accepted
+	case byLatest:
+		return int64(g.latest)
+	default:
+		return g.due
 	}
-	return g.due
+}
+
+// place is where g keeps its place in the heap.
+func (h *groupHeap) place(g *group) *int32 {
+	switch h.by {
+	case byAge:
+		return &g.ageIndex
+	case byLatest:
+		return &g.lastIndex
+	default:
+		return &g.dueIndex
+	}
 }
 
 func (h *groupHeap) set(i int, ref uint32) {
 	h.items[i] = ref
-	if g := h.of.slots.at(ref); h.byAge {
-		g.ageIndex = int32(i) //nolint:gosec // fewer groups than that
-	} else {
-		g.dueIndex = int32(i) //nolint:gosec // fewer groups than that
-	}
+	*h.place(h.of.slots.at(ref)) = int32(i) //nolint:gosec // fewer groups than that
 }
 
 func (h *groupHeap) push(g *group) {
@@ -210,8 +254,8 @@ func (h *groupHeap) push(g *group) {
 	h.up(len(h.items) - 1)
 }
 
-func (h *groupHeap) removeAt(i int) {
-	g, last := h.of.slots.at(h.items[i]), len(h.items)-1
+func (h *groupHeap) remove(g *group) {
+	i, last := int(*h.place(g)), len(h.items)-1
 	if i != last {
 		h.set(i, h.items[last])
 	}
@@ -219,11 +263,7 @@ func (h *groupHeap) removeAt(i int) {
 	if i != last {
 		h.fix(i)
 	}
-	if h.byAge {
-		g.ageIndex = -1
-	} else {
-		g.dueIndex = -1
-	}
+	*h.place(g) = -1
 	if cap(h.items) > 1024 && len(h.items) < cap(h.items)/4 {
 		h.items = append(make([]uint32, 0, cap(h.items)/2), h.items...)
 	}
@@ -274,7 +314,7 @@ type hopQueue struct {
 	hop      route.Hop
 	number   uint32                // by which groups refer to it; never 0
 	due      [priorities]groupHeap // what may be claimed when it is due
-	parked   [priorities]groupHeap // what waits for the hop to come back
+	latest   [priorities]groupHeap // the same, by when it must be claimed even if the hop cannot be reached
 	ages     [ageCount]groupHeap   // everything, by acceptance
 	count    [statusCount]int
 	bytes    int64
@@ -282,10 +322,9 @@ type hopQueue struct {
 	leases   [priorities]int
 	settling int // leases that count no more, because only their commit is waited for
 	held     *hold
-	down     bool  // it cannot be reached
-	probeAt  int64 // while it is down: when a parked group is to see whether it is back
-	upAt     int64 // when it came back: what was parked is due since then
-	openedAt int64 // when the last hold ended: what was due before was kept back on purpose
+	down     bool  // it cannot be reached: what is due waits, but for a probe and for what is at its latest
+	probeAt  int64 // while it is down: when the next group is to see whether it is back
+	openedAt int64 // when it came back, or its last hold ended: what was due before was kept back on purpose
 	in, out  uint64
 	idle     time.Time // when it was first seen empty, or zero
 
@@ -309,37 +348,38 @@ func (h *hopQueue) groups() int {
 	return n
 }
 
-// effective is when g was or will be due, not counting the time of a hold.
+// effective is since when what is due at due could be claimed.
 func (h *hopQueue) effective(due int64) int64 { return max(due, h.openedAt) }
+
+// callAt is when the first group of priority p may be claimed because it is due, or
+// MaxInt64. While the hop is down that is not before the next probe.
+func (h *hopQueue) callAt(p int) int64 {
+	g := h.due[p].first()
+	switch {
+	case g == nil:
+		return math.MaxInt64
+	case h.down:
+		return max(g.due, h.probeAt)
+	}
+	return g.due
+}
+
+// lastCall is when the first group of priority p must be claimed although the hop is
+// down, or MaxInt64.
+func (h *hopQueue) lastCall(p int) int64 {
+	if g := h.latest[p].first(); g != nil && h.down {
+		return g.latest.micro()
+	}
+	return math.MaxInt64
+}
 
 // earliest returns the earliest time at which something may be claimed, or MaxInt64.
 func (h *hopQueue) earliest() int64 {
 	first := int64(math.MaxInt64)
 	for p := range h.due {
-		if g := h.due[p].first(); g != nil {
-			first = min(first, g.due)
-		}
-		if g := h.parked[p].first(); g != nil {
-			first = min(first, h.callAt(g))
-		}
+		first = min(first, h.callAt(p), h.lastCall(p))
 	}
 	return first
-}
-
-// callAt is when g, which is the first of those that are parked, may be claimed.
-func (h *hopQueue) callAt(g *group) int64 {
-	if h.down {
-		return min(g.due, h.probeAt)
-	}
-	return h.upAt
-}
-
-// dueSince is when g was due, not counting the time of a hold.
-func (h *hopQueue) dueSince(g *group) int64 {
-	if g.parked {
-		return h.effective(h.callAt(g))
-	}
-	return h.effective(g.due)
 }
 
 // used is how many leases are out.
@@ -354,6 +394,7 @@ func (h *hopQueue) used() (n int) {
 // concurrent use: the lock of Queue guards it. All of it costs O(log n).
 type schedule struct {
 	capacity func(route.Hop) int
+	isDown   func(route.Hop) bool // whether what a lease said of its hop still holds
 	shares   [priorities]int // percent of the leases that each priority may have
 	total    int             // leases at once that the shares are of; 0: no limit
 	leases   [priorities]int // that are out
@@ -379,7 +420,7 @@ type schedule struct {
 }
 
 func newSchedule(capacity func(route.Hop) int) *schedule {
-	return &schedule{capacity: capacity, shares: [priorities]int{100, 100, 100}, hops: map[route.Hop]*hopQueue{}, capped: map[*hopQueue]struct{}{}}
+	return &schedule{capacity: capacity, isDown: func(route.Hop) bool { return true }, shares: [priorities]int{100, 100, 100}, hops: map[route.Hop]*hopQueue{}, capped: map[*hopQueue]struct{}{}}
 }
 
 // portion is the part of limit that priority p may have; one at least.
@@ -388,30 +429,33 @@ func (s *schedule) portion(limit, p int) int { return max(1, limit*s.shares[p]/1
 // barred reports whether all leases that priority p may have are out.
 func (s *schedule) barred(p int) bool { return s.total > 0 && s.leases[p] >= s.portion(s.total, p) }
 
-// best returns the group of h to claim now, or nil. limit is the capacity of h.
-func (s *schedule) best(h *hopQueue, limit int, now int64) *group {
+// best returns the group of h to claim now, or nil, and since when it could have been. limit is the
+// capacity of h. Who is to see whether the hop is back comes before those that are at their latest, so
+// that very many of these do not keep it down.
+func (s *schedule) best(h *hopQueue, limit int, now int64) (g *group, since int64) {
 	if h.used() >= limit {
-		return nil
+		return nil, 0
 	}
-	var best *group
+	if g, since = s.bestOf(h, &h.due, h.callAt, limit, now); g == nil && h.down {
+		g, since = s.bestOf(h, &h.latest, h.lastCall, limit, now)
+	}
+	return g, since
+}
+
+// bestOf returns the best of the first of heaps that may be claimed now. at says
+// when that of a priority may be.
+func (s *schedule) bestOf(h *hopQueue, heaps *[priorities]groupHeap, at func(p int) int64, limit int, now int64) (best *group, since int64) {
 	rank := int64(math.MaxInt64)
-	for p := range h.due {
-		if h.leases[p] >= s.portion(limit, p) || s.barred(p) {
+	for p := range heaps {
+		due := at(p)
+		if due > now || h.leases[p] >= s.portion(limit, p) || s.barred(p) {
 			continue
 		}
-		try := func(g *group, due int64) {
-			if r := h.effective(due) - headStart[p]; due <= now && r < rank {
-				best, rank = g, r
-			}
-		}
-		if g := h.due[p].first(); g != nil {
-			try(g, g.due)
-		}
-		if g := h.parked[p].first(); g != nil {
-			try(g, h.callAt(g))
+		if due = h.effective(due); due-headStart[p] < rank {
+			best, since, rank = heaps[p].first(), due, due-headStart[p]
 		}
 	}
-	return best
+	return best, since
 }
 
 func (s *schedule) hop(hop route.Hop) *hopQueue {
@@ -421,10 +465,10 @@ func (s *schedule) hop(hop route.Hop) *hopQueue {
 		hop = route.Hop{Connector: strings.Clone(hop.Connector), Name: strings.Clone(hop.Name)}
 		h = &hopQueue{hop: hop, sleepIndex: -1}
 		for p := range h.due {
-			h.due[p].of, h.parked[p].of = s, s
+			h.due[p].of, h.latest[p].of, h.latest[p].by = s, s, byLatest
 		}
 		for i := range h.ages {
-			h.ages[i].of, h.ages[i].byAge = s, true
+			h.ages[i].of, h.ages[i].by = s, byAge
 		}
 		if n := len(s.vacant); n > 0 {
 			h.number, s.vacant = s.vacant[n-1], s.vacant[:n-1]
@@ -517,20 +561,32 @@ func (s *schedule) remove(e *entry, now int64) {
 	s.entries.give(e.ref)
 }
 
-// set makes g, a group of e for hop, due at due. A group that is not there yet
-// is made.
-func (s *schedule) set(e *entry, hop route.Hop, due int64, tried bool, now int64) {
+// set has e wait for hop as w says. A group that is not there yet is made.
+func (s *schedule) set(e *entry, hop route.Hop, w when, tried bool, now int64) {
 	h := s.hop(hop)
 	g := s.group(e, h)
 	if g == nil {
-		s.join(s.newGroup(e, h, due, tried), now)
+		s.join(s.newGroup(e, h, w, tried), now)
 		return
 	}
-	if (g.due != due || g.parked) && g.dueIndex >= 0 {
-		s.heap(g).removeAt(int(g.dueIndex))
+	if g.dueIndex >= 0 && (g.due != w.due || g.latest != w.last()) {
+		s.unheap(g)
 	}
-	g.due, g.tried, g.parked, g.spread = due, tried, false, false
+	g.wait(w)
+	g.tried, g.spread = tried, false
 	s.refresh(g, now)
+}
+
+// limit sets when g must be claimed even if its hop cannot be reached.
+func (s *schedule) limit(g *group, latest, now int64) {
+	waits := g.dueIndex >= 0
+	if waits {
+		s.unheap(g)
+	}
+	if g.wait(when{g.due, latest}); waits {
+		s.enheap(g)
+		s.place(s.hopOf(g), now)
+	}
 }
 
 // join puts g, which has everything but its places, into its hop.
@@ -541,12 +597,18 @@ func (s *schedule) join(g *group, now int64) {
 	s.refresh(g, now)
 }
 
-// heap is where g waits to be claimed.
-func (s *schedule) heap(g *group) *groupHeap {
-	if g.parked {
-		return &s.hopOf(g).parked[s.message(g).prio]
-	}
-	return &s.hopOf(g).due[s.message(g).prio]
+// enheap puts g among what may be claimed.
+func (s *schedule) enheap(g *group) {
+	h, p := s.hopOf(g), s.message(g).prio
+	h.due[p].push(g)
+	h.latest[p].push(g)
+}
+
+// unheap takes g out again.
+func (s *schedule) unheap(g *group) {
+	h, p := s.hopOf(g), s.message(g).prio
+	h.due[p].remove(g)
+	h.latest[p].remove(g)
 }
 
 // drop takes g out of its hop and its message. A lease on it goes on counting.
@@ -588,7 +650,7 @@ func (s *schedule) become(g *group, st status) {
 	h, e := s.hopOf(g), s.message(g)
 	claimable := !e.frozen && (st == statusQueued || st == statusDeferred || st == statusUnroutable)
 	if !claimable && g.dueIndex >= 0 {
-		s.heap(g).removeAt(int(g.dueIndex))
+		s.unheap(g)
 	}
 	if g.status != st {
 		if g.status != statusNone {
@@ -599,7 +661,7 @@ func (s *schedule) become(g *group, st status) {
 		}
 		if was, is := g.status.age(), st.age(); g.status == statusNone || st == statusNone || was != is {
 			if g.status != statusNone {
-				h.ages[was].removeAt(int(g.ageIndex))
+				h.ages[was].remove(g)
 				h.tally(e, was, -1)
 			}
 			if st != statusNone {
@@ -610,7 +672,7 @@ func (s *schedule) become(g *group, st status) {
 		g.status = st
 	}
 	if claimable && g.dueIndex < 0 {
-		s.heap(g).push(g)
+		s.enheap(g)
 	}
 }
 
@@ -678,20 +740,22 @@ func (s *schedule) place(h *hopQueue, now int64) {
 		s.unring(h)
 		s.wakeUp(h)
 		s.uncap(h)
+		return
 	case first > now:
 		s.unring(h)
 		s.uncap(h)
 		s.sleep(h, first)
-	case s.best(h, s.capacity(h.hop), now) == nil: // at its capacity, or its priorities at their shares
+		return
+	}
+	s.wakeUp(h)
+	if g, _ := s.best(h, s.capacity(h.hop), now); g == nil { // at its capacity, or its priorities at their shares
 		s.unring(h)
-		s.wakeUp(h)
 		h.capped = true
 		s.capped[h] = struct{}{}
-	default:
-		s.wakeUp(h)
-		s.uncap(h)
-		s.enring(h)
+		return
 	}
+	s.uncap(h)
+	s.enring(h)
 }
 
 func (s *schedule) uncap(h *hopQueue) {
@@ -808,23 +872,30 @@ func (s *schedule) sleepSwap(i, j int) {
 	s.sleepers[i].sleepIndex, s.sleepers[j].sleepIndex = i, j
 }
 
-// pick claims the best due group of the next hop in the ring, and says since when
-// it was due; or it returns nil.
-func (s *schedule) pick(now int64) (g *group, since int64) {
+// picked is what may be claimed.
+type picked struct {
+	group *group
+	since int64 // could have been claimed since then
+	probe bool  // is to see whether its hop is back
+}
+
+// pick claims the best due group of the next hop in the ring. Without one, picked
+// has none.
+func (s *schedule) pick(now int64) (got picked) {
 	for len(s.sleepers) > 0 && s.sleepers[0].next <= now {
 		s.place(s.sleepers[0], now)
 	}
 	for s.ring != nil {
 		h := s.ring
-		g := s.best(h, s.capacity(h.hop), now)
+		g, since := s.best(h, s.capacity(h.hop), now)
 		if g == nil {
 			s.unring(h)
 			s.place(h, now)
 			continue
 		}
-		due := h.dueSince(g)
+		got = picked{group: g, since: since, probe: h.down && h.probeAt <= now}
 		s.ring = h.ringNext // the next claim is another hop's
-		if h.down && g.parked && h.probeAt <= now {
+		if got.probe {
 			h.probeAt = now + probeGuard.Microseconds()
 		}
 		p := s.message(g).prio
@@ -835,9 +906,9 @@ func (s *schedule) pick(now int64) (g *group, since int64) {
 		}
 		g.lease = s.lease
 		s.refresh(g, now)
-		return g, due
+		return got
 	}
-	return nil, 0
+	return got
 }
 
 // done ends the lease with that number of g, which was claimed for h with priority p.
@@ -901,24 +972,28 @@ func (s *schedule) recheckSome(now int64) {
 	}
 }
 
-// park lets g, on which that lease is, wait until h is back, or until deadline.
-func (s *schedule) park(g *group, h *hopQueue, lease uint32, probeAt, deadline, now int64) {
+// park lets g, on which that lease is, wait until h is back, or until latest.
+func (s *schedule) park(g *group, h *hopQueue, lease uint32, probeAt, latest, now int64) {
 	if g.leased(h, lease) {
-		g.due, g.parked, g.spread = deadline, true, false
+		g.wait(when{g.due, latest})
 	}
 	s.lost(h, probeAt, now)
 }
 
-// lost notes that h cannot be reached, and when that is to be tried again.
+// lost notes that h cannot be reached, and when that is to be tried again. All that
+// is due for it waits then: nothing is done for each. Who says so may be late, and
+// h be back already.
 func (s *schedule) lost(h *hopQueue, probeAt, now int64) {
-	h.down, h.probeAt = true, probeAt
-	s.place(h, now)
+	if s.isDown(h.hop) {
+		h.down, h.probeAt = true, probeAt
+		s.place(h, now)
+	}
 }
 
 // back notes that h can be reached.
 func (s *schedule) back(h *hopQueue, now int64) {
 	if h.down {
-		h.down, h.upAt = false, now
+		h.down, h.openedAt = false, now
 		s.place(h, now)
 	}
 }

@@ -16,14 +16,14 @@ import (
 )
 
 // TestEntrySize holds what a queued message for one hop costs in memory, beside
-// its places in two heaps (8 octets), in the index (about 14) and in the list of
+// its places in three heaps (12 octets), in the index (about 14) and in the list of
 // its segment (16); and that chunks of it are of the allocator's sizes.
 func TestEntrySize(t *testing.T) {
 	if got := unsafe.Sizeof(entry{}); got != 64 {
 		t.Errorf("an entry has %d octets, want 64", got)
 	}
-	if got := unsafe.Sizeof(group{}); got != 40 {
-		t.Errorf("a group has %d octets, want 40", got)
+	if got := unsafe.Sizeof(group{}); got != 48 {
+		t.Errorf("a group has %d octets, want 48", got)
 	}
 }
 
@@ -92,9 +92,10 @@ type oracle struct {
 	now    int64
 }
 
-// claimable lists for each hop what may be claimed now, by the letter of the rules.
+// claimable lists for each hop what may be claimed now, by the letter of the rules:
+// where a hop is down, who is to see whether it is back before those at their latest.
 func (o *oracle) claimable() map[*hopQueue][]*group {
-	list := map[*hopQueue][]*group{}
+	list, last := map[*hopQueue][]*group{}, map[*hopQueue][]*group{}
 	for _, e := range o.all {
 		for g, h := range o.s.groups(e) {
 			if g.lease != 0 || e.held || e.poison || e.frozen || h.held != nil || h.used() >= o.limits[h.hop.Name] {
@@ -103,16 +104,32 @@ func (o *oracle) claimable() map[*hopQueue][]*group {
 			if h.leases[e.prio] >= max(1, o.limits[h.hop.Name]*o.s.shares[e.prio]/100) || o.s.total > 0 && o.s.leases[e.prio] >= max(1, o.s.total*o.s.shares[e.prio]/100) {
 				continue
 			}
-			due := g.due
-			if g.parked && (!h.down || h.probeAt <= o.now) {
-				due = min(due, o.now)
-			}
-			if due <= o.now {
+			if g.due <= o.now && (!h.down || h.probeAt <= o.now) {
 				list[h] = append(list[h], g)
+			}
+			if h.down && g.latest.micro() <= o.now {
+				last[h] = append(last[h], g)
 			}
 		}
 	}
+	for h, l := range last {
+		if len(list[h]) == 0 {
+			list[h] = l
+		}
+	}
 	return list
+}
+
+// rank is what decides among those of one hop that may be claimed.
+func (o *oracle) rank(h *hopQueue, g *group) int64 {
+	at := g.due
+	switch {
+	case h.down && h.probeAt <= o.now:
+		at = max(at, h.probeAt)
+	case h.down:
+		at = g.latest.micro()
+	}
+	return h.effective(at) - headStart[o.s.message(g).prio]
 }
 
 // check compares what the schedule says of every hop with what all its groups say.
@@ -127,11 +144,8 @@ func (o *oracle) check(t *rapid.T) {
 					continue
 				}
 				at := g.due
-				switch {
-				case g.parked && h.down:
-					at = min(g.due, h.probeAt)
-				case g.parked:
-					at = h.upAt
+				if h.down {
+					at = min(max(g.due, h.probeAt), g.latest.micro())
 				}
 				first = min(first, at)
 			}
@@ -170,13 +184,14 @@ func TestScheduleOracle(t *testing.T) {
 		soon := func() int64 {
 			return o.now + rapid.Int64Range(-5, 20).Draw(t, "due")*int64(time.Minute/time.Microsecond)
 		}
+		waits := func() when { return when{soon(), soon()} }
 		t.Repeat(map[string]func(*rapid.T){
 			"": o.check,
 			"add": func(*rapid.T) {
 				e := o.s.add(newTestEntry(o.now, mail.Priority(rapid.IntRange(-1, 1).Draw(t, "priority"))))
 				o.all = append(o.all, e)
 				for range rapid.IntRange(1, 3).Draw(t, "hops") {
-					o.s.set(e, hop(), soon(), false, o.now)
+					o.s.set(e, hop(), waits(), false, o.now)
 				}
 			},
 			"change": func(t *rapid.T) {
@@ -184,13 +199,17 @@ func TestScheduleOracle(t *testing.T) {
 					t.Skip("nothing")
 				}
 				e := entryOf()
-				switch rapid.IntRange(0, 3).Draw(t, "how") {
+				switch rapid.IntRange(0, 4).Draw(t, "how") {
 				case 0:
 					e.held = !e.held
 				case 1:
 					o.s.freeze(e, !e.frozen, o.now)
 				case 2:
-					o.s.set(e, hop(), soon(), true, o.now)
+					o.s.set(e, hop(), waits(), true, o.now)
+				case 3:
+					for g := range o.s.groups(e) {
+						o.s.limit(g, soon(), o.now)
+					}
 				}
 				o.s.refreshAll(e, o.now)
 			},
@@ -223,7 +242,18 @@ func TestScheduleOracle(t *testing.T) {
 			"claim": func(t *rapid.T) {
 				o.s.recheck(o.now)
 				want := o.claimable()
-				g, since := o.s.pick(o.now)
+				ranks := map[*group]int64{} // before the claim
+				for h, list := range want {
+					for _, g := range list {
+						ranks[g] = o.rank(h, g)
+					}
+				}
+				probing := map[*hopQueue]bool{}
+				for _, h := range o.s.hops {
+					probing[h] = h.down && h.probeAt <= o.now
+				}
+				got := o.s.pick(o.now)
+				g := got.group
 				var h *hopQueue
 				if g != nil {
 					h = o.s.hopOf(g)
@@ -233,19 +263,18 @@ func TestScheduleOracle(t *testing.T) {
 					return
 				case g == nil:
 					t.Fatalf("nothing was claimed of %d hops with claimable messages", len(want))
-				case since > o.now:
-					t.Fatalf("claimed %d µs early", since-o.now)
+				case got.since > o.now:
+					t.Fatalf("claimed %d µs early", got.since-o.now)
 				case !slices.Contains(want[h], g):
 					t.Fatalf("claimed a group of %v that may not be", h.hop)
+				case got.probe != probing[h]:
+					t.Fatalf("claimed from %v as a probe: %t, want %t", h.hop, got.probe, probing[h])
+				case got.probe && h.probeAt <= o.now:
+					t.Fatalf("%v is probed by two", h.hop)
 				}
-				if !g.parked {
-					best := slices.MinFunc(slices.DeleteFunc(slices.Clone(want[h]), func(x *group) bool { return x.parked }), func(a, b *group) int {
-						rank := func(g *group) int64 { return h.effective(g.due) - headStart[o.s.message(g).prio] }
-						return cmp.Compare(rank(a), rank(b))
-					})
-					if a, b := h.effective(best.due)-headStart[o.s.message(best).prio], h.effective(g.due)-headStart[o.s.message(g).prio]; a != b {
-						t.Fatalf("claimed rank %d, best is %d", b, a)
-					}
+				best := slices.MinFunc(want[h], func(a, b *group) int { return cmp.Compare(ranks[a], ranks[b]) })
+				if ranks[best] != ranks[g] {
+					t.Fatalf("claimed rank %d, best is %d", ranks[g], ranks[best])
 				}
 				o.leased = append(o.leased, claimed{group: g, hop: h, prio: int(o.s.message(g).prio), number: g.lease})
 			},
@@ -296,11 +325,11 @@ func TestSnapshotLooksAtTopsOnly(t *testing.T) {
 	for i := range n {
 		e := newTestEntry(us(time.Hour)+int64(i), mail.Priority(i%3-1))
 		e.held = i%7 == 0
-		s.set(s.add(e), hop, us(time.Minute)+int64(i), i%2 == 0, us(0))
+		s.set(s.add(e), hop, when{us(time.Minute) + int64(i), us(-time.Hour) + int64(i)}, i%2 == 0, us(0))
 	}
 	h := s.hop(hop)
 	heaps := 0
-	for _, list := range [][]groupHeap{h.due[:], h.parked[:], h.ages[:]} {
+	for _, list := range [][]groupHeap{h.due[:], h.latest[:], h.ages[:]} {
 		for i := range list {
 			if len(list[i].items) > 1 {
 				clear(list[i].items[1:])

@@ -160,10 +160,10 @@ func TestRetryOfParked(t *testing.T) {
 		h.put(t, "x", "a@example.com")
 	}
 	soon, late := time.Now().Add(time.Hour), time.Now().Add(24*time.Hour)
-	for range n {
-		h.claim(t).Park(soon, late)
-	}
-	h.idle(t)
+	one, other := h.claim(t), h.claim(t)
+	one.Park(soon, late)
+	other.Park(soon, late)
+	h.idle(t) // the others need not be claimed
 	before := h.commits
 	aff, err := h.Act(t.Context(), Action{Action: "retry", Filter: Filter{All: true}})
 	if err != nil || aff.Messages != n || len(aff.IDs) != n {

@@ -131,6 +131,7 @@ type Decision struct {
 	Connector  *Connector // nil when unroutable; not to be changed
 	Space      string
 	Why        string
+	Others     bool        // another connector would take the recipient if the next hop could not be reached, or takes it because it cannot
 	Revision   string      // of the configuration that decided; filled in by who has the table
 	Candidates []Candidate // filled by Explain only; the winner first, then in the order of preference
 }

@@ -182,6 +182,7 @@ type choice struct {
 	rank    int    // of the sender
 	words   string // why it is for this origin
 	instead string // the connector that cannot be reached
+	others  bool   // there are more connectors of the same rank
 	passed  bool   // a better one has a lower size limit
 }
 
@@ -203,7 +204,11 @@ func choose(entries []entry, q *Query, domain string, linked bool, tooLarge *boo
 				continue
 			}
 		}
-		if best.entry != nil && rank < best.rank || best.entry != nil && rank == best.rank && down == "" {
+		if best.entry != nil && rank < best.rank {
+			continue
+		}
+		if best.entry != nil && rank == best.rank && down == "" {
+			best.others = best.others || e.connector != best.entry.connector && e.fits(q.Size)
 			continue
 		}
 		if !e.fits(q.Size) {
@@ -222,8 +227,10 @@ func choose(entries []entry, q *Query, domain string, linked bool, tooLarge *boo
 				down = e.connector.Name
 			}
 		case reachable: // instead of the one that is down
-			best = choice{entry: e, rank: rank, words: words, passed: passed, instead: down}
+			best = choice{entry: e, rank: rank, words: words, passed: passed, instead: down, others: true}
 			down = ""
+		default:
+			best.others = best.others || e.connector != best.entry.connector
 		}
 	}
 	return best
@@ -280,7 +287,7 @@ func (e *entry) hop(domain string) Hop {
 
 func (c *choice) decide(domain string) Decision {
 	e := c.entry
-	d := Decision{Hop: e.hop(domain), Connector: e.connector, Space: e.pattern, Why: e.why}
+	d := Decision{Hop: e.hop(domain), Connector: e.connector, Space: e.pattern, Why: e.why, Others: c.others}
 	if c.passed {
 		d.Why = e.whySize
 	}
@@ -331,7 +338,7 @@ func (t *Table) Explain(q Query) Decision {
 		w := &all[0]
 		e := entry{connector: w.connector, pattern: w.Space, why: fmt.Sprintf("address space %s, cost %d", w.Space, w.Cost)}
 		e.whySize = e.why + "; a better match has a lower size limit"
-		c := choice{entry: &e, words: w.words, instead: down, passed: passedOver}
+		c := choice{entry: &e, words: w.words, instead: down, passed: passedOver, others: len(all) > 1 && all[1].loss == "" && all[1].equals(w)}
 		d = c.decide(domain)
 	}
 	for i := range all {
@@ -400,12 +407,17 @@ func (r *ranked) before(o *ranked) int {
 		cmp.Compare(r.Cost, o.Cost), strings.Compare(r.Connector, o.Connector))
 }
 
+// equals reports whether r may take the place of o when that cannot be reached.
+func (r *ranked) equals(o *ranked) bool {
+	return r.linked == o.linked && r.rank == o.rank && r.sender == o.sender
+}
+
 // instead moves the first connector that can be reached to the front, if it is
 // as close as the one that is there, and names the latter.
 func instead(all []ranked, q *Query, domain string) string {
 	for i := range all {
 		r, w := &all[i], &all[0]
-		if q.Avoid == nil || r.loss != "" || r.linked != w.linked || r.rank != w.rank || r.sender != w.sender {
+		if q.Avoid == nil || r.loss != "" || !r.equals(w) {
 			return ""
 		}
 		if q.Avoid((&entry{connector: r.connector}).hop(domain)) {

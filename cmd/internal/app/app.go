@@ -225,7 +225,7 @@ func (a *App) openReaders(cfg *config.Config) (err error) {
 func (a *App) openQueue(cfg *config.Config) (err error) {
 	opts := queueOptions(cfg)
 	opts.Router, opts.Emitter = a.routes, a.emit.Source(event.SourceQueue)
-	opts.Concurrency = a.concurrency
+	opts.Concurrency, opts.Down, opts.Latest = a.concurrency, a.shut, deliver.Latest(a.routes.connector, a.started)
 	switch {
 	case a.track != nil:
 		opts.Confirm = a.track
@@ -249,6 +249,9 @@ func (a *App) concurrency(hop route.Hop) int {
 	}
 	return a.deliver.Concurrency(hop)
 }
+
+// shut is asked by the queue as concurrency is.
+func (a *App) shut(hop route.Hop) bool { return a.deliver != nil && a.deliver.Shut(hop) }
 
 func (a *App) openReception(cfg *config.Config) error {
 	subjects, err := newSubjects(cfg)
