@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,8 +13,6 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"golang.org/x/sync/errgroup"
 
 	"waybill/cmd/internal/peers"
@@ -78,7 +75,7 @@ func million(o options) error {
 	if err != nil {
 		return err
 	}
-	trying, resting, err := beside(o, p, port, set)
+	trying, resting, rested, err := beside(o, p, port, set)
 	if err != nil {
 		return err
 	}
@@ -103,12 +100,13 @@ func million(o options) error {
 		fmt.Printf("| %s | %d MiB | %d MiB | %d MiB | %d MiB |\n", row.name, row.m.rss>>20, row.m.anon>>20, row.m.file>>20, row.m.peak>>20)
 	}
 	fmt.Printf("\nrestart to ready %s; accepted while dead destinations are tried: %s; after that: %s\n", ready.Round(10*time.Millisecond), trying, resting)
+	fmt.Printf("the full relay rested after %s; the empty one after %s\n", rested[0], rested[1])
 	verdict("RSS", rss <= millionRSS, fmt.Sprintf("%d MiB, at most %d", rss>>20, millionRSS>>20))
 	verdict("restart", ready <= millionReady, fmt.Sprintf("%s, at most %s", ready.Round(10*time.Millisecond), millionReady))
 	for _, row := range []struct {
 		when string
 		r    rates
-	}{{"while destinations are tried", trying}, {"with no attempts", resting}} {
+	}{{"while destinations are tried", trying}, {"at rest", resting}} {
 		verdict("accept rate", row.r.share() >= millionShare, fmt.Sprintf("%s %.2f × that of an empty queue, at least %.2f", row.when, row.r.share(), millionShare))
 	}
 	return nil
@@ -199,8 +197,8 @@ func (r rates) String() string {
 // one; the one that is not measured is stopped. Trying is while destinations are
 // tried: those that waited after the start of the full relay, those that mail
 // comes for in the fresh one. Resting are alternating rounds after that, when
-// both know that all are dead and make no attempts.
-func beside(o options, p *process, port int, set setup) (trying, resting rates, err error) {
+// both know that all are dead and have come to rest.
+func beside(o options, p *process, port int, set setup) (trying, resting rates, rested [2]rest, err error) {
 	take := func(port, n, round int) (float64, error) {
 		l := &load{addr: local(port), n: n, conns: 50, size: o.millionSize, to: func(i int) string { return fmt.Sprintf("more%d.%d@d%d.test", round, i, i%o.destinations) }}
 		r, err := l.run(nil, 0)
@@ -212,11 +210,9 @@ func beside(o options, p *process, port int, set setup) (trying, resting rates, 
 		return err
 	}
 	if err := add(&trying.full, p, port, o.n, 0); err != nil {
-		return trying, resting, fmt.Errorf("accept with a full queue: %w", err)
+		return trying, resting, rested, fmt.Errorf("accept with a full queue: %w", err)
 	}
-	if err := p.rest(); err != nil {
-		return trying, resting, err
-	}
+	rested[0] = p.rest()
 	stop := func(p *process, stopped bool) error {
 		if stopped {
 			return p.cmd.Process.Signal(syscall.SIGSTOP)
@@ -225,16 +221,14 @@ func beside(o options, p *process, port int, set setup) (trying, resting rates, 
 	}
 	err = stop(p, true)
 	if err != nil {
-		return trying, resting, err
+		return trying, resting, rested, err
 	}
 	err = fresh(o, set, func(other *process, otherPort int) error {
 		// Each destination is tried once.
 		if err := add(&trying.empty, other, otherPort, max(o.n, o.destinations), 0); err != nil {
 			return fmt.Errorf("accept with an empty queue: %w", err)
 		}
-		if err := other.rest(); err != nil {
-			return err
-		}
+		rested[1] = other.rest()
 		for round := 1; round <= o.rounds; round++ {
 			if err := errors.Join(stop(other, true), stop(p, false)); err != nil {
 				return err
@@ -252,54 +246,40 @@ func beside(o options, p *process, port int, set setup) (trying, resting rates, 
 		}
 		return nil
 	})
-	return trying, resting, errors.Join(err, stop(p, false))
+	return trying, resting, rested, errors.Join(err, stop(p, false))
 }
 
-// restFor is how long no attempt was made when a relay rests; it may take restMost
-// until then.
+// A relay rests when it takes less than restShare of a processor for restFor: dead
+// destinations go on being probed, one message each. It may take restMost until then.
 const (
-	restFor  = 3 * time.Second
-	restMost = 2 * time.Minute
+	restShare = 0.25
+	restFor   = 5 * time.Second
+	restMost  = 5 * time.Minute
 )
 
-// rest waits until p makes no attempts, or hardly any: probes go on.
-func (p *process) rest() error {
-	began, last, since := time.Now(), -1.0, time.Now()
-	for {
-		n, err := p.counter("waybill_delivery_attempts_total")
-		if err != nil {
-			return err
-		}
-		now := time.Now()
-		if n > last+10 {
-			last, since = n, now
-		}
-		switch {
-		case now.Sub(since) >= restFor:
-			return nil
-		case now.Sub(began) >= restMost:
-			return fmt.Errorf("attempts go on after %s: %.0f so far", restMost, n)
-		}
-		time.Sleep(200 * time.Millisecond)
-	}
+// rest is how a relay came to rest.
+type rest struct {
+	waited time.Duration
+	share  float64 // of a processor that it takes still
 }
 
-// counter is the sum of a counter over its labels.
-func (p *process) counter(name string) (sum float64, err error) {
-	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", p.http))
-	if err != nil {
-		return 0, err
+// String says it.
+func (r rest) String() string {
+	return fmt.Sprintf("%s, until it took %.2f of a processor", r.waited.Round(time.Second), r.share)
+}
+
+// rest waits until p rests. One that never does is measured as it is, and said to be.
+func (p *process) rest() rest {
+	began, was := time.Now(), peers.CPU(p.cmd.Process.Pid)
+	for at := began; ; {
+		time.Sleep(restFor)
+		now, cpu := time.Now(), peers.CPU(p.cmd.Process.Pid)
+		r := rest{now.Sub(began), (cpu - was).Seconds() / now.Sub(at).Seconds()}
+		if r.share < restShare || r.waited >= restMost {
+			return r
+		}
+		was, at = cpu, now
 	}
-	defer func() { _ = resp.Body.Close() }() // read below
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(resp.Body)
-	if err != nil {
-		return 0, err
-	}
-	for _, m := range families[name].GetMetric() {
-		sum += m.GetCounter().GetValue()
-	}
-	return sum, nil
 }
 
 // fresh does something with a relay whose queue is empty.
