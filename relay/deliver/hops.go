@@ -13,7 +13,8 @@ import (
 // When an attempt fails before any recipient was asked about, it would fail for
 // every message that waits for the hop. So the hop is down: one message at a
 // time probes it, at the times of the retry schedule, and the others wait
-// without an attempt of their own. After a probe that got through, more and
+// without an attempt of their own: the queue, which is told, gives out the probe
+// and what is at its latest ([Latest]) only. After a probe that got through, more and
 // more attempts at once are let out.
 type hops struct {
 	mu    sync.RWMutex
@@ -131,7 +132,8 @@ func (st *hopState) fail(now time.Time, r result) time.Time {
 }
 
 // sweepers is how many leases a hop that is down gets at once: one may become
-// the probe, the others are put off without an attempt.
+// the probe, the others are at their latest, go elsewhere, or were claimed before
+// the queue knew, and are put off without an attempt.
 const sweepers = 4
 
 // concurrency is how many leases hop gets at once, at most limit.

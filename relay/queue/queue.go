@@ -59,7 +59,7 @@ type Options struct {
 	// at start, and for all of them by [Queue.Reroute]; it must be fast and not call
 	// the queue.
 	Latest      func(m *Message, w Waiting) time.Time
-	LateAfter   time.Duration       // hand-over target of normal mail where Priorities has none; zero means 5m
+	LateAfter   time.Duration // hand-over target of normal mail where Priorities has none; zero means 5m
 	Priorities  map[mail.Priority]Class
 	Workers     int   // leases at once over all hops, which the shares of Priorities are of; zero: shares of each hop alone
 	DiskFreeMin int64 // stop accepting below this many free octets; zero means 1 GiB, and less than 256 MiB means that

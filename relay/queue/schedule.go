@@ -117,7 +117,7 @@ type seconds uint32
 
 func toSeconds(us int64) seconds {
 	const second = int64(time.Second / time.Microsecond)
-	return seconds(min(max(0, us/second+min(1, us%second)), math.MaxUint32)) //nolint:gosec // not above that
+	return seconds(min(max(0, us/second+min(1, us%second)), math.MaxUint32))
 }
 
 func (t seconds) micro() int64 { return int64(t) * int64(time.Second/time.Microsecond) }
@@ -395,9 +395,9 @@ func (h *hopQueue) used() (n int) {
 type schedule struct {
 	capacity func(route.Hop) int
 	isDown   func(route.Hop) bool // whether what a lease said of its hop still holds
-	shares   [priorities]int // percent of the leases that each priority may have
-	total    int             // leases at once that the shares are of; 0: no limit
-	leases   [priorities]int // that are out
+	shares   [priorities]int      // percent of the leases that each priority may have
+	total    int                  // leases at once that the shares are of; 0: no limit
+	leases   [priorities]int      // that are out
 	hops     map[route.Hop]*hopQueue
 	numbers  []*hopQueue           // by their numbers, from 1; nil where none has it
 	vacant   []uint32              // numbers that none has
