@@ -40,6 +40,7 @@ func TestMain(m *testing.M) {
 //	                         FILE or a usual one; $WAYBILL_API, $SMTP and $HTTP say where
 //	nexthop PHASE [REPLY]    what its next hop answers; without REPLY as usual
 //	retry REGEXP ARGS...     waybill ARGS until it succeeds with that on stdout
+//	until FILE REGEXP ARGS.. waybill ARGS until FILE has that
 //	certificate              makes tls.crt and tls.key, which nobody signed
 //	logged FILE REGEXP       waits until FILE has that
 //	json NAME PATH           sets $NAME to a value of the JSON on stdout, such as messages.0.queue_id
@@ -55,7 +56,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"daemon": daemon, "nexthop": nexthop, "retry": retry, "logged": logged, "certificate": certificate, "json": jsonValue, "narrow": narrower, "freeport": freePort,
+			"daemon": daemon, "nexthop": nexthop, "retry": retry, "until": repeat, "logged": logged, "certificate": certificate, "json": jsonValue, "narrow": narrower, "freeport": freePort,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -105,6 +106,7 @@ func daemon(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	cfg, err := load()
 	ts.Check(err)
+	cfg.BackPressure.DiskLatency = config.DurationMarks{} // the disk of a machine that runs tests may be as slow as it is
 	a, err := app.New(app.Options{Config: cfg, Load: load, DrainTime: time.Second})
 	ts.Check(err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -164,6 +166,21 @@ func retry(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
+func repeat(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := regexp.Compile(args[1])
+	ts.Check(err)
+	poll(ts, args[0]+" to have "+args[1], func() error {
+		if err := ts.Exec("waybill", args[2:]...); err != nil {
+			return err
+		}
+		b, err := os.ReadFile(ts.MkAbs(args[0]))
+		if err == nil && !want.Match(b) {
+			err = fmt.Errorf("not in %s", b)
+		}
+		return err
+	})
+}
+
 func logged(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := regexp.Compile(args[1])
 	ts.Check(err)
@@ -178,7 +195,7 @@ func logged(ts *testscript.TestScript, _ bool, args []string) {
 
 // poll asks again until real processes are as they should be.
 func poll(ts *testscript.TestScript, what string, ok func() error) {
-	deadline := time.After(time.Minute)
+	deadline := time.After(2 * time.Minute)
 	for {
 		err := ok()
 		if err == nil {

@@ -36,6 +36,7 @@ send_connectors:
   - {name: out, address_spaces: [{space: "*"}], smart_hosts: ["HOST"], tls: {level: none}, retry: {schedule: [1s]}}
   - {name: nowhere, address_spaces: [{space: strict.test}], smart_hosts: ["127.0.0.1:1"], tls: {level: none}, retry: {schedule: [1s]}}
 queue: {disk_free_min: 256MiB}
+back_pressure: {disk_latency: {medium: 0s, high: 0s}}
 http: {listen: "127.0.0.1:0"}
 log: {file: DIR/waybill.log}
 `

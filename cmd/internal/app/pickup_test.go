@@ -24,10 +24,14 @@ func TestPickup(t *testing.T) {
 	}
 	f.write(standard + "pickup: {dir: DIR/drop, settle: 100ms, senders: [source.test]}\n")
 	r := f.start()
-	f.file("drop/bad.eml", "From: a@elsewhere.test\nTo: b@example.org\n\nx\n")
-	f.file("drop/good.tmp", "From: a@source.test\nTo: b@example.org\nBcc: c@example.org\nSubject: x\n\nhello\n")
-	if err := os.Rename(filepath.Join(drop, "good.tmp"), filepath.Join(drop, "good.eml")); err != nil {
-		t.Fatal(err)
+	for name, text := range map[string]string{
+		"bad":  "From: a@elsewhere.test\nTo: b@example.org\n\nx\n",
+		"good": "From: a@source.test\nTo: b@example.org\nBcc: c@example.org\nSubject: x\n\nhello\n",
+	} {
+		f.file("drop/"+name+".tmp", text)
+		if err := os.Rename(filepath.Join(drop, name+".tmp"), filepath.Join(drop, name+".eml")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	m := host.WaitFor(t, 1)[0]
 	text := string(m.Content)

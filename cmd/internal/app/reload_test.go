@@ -31,6 +31,7 @@ accepted_domains:
 send_connectors:
   - {name: out, address_spaces: [{space: "*"}], smart_hosts: ["HOST"], tls: {level: none}, retry: {schedule: [1s]}}
 queue: {disk_free_min: 256MiB}
+back_pressure: {disk_latency: {medium: 0s, high: 0s}}
 http: {listen: "127.0.0.1:0"}
 log: {file: DIR/waybill.log}
 `

@@ -34,6 +34,9 @@ type world struct {
 	facts  *Facts
 	policy mtasts.Policy
 	cert   tls.Certificate
+
+	patience time.Duration // with the mail exchanger
+	ask      time.Duration // how long for, of a name server
 }
 
 func (w *world) Policy(ctx context.Context, _ string) (mtasts.Policy, error) {
@@ -74,7 +77,10 @@ func TestProbe(t *testing.T) {
 		{name: "takes no mail", setup: func(w *world) { w.zone("y.example. 60 IN MX 0 .") }, outcome: "bounced", verdict: Fail, stage: "dns", who: Sender, want: "null MX"},
 		{name: "nothing that takes mail", setup: func(w *world) { w.zone(`y.example. 60 IN TXT "hello"`) }, outcome: "bounced", verdict: Fail, stage: "dns", who: TheirDNS, want: "neither MX nor address"},
 		{name: "broken DNS", setup: func(w *world) { w.dns.Fail("y.example", mdns.RcodeServerFailure) }, outcome: "deferred", verdict: Fail, stage: "dns", who: TheirDNS, want: "the DNS cannot say"},
-		{name: "no DNS", setup: func(w *world) { w.dns.Mute("y.example") }, outcome: "deferred", verdict: Fail, stage: "dns", who: OurDNS, want: "no answer"},
+		{name: "no DNS", setup: func(w *world) {
+			w.ask = 200 * time.Millisecond
+			w.dns.Mute("y.example")
+		}, outcome: "deferred", verdict: Fail, stage: "dns", who: OurDNS, want: "no answer"},
 		{name: "MX without address", setup: func(w *world) { w.zone("y.example. 60 IN MX 10 gone.y.example.") }, outcome: "bounced", verdict: Fail, stage: "dns", who: TheirDNS, want: "it has no address"},
 		{name: "MX inside", setup: func(w *world) {
 			w.opts.AllowLoopback = false
@@ -89,6 +95,7 @@ func TestProbe(t *testing.T) {
 			_ = w.host.Close()
 		}, outcome: "deferred", verdict: Fail, stage: "connect", who: Them, want: "connection refused"},
 		{name: "says nothing", setup: func(w *world) {
+			w.patience = 10 * time.Second
 			w.zone(usual)
 			w.host.Do(relaytest.PhaseConnect, relaytest.Action{Hang: true})
 		}, outcome: "deferred", verdict: Fail, stage: "banner", who: Them, want: "says nothing"},
@@ -181,22 +188,23 @@ func TestProbe(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			w := &world{t: t, facts: &Facts{}, cert: cert, dns: relaytest.NewNameServer(t, "mx.y.example. 60 IN A 127.0.0.1")}
+			w := &world{t: t, patience: time.Minute, ask: 30 * time.Second, facts: &Facts{}, cert: cert, dns: relaytest.NewNameServer(t, "mx.y.example. 60 IN A 127.0.0.1")}
 			opts := test.host
 			if !test.noTLS {
 				opts = append([]relaytest.Option{relaytest.WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})}, opts...)
 			}
 			w.host = relaytest.NewSmartHost(t, opts...)
-			resolver, err := dns.New(dns.Options{Servers: []string{w.dns.Addr()}, Timeout: 200 * time.Millisecond, HostsFile: "/dev/null"})
+			w.opts = smtpout.Options{
+				Name: "out", Hostname: "relay.example", Policies: w, Port: w.host.Port(), TLS: smtpout.TLSMTASTS,
+				TLSConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, AllowLoopback: true,
+			}
+			test.setup(w)
+			resolver, err := dns.New(dns.Options{Servers: []string{w.dns.Addr()}, Timeout: w.ask, HostsFile: "/dev/null"})
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = resolver.Close() })
-			w.opts = smtpout.Options{
-				Name: "out", Hostname: "relay.example", Resolver: resolver, DANE: resolver, Policies: w, Port: w.host.Port(), TLS: smtpout.TLSMTASTS,
-				TLSConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, AllowLoopback: true,
-			}
-			test.setup(w)
+			w.opts.Resolver, w.opts.DANE = resolver, resolver
 			connector, err := smtpout.New(w.opts)
 			if err != nil {
 				t.Fatal(err)
@@ -208,7 +216,7 @@ func TestProbe(t *testing.T) {
 			}
 			r := Run(t.Context(), Options{
 				Connector: connector, Resolver: resolver, Facts: w.facts, Name: "out", Route: way, Level: string(w.opts.TLS),
-				Hop: route.Hop{Connector: "out", Name: "y.example"}, Target: "y.example", Timeout: 5 * time.Second,
+				Hop: route.Hop{Connector: "out", Name: "y.example"}, Target: "y.example", Timeout: w.patience,
 			})
 			text, err := json.MarshalIndent(r, "", " ")
 			if err != nil {

@@ -1,6 +1,7 @@
 package selftest
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -97,7 +98,7 @@ func relay(t *testing.T, change func(*smtpin.Connector)) (addr string, s *store,
 
 func run(t *testing.T, o Options) []Result {
 	t.Helper()
-	o.Foreign, o.Quiet, o.Timeout = "selftest@elsewhere.example", 300*time.Millisecond, time.Minute
+	o.Foreign, o.Quiet, o.Timeout = "selftest@elsewhere.example", cmp.Or(o.Quiet, 300*time.Millisecond), time.Minute
 	if o.Domain == "" {
 		o.Domain = "ours.example"
 	}
@@ -121,6 +122,7 @@ func verdicts(results []Result, view string) map[string]Verdict {
 // TestOurRelay holds that no trick works here, that every refused recipient is a
 // fact with its reason, and that nothing is left behind.
 func TestOurRelay(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name   string
 		change func(*smtpin.Connector)
@@ -174,6 +176,7 @@ func TestOurRelay(t *testing.T) {
 
 // TestOpenRelay holds that what is open is found.
 func TestOpenRelay(t *testing.T) {
+	t.Parallel()
 	t.Run("ours, by permission", func(t *testing.T) {
 		addr, s, _, _ := relay(t, func(c *smtpin.Connector) { c.Permissions.Relay, c.AuthBeforeTLS = true, true })
 		results := run(t, Options{Targets: []Target{{Addr: addr}}})
@@ -202,7 +205,8 @@ func TestOpenRelay(t *testing.T) {
 	})
 	t.Run("a server that takes everything", func(t *testing.T) {
 		host := relaytest.NewSmartHost(t, relaytest.WithLaxNewlines())
-		got := verdicts(run(t, Options{Targets: []Target{{Addr: host.Addr()}}}), Stranger)
+		// It falls for most tricks, and says so, however loaded this machine is.
+		got := verdicts(run(t, Options{Targets: []Target{{Addr: host.Addr()}}, Quiet: 15 * time.Second}), Stranger)
 		for trick, want := range map[string]Verdict{"plain": Open, "percent hack": Open, "smuggling by LF . LF": Leak} {
 			if got[trick] != want {
 				t.Errorf("%s: %s, want %s", trick, got[trick], want)
