@@ -260,7 +260,10 @@ func TestUnroutableExpires(t *testing.T) {
 }
 
 func TestLate(t *testing.T) {
-	h := open(t, func(o *Options) { o.LateAfter = 500 * time.Millisecond })
+	h := open(t, func(o *Options) {
+		o.LateAfter = 500 * time.Millisecond
+		o.Priorities = map[mail.Priority]Class{mail.PriorityLow: {HandOver: time.Hour}}
+	})
 	high := draft(t, "a@example.com", "b@example.com")
 	high.Priority = mail.PriorityHigh
 	if err := h.Put(t.Context(), high, nil); err != nil {

@@ -273,14 +273,14 @@ func TestCrash(t *testing.T) {
 		go func() { done <- cmd.Wait() }()
 		// A random moment of its life: in one round of four perhaps while it still
 		// opens, else when it has work in hand.
-		limit := time.After(2 * time.Minute)
+		limit := time.After(5 * time.Minute)
 		for round%4 != 0 && acknowledged(name) < crashLeast {
 			select {
 			case err := <-done:
 				t.Fatalf("round %d: the child ended by itself: %v\n%s", round, err, stderr.String())
 			case <-limit:
 				_ = cmd.Process.Kill()
-				t.Fatalf("round %d: %d messages in two minutes\n%s", round, acknowledged(name), stderr.String())
+				t.Fatalf("round %d: %d messages in 5 minutes\n%s", round, acknowledged(name), stderr.String())
 			case <-time.After(10 * time.Millisecond):
 			}
 		}

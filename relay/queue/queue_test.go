@@ -64,10 +64,11 @@ func TestDeferAndRetry(t *testing.T) {
 	l := h.claim(t)
 	os := outcomes(l, mail.Deferred)
 	os[0] = mail.Outcome{Disposition: mail.Relayed, Reply: mail.Reply{Code: 250}}
-	next := time.Now().Add(5 * time.Second)
+	next := time.Now().Add(time.Hour)
 	if err := h.Settle(t.Context(), l, Settlement{Outcomes: os, Next: next, DelaySent: true}); err != nil {
 		t.Fatal(err)
 	}
+	settled := time.Now()
 	h.idle(t)
 	m, err := h.Get(id)
 	if err != nil {
@@ -79,6 +80,8 @@ func TestDeferAndRetry(t *testing.T) {
 	if st := h.Hops()[0]; st.State != "retry" || st.Deferred != 1 || !strings.HasPrefix(st.LastError, "451") || st.LastClass != mail.ClassGreylist {
 		t.Errorf("Hops() = %+v", st)
 	}
+	waited := time.Since(settled)
+	h.act(t, 1, Action{Action: "retry", Filter: Filter{ID: id}})
 	l = h.claim(t)
 	if l.Attempt != 2 || len(l.Index) != 1 || l.Index[0] != 1 {
 		t.Errorf("second lease = %+v", l)
@@ -86,7 +89,7 @@ func TestDeferAndRetry(t *testing.T) {
 	h.settle(t, l, mail.Bounced, time.Time{})
 	eventually(t, "bounce", func() bool { return len(find[event.RecipientBounced](h.rec)) == 1 })
 	f := find[event.RecipientBounced](h.rec)[0]
-	if f.Attempts != 2 || f.TBackoff.Float() < 0.05 || f.TQueue < f.TBackoff || f.TTotal < f.TQueue || f.Code != 550 || f.Queue != "example.com" {
+	if f.Attempts != 2 || f.TBackoff.Float() < waited.Seconds() || f.TQueue < f.TBackoff || f.TTotal < f.TQueue || f.Code != 550 || f.Queue != "example.com" {
 		t.Errorf("bounced = %+v", f)
 	}
 	at := find[event.AttemptFinished](h.rec)
@@ -345,6 +348,7 @@ func TestSegmentsAreUsedAgain(t *testing.T) {
 			h.settle(t, l, mail.Relayed, time.Time{})
 		}
 		h.idle(t)
+		h.contents.makers.Wait()
 		if err := h.reclaim(t.Context()); err != nil {
 			t.Fatal(err)
 		}

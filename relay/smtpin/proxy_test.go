@@ -197,7 +197,7 @@ func TestProxyLimitsAreOfTheClient(t *testing.T) {
 
 func TestEndDoesNotWaitForHeaders(t *testing.T) {
 	addr := "127.0.0.1:" + relaytest.Port(t)
-	r := start(t, Options{Connectors: behind(addr, func(c *Connector) { c.ProxyTimeout = time.Minute })})
+	r := start(t, Options{Connectors: behind(addr, func(c *Connector) { c.ProxyTimeout = time.Hour })})
 	for range 3 {
 		r.dialTo(t, addr).send("PROXY")
 	}
@@ -208,15 +208,11 @@ func TestEndDoesNotWaitForHeaders(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
-	began := time.Now()
 	r.stop()
-	if err := <-r.done; err != nil {
+	if err := <-r.done; err != nil { // or the end of the test's time
 		t.Error(err)
 	}
 	r.done <- nil
-	if took := time.Since(began); took > 30*time.Second {
-		t.Errorf("the end took %s", took)
-	}
 }
 
 const announced = "XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT"

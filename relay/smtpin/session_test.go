@@ -562,7 +562,8 @@ func TestConnectionLimits(t *testing.T) {
 }
 
 func TestDrain(t *testing.T) {
-	r := start(t, Options{DrainTimeout: 3 * time.Second})
+	t.Parallel()
+	r := start(t, Options{DrainTimeout: 15 * time.Second})
 	idle, busy, stuck := r.dial(t), r.dial(t), r.dial(t)
 	for _, c := range []*client{idle, busy, stuck} {
 		c.begin()
