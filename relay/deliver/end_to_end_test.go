@@ -211,7 +211,7 @@ func TestEndToEnd(t *testing.T) {
 	})
 	t.Run("a refused connection is tried again until the lifetime ends", func(t *testing.T) {
 		t.Parallel()
-		r := newRig(t, deliver.Retry{Schedule: []time.Duration{300 * time.Millisecond}, Lifetime: 4 * time.Second}, deliver.Limits{})
+		r := newRig(t, deliver.Retry{Schedule: []time.Duration{300 * time.Millisecond}, Lifetime: 10 * time.Second}, deliver.Limits{})
 		if err := r.host.Close(); err != nil {
 			t.Fatal(err)
 		}

@@ -125,7 +125,7 @@ func TestOldDevices(t *testing.T) {
 // TestDevicesAreNotTrustedWithEnds: a content that ends in LF.LF has no end, also
 // where devices are served: it would be an end for some, and none for others.
 func TestDevicesAreNotTrustedWithEnds(t *testing.T) {
-	r := start(t, Options{Connectors: []Connector{open(device, func(c *Connector) { c.Limits.CommandTimeout = 2 * time.Second })}})
+	r := start(t, Options{Connectors: []Connector{open(device, func(c *Connector) { c.Limits.CommandTimeout = 5 * time.Second })}})
 	c := r.dial(t)
 	c.talk("=>220", "HELO x=>250", "MAIL FROM:<a@example.net>=>250", "RCPT TO:<b@example.org>=>250", "DATA=>354")
 	c.send("Subject: x\n\nx\n.\n")

@@ -26,7 +26,7 @@ func TestFaults(t *testing.T) {
 	}{
 		{
 			name: "F1 content that stalls is not followed by commands",
-			bare: func(s *smtp.Server) { s.ReadTimeout = time.Second }, opts: Options{CommandTimeout: time.Second},
+			bare: func(s *smtp.Server) { s.ReadTimeout = 5 * time.Second }, opts: Options{CommandTimeout: 5 * time.Second},
 			script: func(c *client, s *server) string {
 				c.talk(envelope...)
 				c.talk("DATA\r\n=>354")
@@ -161,7 +161,7 @@ func TestFaults(t *testing.T) {
 		},
 		{
 			name: "F12 the end after a line that ends in CR CR LF",
-			bare: func(s *smtp.Server) { s.ReadTimeout = time.Second }, opts: Options{BareNewline: Normalise},
+			bare: func(s *smtp.Server) { s.ReadTimeout = 5 * time.Second }, opts: Options{BareNewline: Normalise},
 			script: func(c *client, s *server) string {
 				c.talk(envelope...)
 				c.talk("DATA\r\n=>354")

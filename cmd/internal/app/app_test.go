@@ -413,7 +413,7 @@ func TestStalledSessionDoesNotHoldUpTheEnd(t *testing.T) {
 	r.end()
 	eventually(t, "the relay to drain", func() error {
 		if err := r.Ready(); err == nil || !strings.Contains(err.Error(), "draining") {
-			return fmt.Errorf("ready is %v", err)
+			return errors.Join(errors.New("it does not say so"), err)
 		}
 		return nil
 	})
