@@ -10,6 +10,8 @@ import (
 
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
+
+	"waybill/relay/reuse"
 )
 
 // Bounds on what a stored block may claim, so that damage cannot make us allocate without end.
@@ -18,6 +20,12 @@ const (
 	maxColumn     = 64 << 20 // octets of one column before compression
 	maxListValues = 1 << 22
 )
+
+// maxElements is how many elements the lists of a block of so many octets may
+// have. Elements that are alike in all take no room, so that a damaged block could
+// claim millions; but each one of a real list takes an octet or two, packed, for
+// its address or its time.
+func maxElements(octets int) int64 { return min(maxListValues, 1<<16+64*int64(octets)) }
 
 var errDamaged = errors.New("damaged block")
 
@@ -535,6 +543,11 @@ func appendPacked(dst, raw []byte, small bool) []byte {
 // rawPool has room for columns that are being decoded. What they are decoded
 // to keeps nothing of it.
 var rawPool = sync.Pool{New: func() any { return new([]byte) }}
+
+func putRaw(scratch *[]byte) {
+	reuse.Spoil(*scratch)
+	rawPool.Put(scratch)
+}
 
 // unpack is the column that appendPacked wrote; scratch is room for it.
 func unpack(src []byte, rawLen int, scratch *[]byte) ([]byte, error) {

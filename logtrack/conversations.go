@@ -47,7 +47,7 @@ func (s *Store) takesTalk(r *event.Record) bool {
 	}
 	s.talks.Write(r)
 	if s.tails.live.Load() > 0 {
-		kept := *r
+		kept := r.Keep()
 		s.tails.offer(&kept)
 	}
 	return true

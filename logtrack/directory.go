@@ -226,6 +226,20 @@ func (d *dirEntry) lead(raw []byte) (n int, rest []byte, err error) {
 	return readUvarint(raw, uint64(d.n)) //nolint:gosec // a count
 }
 
+// parts opens the numbers of a column, of which raw is left: those of the rows
+// that lead, and the others.
+func (d *dirEntry) parts(raw []byte) (first, rest packedNums, tail []byte, err error) {
+	lead, raw, err := d.lead(raw)
+	if err != nil {
+		return first, rest, nil, err
+	}
+	if first, raw, err = openNums(raw, lead); err != nil {
+		return first, rest, nil, err
+	}
+	rest, tail, err = openNums(raw, d.n-lead)
+	return first, rest, tail, err
+}
+
 // entries is how many entries the dictionary of a text column has.
 func (d *dirEntry) entries(raw []byte) (n int, rest []byte, err error) {
 	limit := uint64(d.n) + 2 //nolint:gosec // a count; there are "" and likeMark too

@@ -9,6 +9,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"waybill/relay/event"
+	"waybill/relay/reuse"
 )
 
 // memBlock is a block in memory: the open one, or one that waits to be stored.
@@ -53,6 +54,7 @@ func (m *memBlock) free() {
 	}
 	room := &rows{recs: m.recs[:0], kinds: m.kinds[:0]}
 	clear(m.recs)
+	reuse.Spoil(m.kinds)
 	m.rows = rows{}
 	rowsPool.Put(room)
 }
@@ -122,6 +124,11 @@ func newIDSet() *idSet { return idSets.Get().(*idSet) }
 
 // free gives the room of a set back that nobody asks any more.
 func (i *idSet) free() {
+	if reuse.Spoils {
+		for k := range i.keys {
+			reuse.Spoil(i.keys[k][:])
+		}
+	}
 	clear(i.slots)
 	i.keys, i.min, i.max, i.some = i.keys[:0], 0, 0, false
 	idSets.Put(i)

@@ -297,15 +297,7 @@ func (k *picker) plainAt(d *dirEntry, dst []int64) ([]int64, error) {
 	if err != nil {
 		return nil, err
 	}
-	lead, raw, err := d.lead(raw)
-	if err != nil {
-		return nil, err
-	}
-	first, raw, err := openNums(raw, lead)
-	if err != nil {
-		return nil, err
-	}
-	rest, _, err := openNums(raw, d.n-lead)
+	first, rest, _, err := d.parts(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -314,10 +306,10 @@ func (k *picker) plainAt(d *dirEntry, dst []int64) ([]int64, error) {
 	}
 	for _, at := range k.places {
 		switch {
-		case at < lead:
+		case at < first.n:
 			dst = append(dst, first.at(at))
-		case at < d.n && (!k.led || lead == 0):
-			dst = append(dst, rest.at(at-lead))
+		case at < d.n && (!k.led || first.n == 0):
+			dst = append(dst, rest.at(at-first.n))
 		default:
 			return nil, k.noRow()
 		}
@@ -406,15 +398,7 @@ func (k *picker) codesOf(d *dirEntry) (dict []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	lead, raw, err := d.lead(raw)
-	if err != nil {
-		return nil, err
-	}
-	first, raw, err := openNums(raw, lead)
-	if err != nil {
-		return nil, err
-	}
-	rest, raw, err := openNums(raw, d.n-lead)
+	first, rest, raw, err := d.parts(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -423,7 +407,7 @@ func (k *picker) codesOf(d *dirEntry) (dict []byte, err error) {
 		return k.allCodesOf(d)
 	case d.form&formPredicted == 0:
 		err = k.plainCodesAt(first, rest, entries)
-	case lead == 0:
+	case first.n == 0:
 		err = errBeyondLead
 	default:
 		err = k.leadCodesAt(first, entries)

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"waybill/relay/event"
+	"waybill/relay/reuse"
 )
 
 // A picker reads a few rows of a block. A page of a list has its messages in
@@ -133,6 +134,8 @@ func newPicker(head *header, body []byte) (*picker, error) {
 func (k *picker) release() {
 	k.head, k.body, k.keyed, k.led = nil, nil, false, false
 	k.queue.d, k.session.d = nil, nil
+	reuse.Spoil(k.raw)
+	reuse.Spoil(k.text)
 	k.raw, k.prev = k.raw[:0], k.prev[:0]
 	clear(k.raws)
 	k.forget()
@@ -273,16 +276,16 @@ func (k *picker) list(id int) (*listOfRows, error) {
 	}
 	l := k.lists[k.listed]
 	l.id, l.nums, l.sums = id, append(l.nums[:0], nums...), resized(l.sums, len(nums)+1)
-	total := int64(0)
+	total, limit := int64(0), maxElements(len(k.body))
 	l.sums[0] = 0
 	for i, n := range nums {
 		if n < 0 || n > maxListValues {
 			return nil, damaged("list length")
 		}
-		if total += max(n-1, 0); total > maxListValues {
+		if total += max(n-1, 0); total > limit {
 			return nil, damaged("list length")
 		}
-		l.sums[i+1] = int32(total)
+		l.sums[i+1] = int32(total) //nolint:gosec // bounded by maxElements
 	}
 	start, err := k.starts(d)
 	if err != nil {

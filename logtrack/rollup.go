@@ -551,7 +551,7 @@ func readRollupInto(room *rollup, src []byte, want func(column string) bool) (*r
 		}
 	}
 	scratch := rawPool.Get().(*[]byte)
-	defer rawPool.Put(scratch)
+	defer putRaw(scratch)
 	nums := [...]*[]int64{&r.minute, &r.bucket, &r.n, &r.sum}
 	for i, e := range list {
 		if len(src) < e.packed {

@@ -21,6 +21,7 @@ import (
 	"waybill/relay/badgerdir"
 	"waybill/relay/event"
 	"waybill/relay/mail"
+	"waybill/relay/reuse"
 )
 
 // Numbers chosen by taste, but for the block's size: larger blocks compress
@@ -447,6 +448,7 @@ func (s *Store) append(list []admitted) {
 	}
 	for i := range list {
 		if f := list[i].frame; f != nil && cap(*f) <= 1<<20 {
+			reuse.Spoil(*f)
 			framePool.Put(f)
 		}
 	}
@@ -763,6 +765,7 @@ func (s *Store) flush(force bool) (didSync bool) {
 	}
 	for _, j := range jobs {
 		if n := cap(j.buf); n >= journalBuffer && n <= maxUnwritten && len(s.spare) < maxSealing {
+			reuse.Spoil(j.buf)
 			s.spare = append(s.spare, j.buf[:0])
 		}
 	}

@@ -181,7 +181,7 @@ func (v *view) values(name string) ([]string, error) {
 // dictOf reads the dictionary of a text column that has its own.
 func (v *view) dictOf(body []byte, d *dirEntry) ([]string, error) {
 	scratch := rawPool.Get().(*[]byte)
-	defer rawPool.Put(scratch)
+	defer putRaw(scratch)
 	raw, err := unpack(body[d.off:d.off+d.packed], d.rawLen, scratch)
 	if err != nil {
 		return nil, err
@@ -211,7 +211,7 @@ func (v *view) decode(body []byte, key string) error {
 		return nil
 	}
 	scratch := rawPool.Get().(*[]byte)
-	defer rawPool.Put(scratch)
+	defer putRaw(scratch)
 	raw, err := unpack(body[d.off:d.off+d.packed], d.rawLen, scratch)
 	if err != nil {
 		return err
@@ -414,7 +414,7 @@ func (v *view) codesOf(body []byte, name string) (p placed, entries int, err err
 		return placed{}, 0, damaged("row keys")
 	}
 	scratch := rawPool.Get().(*[]byte)
-	defer rawPool.Put(scratch)
+	defer putRaw(scratch)
 	raw, err := unpack(body[d.off:d.off+d.packed], d.rawLen, scratch)
 	if err != nil {
 		return placed{}, 0, err
@@ -478,16 +478,16 @@ func (c *colView) sum(d *dirEntry, v *view) error {
 		return nil
 	}
 	c.sums = make([]int32, len(c.nums)+1)
-	total := int64(0)
+	total, limit := int64(0), maxElements(v.head.bytes)
 	for i, n := range c.nums {
 		if n < 0 || n > maxListValues {
 			return damaged("list length")
 		}
 		total += max(n-1, 0)
-		if total > maxListValues {
+		if total > limit {
 			return damaged("list length")
 		}
-		c.sums[i+1] = int32(total)
+		c.sums[i+1] = int32(total) //nolint:gosec // bounded by maxElements
 	}
 	return nil
 }

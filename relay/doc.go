@@ -60,5 +60,6 @@
 //	backoff     replies by which next hops ask for less mail
 //	dsn         delivery status notifications
 //	tlsconf     certificates and TLS policy
+//	reuse       finds late readers of pooled memory, in tests
 //	relaytest   scripted real servers and recorders for tests
 package relay

@@ -35,6 +35,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"waybill/relay/event"
+	"waybill/relay/reuse"
 )
 
 // The formats of lines.
@@ -165,6 +166,7 @@ func (l *Log) Write(r *event.Record) {
 	}
 	l.add(escape(line), level, wait)
 	if cap(line) <= maxPooled {
+		reuse.Spoil(line)
 		*room = line
 		linePool.Put(room)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"waybill/relay/event"
+	"waybill/relay/reuse"
 )
 
 // Errors that callers can tell apart.
@@ -284,6 +285,8 @@ func (q *Queue) commitGroup(group []*change) (row uint64, err error) {
 	q.snapshots.set(&snapshot{before: before, last: written(group)})
 	if rows > 0 {
 		q.outbox.add(row, rows, len(lines), time.Now())
+		reuse.Spoil(q.com.join)
+		reuse.Spoil(q.com.pack)
 	}
 	return row, nil
 }

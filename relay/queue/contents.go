@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"waybill/relay/reuse"
 )
 
 const (
@@ -747,6 +749,7 @@ func getBuffer(n int) *buffer {
 }
 
 func putBuffer(b *buffer) {
+	reuse.Spoil(b.b)
 	for i, size := range bufferSizes {
 		if len(b.b) == size {
 			bufferPools[i].Put(b)

@@ -42,6 +42,9 @@ type remembered struct {
 func (r *recent) add(id ident, m *stored, cost int, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if old := r.items[id]; old != nil { // of a message that was removed, and came again
+		r.drop(old)
+	}
 	if !r.room(cost, now) {
 		return
 	}

@@ -105,6 +105,49 @@ func TestRecentIsChanged(t *testing.T) {
 	l.Release()
 }
 
+// TestRecentComesAgain has a message removed and accepted again, with its identity
+// and another content, when nothing more can be remembered.
+func TestRecentComesAgain(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		full bool
+	}{
+		{"remembered", false},
+		{"no room", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := open(t, nil)
+			d := draft(t, "a@example.com")
+			if err := h.Put(t.Context(), d, []byte("first")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := h.Act(t.Context(), Action{Action: "remove", Filter: Filter{ID: d.ID}, Actor: "op"}); err != nil {
+				t.Fatal(err)
+			}
+			if test.full {
+				h.recent.add(ident{1}, &stored{}, recentOctets-h.recent.octets, time.Now())
+			}
+			d.Envelope.Recipients[0].Address = address(t, "b@example.com")
+			if err := h.Put(t.Context(), d, []byte("the second")); err != nil {
+				t.Fatal(err)
+			}
+			l := h.claim(t)
+			if got := l.Message.Envelope.Recipients[0].Address.String(); got != "b@example.com" {
+				t.Errorf("the recipient is %s, want b@example.com", got)
+			}
+			r, err := l.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			if got, err := io.ReadAll(r); err != nil || string(got) != "the second" {
+				t.Errorf("the content is %q, %v, want that of the second", got, err)
+			}
+			h.settle(t, l, mail.Relayed, time.Time{})
+		})
+	}
+}
+
 func TestRecentBounds(t *testing.T) {
 	r := &recent{}
 	now := time.Now()

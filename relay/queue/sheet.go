@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"waybill/relay/event"
+	"waybill/relay/reuse"
 )
 
 // sheet is what the facts of a change are written on. It is used again once the
@@ -83,6 +84,7 @@ func (c *change) tear() {
 	large := cap(c.facts) > 4*sheetFacts || cap(c.lines) > 4*sheetLines || cap(s.forms) > 4*sheetFacts
 	clear(c.facts)
 	clear(s.forms)
+	reuse.Spoil(c.lines)
 	s.facts, s.lines, s.forms = c.facts[:0], c.lines[:0], s.forms[:0]
 	c.sheet, c.facts, c.lines = nil, nil, nil
 	if !large { // that of a message for many

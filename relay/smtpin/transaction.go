@@ -13,6 +13,7 @@ import (
 
 	"waybill/relay/event"
 	"waybill/relay/mail"
+	"waybill/relay/reuse"
 	"waybill/relay/tlsconf"
 	"waybill/relay/wire"
 )
@@ -47,6 +48,7 @@ func (tx *transaction) end() {
 	tx.abort()
 	room := tx.head.values
 	for i := range room {
+		reuse.Spoil(room[i])
 		room[i] = room[i][:0]
 	}
 	*tx = transaction{head: headerScanner{values: room}}

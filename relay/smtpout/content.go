@@ -8,6 +8,7 @@ import (
 	"io"
 	"sync"
 
+	"waybill/relay/reuse"
 	"waybill/relay/sevenbit"
 )
 
@@ -16,6 +17,11 @@ import (
 const blockSize = 64 << 10
 
 var blocks = sync.Pool{New: func() any { return new([blockSize]byte) }}
+
+func putBlock(b *[blockSize]byte) {
+	reuse.Spoil(b[:])
+	blocks.Put(b)
+}
 
 // inMemory is content that need not be read: all of it is at hand until it is closed.
 type inMemory interface{ Bytes() []byte }
@@ -79,7 +85,7 @@ func (b *body) close() {
 	if b.src != nil {
 		_ = b.src.Close()
 		if b.block != nil {
-			blocks.Put(b.block)
+			putBlock(b.block)
 		}
 		b.src, b.block, b.head, b.all = nil, nil, nil, false
 	}
@@ -107,7 +113,7 @@ func (b *body) eightBit() (bool, error) {
 		}
 		defer src.Close()
 		buf := blocks.Get().(*[blockSize]byte)
-		defer blocks.Put(buf)
+		defer putBlock(buf)
 		for !b.eight {
 			n, err := src.Read(buf[:])
 			b.eight = hasHighBit(buf[:n])

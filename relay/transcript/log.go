@@ -13,6 +13,7 @@ import (
 
 	"waybill/relay/event"
 	"waybill/relay/mail"
+	"waybill/relay/reuse"
 )
 
 // MaxOctets bounds the memory of a Log: its beginning, and two halves of its end
@@ -102,6 +103,7 @@ func (l *Log) Free() {
 	if cap(head) > firstAlloc { // of a long one
 		head = nil
 	}
+	reuse.Spoil(head)
 	*l = Log{head: head[:0]}
 	logs.Put(l)
 }

@@ -1,6 +1,10 @@
 package wire
 
-import "sync"
+import (
+	"sync"
+
+	"waybill/relay/reuse"
+)
 
 // An idle connection holds a small buffer, which the usual pipelined commands fit
 // into; one that is sending holds a large one from a pool. With 10,000 idle
@@ -67,6 +71,7 @@ func (in *input) shrink() {
 	in.w = copy(in.small, in.buf[in.r:in.w])
 	in.r = 0
 	in.buf = in.small
+	reuse.Spoil(*in.large)
 	largeBuffers.Put(in.large)
 	in.large = nil
 }
@@ -74,6 +79,7 @@ func (in *input) shrink() {
 // release gives all buffers back.
 func (in *input) release() {
 	if in.large != nil {
+		reuse.Spoil(*in.large)
 		largeBuffers.Put(in.large)
 	}
 	*in = input{total: in.total}
