@@ -966,6 +966,13 @@ func (s *Store) newPartition(day string, active bool) (*partition, error) {
 // Close stores what is in memory and ends the store. Records that are written
 // from now on are dropped and counted.
 func (s *Store) Close() error {
+	if err := s.end(); err != nil {
+		return fmt.Errorf("close tracking store: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) end() error {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -980,7 +987,9 @@ func (s *Store) Close() error {
 	s.tails.close()
 	var talks error
 	if s.talks != nil {
-		talks = s.talks.Close()
+		if talks = s.talks.end(); talks != nil {
+			talks = fmt.Errorf("conversations: %w", talks)
+		}
 	}
 	s.workers.Wait()
 	s.flush(true) // only what could not be sealed
@@ -997,10 +1006,7 @@ func (s *Store) Close() error {
 	if left > 0 {
 		err = errors.Join(err, fmt.Errorf("%d blocks stay in the journal: %w", left, sealErr))
 	}
-	if err != nil {
-		return fmt.Errorf("close tracking store: %w", err)
-	}
-	return nil
+	return err
 }
 
 func (s *Store) closePartitions() error {

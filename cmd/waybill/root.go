@@ -73,6 +73,9 @@ func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) 
 
 // usageOf says how a command that was used wrongly is used.
 func usageOf(cmd *cobra.Command, err error) string {
+	if cmd.Name() == "help" {
+		return `"waybill help" lists the commands`
+	}
 	help := strings.TrimSpace("waybill help " + strings.TrimPrefix(strings.TrimPrefix(cmd.CommandPath(), "waybill"), " "))
 	if text := err.Error(); strings.HasPrefix(text, "accepts ") || strings.HasPrefix(text, "requires ") { // cobra's words for arguments
 		return fmt.Sprintf("it goes %s; %q shows examples", strings.TrimSuffix(cmd.UseLine(), " [flags]"), help)
@@ -211,7 +214,27 @@ it is late.
 			root.AddCommand(c)
 		}
 	}
+	strictHelp(root)
 	return root
+}
+
+// strictHelp makes a topic that there is not a mistake: cobra's own help takes it
+// for success, and a verb that a noun has not for the noun.
+func strictHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	help, _, err := root.Find([]string{"help"})
+	if err != nil {
+		panic(err) // it was added just now
+	}
+	help.Run = nil
+	help.RunE = func(_ *cobra.Command, args []string) error {
+		topic, rest, err := root.Find(args)
+		if err != nil || len(rest) > 0 {
+			return usagef("unknown help topic %q", strings.Join(args, " "))
+		}
+		topic.InitDefaultHelpFlag()
+		return topic.Help()
+	}
 }
 
 func envOr(name, other string) string {
