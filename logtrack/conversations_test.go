@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -146,4 +147,29 @@ func BenchmarkTranscripts(b *testing.B) {
 	seal(s.talks)
 	s.talks.measure()
 	b.ReportMetric(float64(s.talks.Stats().Bytes)/float64(n), "octets/op")
+}
+
+// TestCloseSaysOnceWhatFailed has neither store find room for what it holds.
+func TestCloseSaysOnceWhatFailed(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(Options{Dir: dir, Retention: 30 * 24 * time.Hour, TranscriptRetention: 2 * 24 * time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now().UTC()
+	said := talk(now, "S-out", mail.QueueID(mail.NewID(now)), 1)
+	s.Write(&said)
+	s.Write(&event.Record{ID: mail.NewID(now), Time: now, Event: event.Remarked{Remark: "something"}})
+	for _, parts := range []string{filepath.Join(dir, "parts"), filepath.Join(dir, "transcripts", "parts")} {
+		if err := errors.Join(os.RemoveAll(parts), os.WriteFile(parts, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = s.Close()
+	if err == nil {
+		t.Fatal("Close() = nil, want that nothing could be stored")
+	}
+	if text := err.Error(); strings.Count(text, "close tracking store:") != 1 || !strings.Contains(text, "conversations: 1 blocks stay in the journal") {
+		t.Errorf("Close() = %v, want that said once, and which of the stores", err)
+	}
 }
