@@ -53,7 +53,7 @@ log: {file: DIR/waybill.log}
 		s.cmd(250, "EHLO client.test")
 		s.send("any@source.test", "rcpt@"+domain, "Subject: ticket\r\n\r\nhello\r\n")
 		s.cmd(221, "QUIT")
-		eventually(t, 20*time.Second, "a login of "+user, func() error {
+		eventually(t, time.Minute, "a login of "+user, func() error {
 			b, err := os.ReadFile(filepath.Join(hop.dir, "waybill.log"))
 			if err != nil {
 				return err
