@@ -51,7 +51,7 @@ func (v *villain) flood(s string) {
 
 // drip writes s an octet at a time, again and again, until the relay has had enough.
 func (v *villain) drip(s string) {
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(200 * time.Millisecond) // not too much for a reply before time is over
 	defer tick.Stop()
 	for i := 0; ; i++ {
 		if _, err := v.Write([]byte{s[i%len(s)]}); err != nil {
