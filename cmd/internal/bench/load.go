@@ -332,23 +332,57 @@ func (s *sink) session(c net.Conn) {
 	}
 }
 
+// skipContent reads what is left of a content, from the beginning of a line to
+// behind the final dot. It looks for dots, of which there are few, and not for
+// lines: the relay that is measured has the same processors.
+func skipContent(br *bufio.Reader) bool {
+	for begins := true; ; { // a line, with the next octet
+		if _, err := br.Peek(1); err != nil {
+			return false
+		}
+		p, _ := br.Peek(br.Buffered()) // it is there
+		if begins && p[0] == '.' {
+			p, err := br.Peek(3)
+			if err != nil {
+				return false
+			}
+			if p[1] == '\r' && p[2] == '\n' {
+				_, _ = br.Discard(3) // it was peeked
+				return true
+			}
+		}
+		dot := 1
+		for dot < len(p) && (p[dot] != '.' || p[dot-1] != '\n') {
+			next := bytes.IndexByte(p[dot+1:], '.')
+			if dot += 1 + next; next < 0 {
+				dot = len(p)
+			}
+		}
+		begins = p[dot-1] == '\n'
+		_, _ = br.Discard(dot) // it was peeked
+	}
+}
+
 func (s *sink) body(br *bufio.Reader) bool {
 	id := -1
-	for {
+	for id < 0 {
 		line, err := br.ReadSlice('\n')
 		if err != nil {
 			return false
 		}
-		if id < 0 && len(line) > 20 && (line[0] == 'M' || line[0] == 'm') && bytes.EqualFold(line[:12], []byte("message-id: ")) {
+		if len(line) == 3 && line[0] == '.' {
+			return true
+		}
+		if len(line) > 20 && (line[0] == 'M' || line[0] == 'm') && bytes.EqualFold(line[:12], []byte("message-id: ")) {
 			id, _ = strconv.Atoi(string(line[13:21])) // another's message counts as number 0
 		}
-		if len(line) == 3 && line[0] == '.' {
-			break
-		}
+	}
+	if !skipContent(br) {
+		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if id < 0 || id >= len(s.seen) {
+	if id >= len(s.seen) {
 		return true
 	}
 	if s.seen[id]++; s.seen[id] > 1 {
