@@ -161,20 +161,21 @@ func isUID(id string) bool {
 	return true
 }
 
-// factTable shows the facts with their stages in words.
+// factTable shows the facts with their stages in words. Up to those, it is not
+// wider than the 1,400 pixels that a dashboard has on a usual screen.
 func (d *Datasource) factTable(t *trackapi.Timeline) *data.Frame {
 	rows := t.Timeline
 	type entry = trackapi.Entry
 	frame := newTable(
 		"timeline",
 		column(rows, "time", "Time", func(e *entry) time.Time { return e.Time.UTC() }, width(195)),
-		column(rows, "since", "Since accepted", func(e *entry) float64 { return max(0, e.Time.Sub(t.Message.Time).Seconds()) }, unit("s"), width(125)),
-		column(rows, "event", "Fact", func(e *entry) string { return e.Event }, width(175)),
-		column(rows, "summary", "What happened", func(e *entry) string { return e.Summary }, width(560)),
+		column(rows, "since", "Since accepted", func(e *entry) float64 { return max(0, e.Time.Sub(t.Message.Time).Seconds()) }, unit("s"), width(120)),
+		column(rows, "event", "Fact", func(e *entry) string { return e.Event }, width(155)),
+		column(rows, "summary", "What happened", func(e *entry) string { return e.Summary }, width(430)),
+		column(rows, "took", "Took", func(e *entry) *float64 { return ifSet(took(e.Stages)) }, unit("s"), width(85)),
+		column(rows, "stages", "Stages", func(e *entry) string { return stagesInWords(e.Stages) }, width(380)),
 		column(rows, "level", "Level", func(e *entry) string { return e.Level }, width(80), coloured(levelColours)),
 		column(rows, "attempt", "Attempt", func(e *entry) *int64 { return ifSet(int64(attemptOf(*e))) }, width(80)),
-		column(rows, "took", "Took", func(e *entry) *float64 { return ifSet(took(e.Stages)) }, unit("s"), width(95)),
-		column(rows, "stages", "Stages", func(e *entry) string { return stagesInWords(e.Stages) }, width(420)),
 		column(rows, "record", "Record", func(e *entry) json.RawMessage { return e.Record }, width(140)),
 	)
 	for _, r := range t.Related {
