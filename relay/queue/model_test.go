@@ -34,6 +34,7 @@ func (r *modelRecipient) hop() string {
 type modelMessage struct {
 	id         mail.QueueID
 	sender     string
+	urgent     bool // at its latest at once
 	held       bool
 	poison     bool
 	panics     int
@@ -61,6 +62,7 @@ type machine struct {
 	leases   []*Lease
 	heldHops map[string]bool
 	standing map[string]bool // senders
+	down     map[string]bool // hops that cannot be reached; whether a message is to see if that is over
 	done     map[mail.QueueID]*modelMessage
 	recs     []event.Record
 }
@@ -89,9 +91,10 @@ func (m *machine) finish(msg *modelMessage, i int, d mail.Disposition) {
 	m.done[msg.id] = msg
 }
 
-// claimable lists "id domain" of what may be claimed now.
-func (m *machine) claimable() []string {
-	var list []string
+// claimable lists "id domain" of what must be claimable now, and of what may be
+// besides: times at which messages of a hop that is down must be claimed are exact
+// to a second only.
+func (m *machine) claimable() (list, may []string) {
 	for _, msg := range m.messages {
 		due := map[string]bool{}
 		for _, r := range msg.recipients {
@@ -101,12 +104,16 @@ func (m *machine) claimable() []string {
 		}
 		for d := range due {
 			if due[d] && msg.leased[d] == nil && !msg.held && !msg.poison && !m.heldHops[d] && !m.router.refused[d] {
-				list = append(list, fmt.Sprint(msg.id, " ", d))
+				if probe, down := m.down[d]; !down || probe {
+					list = append(list, fmt.Sprint(msg.id, " ", d))
+				} else if msg.urgent {
+					may = append(may, fmt.Sprint(msg.id, " ", d))
+				}
 			}
 		}
 	}
 	sort.Strings(list)
-	return list
+	return list, may
 }
 
 func (m *machine) accept(t *rapid.T) {
@@ -123,6 +130,7 @@ func (m *machine) accept(t *rapid.T) {
 	msg.sender = d.Envelope.Sender.String()
 	msg.held = m.standing[msg.sender]
 	d.Priority = mail.Priority(rapid.IntRange(-1, 1).Draw(t, "priority"))
+	msg.urgent = d.Priority == mail.PriorityHigh
 	size := rapid.SampledFrom([]int{0, 10, 30_000, smallContent + 5}).Draw(t, "size")
 	if err := m.h.Put(m.t.Context(), d, make([]byte, size)); err != nil {
 		t.Fatal(err)
@@ -133,7 +141,7 @@ func (m *machine) accept(t *rapid.T) {
 }
 
 func (m *machine) claim(t *rapid.T) {
-	want := m.claimable()
+	want, may := m.claimable()
 	l, err := m.h.tryClaim()
 	if err != nil {
 		t.Fatal(err)
@@ -144,8 +152,13 @@ func (m *machine) claim(t *rapid.T) {
 		}
 		return
 	}
-	if !slices.Contains(want, fmt.Sprint(l.Message.ID, " ", l.Hop.Name)) {
-		t.Fatalf("claimed %s for %s, want one of %v", l.Message.ID, l.Hop.Name, want)
+	if !slices.Contains(slices.Concat(want, may), fmt.Sprint(l.Message.ID, " ", l.Hop.Name)) {
+		t.Fatalf("claimed %s for %s, want one of %v or %v", l.Message.ID, l.Hop.Name, want, may)
+	}
+	if probe, down := m.down[l.Hop.Name]; l.probe != probe {
+		t.Fatalf("claimed %s for %s as a probe: %t, want %t", l.Message.ID, l.Hop.Name, l.probe, probe)
+	} else if down {
+		m.down[l.Hop.Name] = false
 	}
 	msg := m.messages[l.Message.ID]
 	var index []int
@@ -188,6 +201,14 @@ func (m *machine) settle(t *rapid.T) {
 	if now {
 		s.Next = time.Now()
 	}
+	switch rapid.IntRange(0, 3).Draw(t, "the hop") {
+	case 0:
+		s.Reached = true
+	case 1:
+		s.DownUntil = time.Now().Add(time.Hour)
+	case 2:
+		s.DownUntil = time.Now()
+	}
 	for k := range s.Outcomes {
 		s.Outcomes[k].Disposition = rapid.SampledFrom([]mail.Disposition{mail.Relayed, mail.Deferred, mail.Deferred, mail.Bounced, mail.Expired}).Draw(t, "outcome")
 	}
@@ -196,6 +217,12 @@ func (m *machine) settle(t *rapid.T) {
 	}
 	if msg == nil {
 		return
+	}
+	switch {
+	case s.Reached:
+		delete(m.down, l.Hop.Name)
+	case !s.DownUntil.IsZero():
+		m.down[l.Hop.Name] = !s.DownUntil.After(time.Now())
 	}
 	msg.end(l)
 	for k, i := range l.Index {
@@ -213,13 +240,22 @@ func (m *machine) settle(t *rapid.T) {
 
 func (m *machine) giveBack(t *rapid.T) {
 	l, msg := m.take(t)
-	poison := rapid.IntRange(0, 3).Draw(t, "panic") == 0
-	if poison {
+	how := rapid.IntRange(0, 4).Draw(t, "how")
+	poison := how == 0
+	switch {
+	case poison:
 		if err := l.Poison(errors.New("boom")); err != nil {
 			t.Fatal(err)
 		}
-	} else {
+	case how < 3:
+		wait := time.Duration(how-1) * time.Hour
+		l.Park(time.Now().Add(wait), time.Now().Add(time.Hour))
+		m.down[l.Hop.Name] = wait == 0
+	default:
 		l.Release()
+		if _, down := m.down[l.Hop.Name]; down && l.probe {
+			m.down[l.Hop.Name] = true
+		}
 	}
 	if msg == nil {
 		return
@@ -291,6 +327,10 @@ func (m *machine) releaseHop(t *rapid.T) {
 func (m *machine) retry(t *rapid.T) {
 	d := rapid.SampledFrom([]string{"a.example", "b.example", "c.example"}).Draw(t, "domain")
 	m.act(t, Action{Action: "retry", Filter: Filter{Domain: d}, Actor: "op"})
+	m.h.Probe() // as whoever retries does
+	for hop := range m.down {
+		m.down[hop] = true
+	}
 	for _, msg := range m.messages {
 		for i := range msg.recipients {
 			if r := &msg.recipients[i]; r.domain == d && !msg.poison {
@@ -389,7 +429,7 @@ func (m *machine) resend(t *rapid.T) {
 	if old == nil {
 		old = m.done[id]
 	}
-	again := &modelMessage{sender: old.sender, held: m.standing[old.sender], leased: map[string]*Lease{}}
+	again := &modelMessage{sender: old.sender, urgent: old.urgent, held: m.standing[old.sender], leased: map[string]*Lease{}}
 	for _, r := range old.recipients {
 		if m.final[fmt.Sprint(id, "/", r.n)] == mail.Relayed {
 			again.recipients = append(again.recipients, modelRecipient{n: r.n, domain: r.domain, disposition: mail.Queued, due: true})
@@ -425,6 +465,7 @@ func (m *machine) restart(*rapid.T) {
 	m.h = old.reopen(m.t, nil)
 	m.recs = append(m.recs, old.rec.all()...)
 	m.leases = nil
+	clear(m.down)
 	for _, msg := range m.messages {
 		msg.leased = map[string]*Lease{}
 	}
@@ -474,6 +515,14 @@ func (m *machine) check(t *rapid.T) {
 	}
 }
 
+// urgentAtOnce has high priority claimed even if its hop cannot be reached.
+func urgentAtOnce(m *Message, _ Waiting) time.Time {
+	if m.Priority == mail.PriorityHigh {
+		return m.AcceptedAt
+	}
+	return m.ExpiresAt
+}
+
 func TestModel(t *testing.T) {
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue { // 100 take too long for every day
 		if err := flag.Set("rapid.checks", "30"); err != nil {
@@ -483,10 +532,10 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		m := &machine{
 			t: t, router: &domains{refused: map[string]bool{}}, messages: map[mail.QueueID]*modelMessage{},
-			final: map[string]mail.Disposition{}, heldHops: map[string]bool{}, standing: map[string]bool{},
+			final: map[string]mail.Disposition{}, heldHops: map[string]bool{}, standing: map[string]bool{}, down: map[string]bool{},
 			done: map[mail.QueueID]*modelMessage{},
 		}
-		m.h = open(t, func(o *Options) { o.Router = m.router; o.NoSync, o.KeepRelayed = true, time.Hour })
+		m.h = open(t, func(o *Options) { o.Router = m.router; o.NoSync, o.KeepRelayed, o.Latest = true, time.Hour, urgentAtOnce })
 		rt.Repeat(map[string]func(*rapid.T){
 			"accept": m.accept, "accept2": m.accept, "claim": m.claim, "claim2": m.claim, "claim3": m.claim, "settle": m.settle, "settle2": m.settle,
 			"give back": m.giveBack, "hold message": m.holdMessage, "release message": m.releaseMessage, "hold hop": m.holdHop, "release hop": m.releaseHop,
