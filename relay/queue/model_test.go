@@ -535,7 +535,10 @@ func TestModel(t *testing.T) {
 			final: map[string]mail.Disposition{}, heldHops: map[string]bool{}, standing: map[string]bool{}, down: map[string]bool{},
 			done: map[mail.QueueID]*modelMessage{},
 		}
-		m.h = open(t, func(o *Options) { o.Router = m.router; o.NoSync, o.KeepRelayed, o.Latest = true, time.Hour, urgentAtOnce })
+		m.h = open(t, func(o *Options) {
+			o.Router = m.router
+			o.NoSync, o.KeepRelayed, o.Latest = true, time.Hour, urgentAtOnce
+		})
 		rt.Repeat(map[string]func(*rapid.T){
 			"accept": m.accept, "accept2": m.accept, "claim": m.claim, "claim2": m.claim, "claim3": m.claim, "settle": m.settle, "settle2": m.settle,
 			"give back": m.giveBack, "hold message": m.holdMessage, "release message": m.releaseMessage, "hold hop": m.holdHop, "release hop": m.releaseHop,
