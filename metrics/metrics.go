@@ -333,6 +333,9 @@ func (t *tables) queued(ev *event.MessageQueued, uid string) {
 	t.received.addAt(1, from)
 	t.receivedBytes.addAt(max(float64(ev.Size), 0), from)
 	t.messageSize.observeAt(float64(ev.Size), "", places{from[0]})
+	if ev.TAccept == 0 { // not known any more
+		return
+	}
 	t.receiveDuration.observeAt((ev.TReceive + ev.TAccept).Float(), "", places{from[0]})
 	t.acceptDuration.observe(ev.TAccept.Float(), uid) // the part that is ours has the exemplar
 }

@@ -389,7 +389,7 @@ func (r *Record) Encode(dst []byte, form *Form) ([]byte, error) {
 }
 
 // Amend gives r an event that differs from the one it had in the field key
-// alone, which must not be one that is left out. What Encode made stays of use.
+// alone. What Encode made stays of use, unless the field is left out before or after.
 func (r *Record) Amend(ev Event, key string) {
 	f, had := r.Form, r.Event
 	r.Event = ev
@@ -401,8 +401,11 @@ func (r *Record) Amend(ev Event, key string) {
 		// A quotation mark within a value has a backslash before it, so that the
 		// lead is found nowhere else, but perhaps in a list that stands before it;
 		// and no number has a comma or a brace.
-		if p := &fields[i]; p.key == key && !p.omitZero && p.form == formSeconds {
+		if p := &fields[i]; p.key == key && p.form == formSeconds {
 			from := bytes.LastIndex(f.json, []byte(p.lead)) + len(p.lead)
+			if from < len(p.lead) || p.omitZero && ValueOf(ev).Field(p.offset).Int(p.kind) == 0 {
+				return
+			}
 			to := from + bytes.IndexAny(f.json[from:], ",}")
 			f.of, f.but, f.from, f.to = ValueOf(ev), p, from, to
 			return

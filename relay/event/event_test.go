@@ -334,15 +334,20 @@ func TestAmend(t *testing.T) {
 	lists := []Recipient{{Address: `a,"t_accept":7,@example.com`, Reply: `,"t_accept":8}`}}
 	early := MessageQueued{Info: Info{MailFrom: `,"t_accept":9,`, Size: 3}, Recipients: lists, TAccept: Secs(time.Millisecond), Expires: time.Date(2026, 1, 7, 3, 4, 5, 0, time.UTC)}
 	for _, test := range []struct {
-		name string
-		late Seconds
+		name        string
+		early, late Seconds
+		form        bool // stays of use
 	}{
-		{"longer", Secs(123456 * time.Microsecond)},
-		{"shorter", 0},
-		{"the same", early.TAccept},
-		{"negative", Secs(-time.Second)},
+		{"longer", early.TAccept, Secs(123456 * time.Microsecond), true},
+		{"shorter", early.TAccept, Secs(time.Second), true},
+		{"the same", early.TAccept, early.TAccept, true},
+		{"negative", early.TAccept, Secs(-time.Second), true},
+		{"left out after", early.TAccept, 0, false},
+		{"left out before", 0, Secs(time.Second), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			early := early
+			early.TAccept = test.early
 			r := Record{ID: "1", Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Event: early}
 			if _, err := r.Encode(nil, new(Form)); err != nil {
 				t.Fatal(err)
@@ -350,8 +355,8 @@ func TestAmend(t *testing.T) {
 			late := early
 			late.TAccept = test.late
 			r.Amend(late, "t_accept")
-			if r.Form.of != ValueOf(r.Event) {
-				t.Error("the form is of no use any more")
+			if got := r.Form.of == ValueOf(r.Event); got != test.form {
+				t.Errorf("the form is of use: %t, want %t", got, test.form)
 			}
 			got, err := r.AppendJSON(nil)
 			if err != nil {

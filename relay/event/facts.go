@@ -278,8 +278,8 @@ type MessageQueued struct {
 	Subject       string       `json:"subject,omitzero"`
 	Changed       string       `json:"changed,omitzero"` // what was changed before the message was queued: [Changes] words, by space
 	EnvID         string       `json:"envid,omitzero"`
-	TReceive      Seconds      `json:"t_receive"` // first byte of MAIL to end of content
-	TAccept       Seconds      `json:"t_accept"`  // end of content to durable
+	TReceive      Seconds      `json:"t_receive"`         // first byte of MAIL to end of content
+	TAccept       Seconds      `json:"t_accept,omitzero"` // end of content to durable; left out when a crash came before it was known
 	Expires       time.Time    `json:"expires,omitzero"`
 	DeliverBy     time.Time    `json:"deliver_by,omitzero"` // when the sender wants it delivered (RFC 2852)
 }

@@ -96,6 +96,7 @@ type committer struct {
 	wake    chan struct{} // holds one token when something waits
 
 	join, pack []byte // the facts of a group, for the commit under way
+	took       []byte // how long the messages of the last row took, for the next one
 }
 
 // submit hands c to the committer and waits until it is durable.
@@ -200,6 +201,9 @@ func (q *Queue) commitLoop() {
 		q.mu.Lock()
 		q.rearm(now)
 		q.mu.Unlock()
+		if row != 0 {
+			q.com.took = appendTook(q.com.took[:0], group, now)
+		}
 		q.published <- publication{group: group, at: now, row: row}
 		q.witness.write(q.commits)
 	}
@@ -259,8 +263,8 @@ func (q *Queue) commitGroup(group []*change) (row uint64, err error) {
 	if rows > 0 {
 		row = q.outbox.next
 		lines = group[0].lines
-		if len(group) > 1 {
-			lines = q.com.join[:0]
+		if len(group) > 1 || len(q.com.took) > 0 {
+			lines = append(q.com.join[:0], q.com.took...)
 			for _, c := range group {
 				lines = append(lines, c.lines...)
 			}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strconv"
 	"sync"
 	"time"
 
@@ -258,30 +259,34 @@ func (q *Queue) reemit() (facts int, err error) {
 		opts.Prefix = []byte(prefixOutbox)
 		it := txn.NewIterator(opts)
 		defer it.Close()
+		var last foundRow
 		for it.Seek(outboxKey(first)); it.Valid(); it.Next() {
 			key := it.Item().Key()
 			if len(key) != len(prefixOutbox)+8 {
 				continue
 			}
-			seq := binary.BigEndian.Uint64(key[len(prefixOutbox):])
-			n, size := 0, 0
+			row := foundRow{seq: binary.BigEndian.Uint64(key[len(prefixOutbox):])}
+			var took []event.Seconds
 			err := it.Item().Value(func(v []byte) error {
-				size = len(v)
+				row.size = len(v)
 				lines, err := unpackFacts(v)
 				if err != nil {
 					q.remark("a row of the outbox cannot be read", err.Error())
 					return nil
 				}
-				n = q.tellAgain(lines, seq < told)
+				row.facts, took = q.readFacts(lines)
 				return nil
 			})
 			if err != nil {
 				return err
 			}
-			facts += n
-			q.outbox.add(seq, n, size, time.Now())
-			q.outbox.emitted(seq, q.mark())
+			if row.seq != last.seq+1 {
+				took = nil
+			}
+			facts += q.tellAgain(&last, took)
+			last = row
 		}
+		facts += q.tellAgain(&last, nil)
 		return nil
 	})
 	q.outbox.next = max(q.outbox.next, first, q.outbox.told)
@@ -291,25 +296,99 @@ func (q *Queue) reemit() (facts int, err error) {
 	return facts, nil
 }
 
-// tellAgain publishes the facts of a row, or gives them to the tracking store
-// when the others are told.
-func (q *Queue) tellAgain(lines []byte, told bool) (facts int) {
+// foundRow is a row of the outbox that was found at the start.
+type foundRow struct {
+	seq   uint64
+	size  int
+	facts []event.Record
+}
+
+// readFacts reads the lines of a row: its facts, and how long the messages took
+// that the row before it accepts, where it says so.
+func (q *Queue) readFacts(lines []byte) (facts []event.Record, took []event.Seconds) {
 	for line := range bytes.Lines(lines) {
+		if bytes.HasPrefix(line, []byte(tookLead)) {
+			var t tookLine
+			if err := json.Unmarshal(line, &t); err != nil {
+				q.remark("a line of the outbox cannot be read", err.Error())
+			}
+			took = t.Took
+			continue
+		}
 		var r event.Record
 		if err := json.Unmarshal(line, &r); err != nil {
 			q.remark("a fact in the outbox cannot be read", err.Error())
 			continue
 		}
-		r.Kept = true
-		switch {
-		case !told:
-			q.opts.Emitter.Publish(r)
-		case q.opts.Confirm != nil:
-			q.opts.Confirm.Write(&r)
-		}
-		facts++
+		facts = append(facts, r)
 	}
-	return facts
+	return facts, took
+}
+
+// tellAgain publishes the facts of a row, or gives them to the tracking store
+// when the others are told. took is how long it took to accept each of the
+// row's messages, as the next row has it: what their own facts say was written
+// before they were durable.
+func (q *Queue) tellAgain(row *foundRow, took []event.Seconds) (facts int) {
+	if row.seq == 0 {
+		return 0
+	}
+	for i := range row.facts {
+		r := &row.facts[i]
+		r.Kept = true
+		if ev, ok := r.Event.(event.MessageQueued); ok {
+			ev.TAccept = 0
+			if len(took) > 0 {
+				ev.TAccept, took = took[0], took[1:]
+			}
+			r.Event = ev
+		}
+		switch {
+		case row.seq >= q.outbox.told:
+			q.opts.Emitter.Publish(*r)
+		case q.opts.Confirm != nil:
+			q.opts.Confirm.Write(r)
+		}
+	}
+	q.outbox.add(row.seq, len(row.facts), row.size, time.Now())
+	q.outbox.emitted(row.seq, q.mark())
+	return len(row.facts)
+}
+
+// tookLine is the first line of a row: how long it took to accept the messages
+// of the row before it, from the end of the content until they were durable.
+// Their facts could not say it yet.
+type tookLine struct {
+	Took []event.Seconds `json:"took"`
+}
+
+const tookLead = `{"took":`
+
+// appendTook appends the tookLine of group, which is durable since at, or
+// nothing when no message came with it.
+func appendTook(dst []byte, group []*change, at time.Time) []byte {
+	begin := len(dst)
+	dst = append(dst, tookLead...)
+	next := byte('[')
+	for _, c := range group {
+		for i := range c.facts {
+			if _, ok := c.facts[i].Event.(event.MessageQueued); !ok {
+				continue
+			}
+			var took event.Seconds
+			for _, a := range c.arrived {
+				if a.fact == i {
+					took = event.Since(a.from, at)
+				}
+			}
+			dst = strconv.AppendFloat(append(dst, next), took.Float(), 'f', -1, 64)
+			next = ','
+		}
+	}
+	if next == '[' {
+		return dst[:begin]
+	}
+	return append(dst, "]}\n"...)
 }
 
 // readNumber reads a number of 8 octets, or 0 when there is none.
