@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -70,13 +71,13 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer stop()
-	t := &traffic{user: "shop", perSecond: o.Rate, plain: pick(2525), submission: pick(2587)}
-	listen := pick(8025)
-	cfg, err := configure(o.Dir, connectors, listen, t)
-	if err != nil {
-		return err
+	a, t, err := prepare(o, connectors)
+	for range 3 { // somebody may have taken a port that was free a moment ago, such as another demo
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+		a, t, err = prepare(o, connectors)
 	}
-	a, err := app.New(app.Options{Config: cfg})
 	if err != nil {
 		return err
 	}
@@ -95,6 +96,17 @@ func Run(ctx context.Context, o Options) (err error) {
 		return nil
 	}
 	return err
+}
+
+// prepare makes a relay that listens already, and the traffic for it.
+func prepare(o Options, connectors string) (*app.App, *traffic, error) {
+	t := &traffic{user: "shop", perSecond: o.Rate, plain: pick(2525), submission: pick(2587)}
+	cfg, err := configure(o.Dir, connectors, pick(8025), t)
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := app.New(app.Options{Config: cfg})
+	return a, t, err
 }
 
 // pick is the wanted port of loopback, or a free one when somebody has it.
