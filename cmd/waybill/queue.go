@@ -138,6 +138,7 @@ func queueMessagesCmd(e *env) *cobra.Command {
 				var to []string
 				attempts, next := 0, time.Time{}
 				var last trackapi.QueuedRecipient
+				waits := ""
 				for _, r := range m.Recipients {
 					to = append(to, r.Address)
 					attempts = max(attempts, r.Attempts)
@@ -147,10 +148,11 @@ func queueMessagesCmd(e *env) *cobra.Command {
 					if r.Reply != "" {
 						last = r
 					}
+					waits = or(waits, r.Waits)
 					whys.add(r.Class, r.Rule, r.Permanence, r.Explanation)
 				}
 				t.add(append([]string{
-					e.clock(m.Time), m.QueueID, m.State, m.Sender, e.addresses(to), e.seconds(m.Age), fmt.Sprint(attempts), e.until(next), last.Class, last.Reply,
+					e.clock(m.Time), m.QueueID, m.State, m.Sender, e.addresses(to), e.seconds(m.Age), fmt.Sprint(attempts), e.until(next), last.Class, or(last.Reply, waits),
 				}, e.whyCells(last.Rule, last.Explanation)...)...)
 			}
 			if err := render(e, trackapi.QueuedMessages{Messages: rows, Cursor: cursor}, rows, t); err != nil {
@@ -211,7 +213,7 @@ func queueShowCmd(e *env) *cobra.Command {
 			for _, r := range m.Recipients {
 				whys.add(r.Class, r.Rule, r.Permanence, r.Explanation)
 				t.add(append([]string{
-					r.Address, r.State, r.Queue, fmt.Sprint(r.Attempts), e.until(r.Next), e.dash(r.Host), e.dash(r.Class), e.dash(r.Reply),
+					r.Address, r.State, r.Queue, fmt.Sprint(r.Attempts), e.until(r.Next), e.dash(r.Host), e.dash(r.Class), e.dash(or(r.Reply, r.Waits)),
 				}, e.whyCells(r.Rule, r.Explanation)...)...)
 			}
 			if e.format == "table" {

@@ -90,6 +90,18 @@ func (h *hopQueue) snapshot(now time.Time) HopStatus {
 	return s
 }
 
+// Unreachable says, while hop cannot be reached, what went wrong last and when that
+// is tried again: what waits for it is not claimed before. Otherwise again is zero.
+func (q *Queue) Unreachable(hop route.Hop) (why string, again time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	h := q.sched.hops[hop]
+	if h == nil || !h.down {
+		return "", time.Time{}
+	}
+	return h.last.text, fromMicro(h.probeAt)
+}
+
 // lag is for how long something has been due that nobody has claimed. What waits
 // for its hop to come back is not due.
 func (h *hopQueue) lag(now int64) time.Duration {
