@@ -339,7 +339,7 @@ type QueuedRecipient struct {
 	Reply    string    `json:"last_reply,omitempty"`
 	Class    string    `json:"last_class,omitempty"`
 	Host     string    `json:"last_host,omitempty"`
-	Waits    string    `json:"waits,omitempty"` // why it waits without an attempt of its own: the next hop cannot be reached
+	Waits    string    `json:"waits,omitempty"` // why it waits without an attempt of its own: the next hop cannot be reached, or asked for a pause
 
 	// What the last failure means.
 	Rule        string `json:"last_class_rule,omitempty"`

@@ -90,9 +90,10 @@ func (h *hopQueue) snapshot(now time.Time) HopStatus {
 	return s
 }
 
-// Unreachable says, while hop cannot be reached, what went wrong last and when that
-// is tried again: what waits for it is not claimed before. Otherwise again is zero.
-func (q *Queue) Unreachable(hop route.Hop) (why string, again time.Time) {
+// Unavailable says, while hop cannot be reached or has asked for a pause, what it said or
+// what went wrong last, and when it is tried again: what waits for it is not
+// claimed before. Otherwise again is zero.
+func (q *Queue) Unavailable(hop route.Hop) (why string, again time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	h := q.sched.hops[hop]

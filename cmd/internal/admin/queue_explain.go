@@ -1,16 +1,17 @@
 package admin
 
 import (
+	"time"
+
 	"waybill/logtrack/trackapi"
 	"waybill/relay/mail"
 	"waybill/relay/queue"
+	"waybill/relay/route"
 )
 
 // explain adds why each recipient of m waits, and what its last failure means.
 func (h *Handler) explain(m *queue.Message, list []trackapi.QueuedRecipient) {
-	for i := range list {
-		h.explainWait(m, i, &list[i])
-	}
+	h.explainWaits(m, list)
 	if h.opts.Explain == nil {
 		return
 	}
@@ -20,20 +21,29 @@ func (h *Handler) explain(m *queue.Message, list []trackapi.QueuedRecipient) {
 	}
 }
 
-// explainWait says of recipient i that it waits for its next hop to come back,
-// which no record tells: nothing is written for each message when that is lost.
-func (h *Handler) explainWait(m *queue.Message, i int, r *trackapi.QueuedRecipient) {
-	if st := &m.States[i]; m.HeldBy != "" || st.Disposition.Final() || st.Disposition == mail.Held {
-		return
-	}
-	why, again := h.opts.Queue.Unreachable(m.States[i].Hop)
-	if again.IsZero() {
-		return
-	}
-	if again.After(r.Next) {
-		r.Next = again
-	}
-	if r.Reply == "" {
-		r.Waits = "the next hop cannot be reached: " + why
+// explainWaits says which recipients wait because their next hop takes nothing,
+// which no record tells: nothing is written for each message when a hop is lost.
+func (h *Handler) explainWaits(m *queue.Message, list []trackapi.QueuedRecipient) {
+	var hop route.Hop // of most recipients, as a rule
+	var why string
+	var again time.Time
+	for i := range list {
+		st, r := &m.States[i], &list[i]
+		if m.HeldBy != "" || st.Disposition.Final() || st.Disposition == mail.Held {
+			continue
+		}
+		if st.Hop != hop {
+			hop = st.Hop
+			why, again = h.opts.Queue.Unavailable(hop)
+		}
+		if again.IsZero() {
+			continue
+		}
+		if again.After(r.Next) {
+			r.Next = again
+		}
+		if r.Reply == "" {
+			r.Waits = "the next hop takes nothing at present: " + why
+		}
 	}
 }

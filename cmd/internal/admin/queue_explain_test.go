@@ -64,7 +64,7 @@ func TestQueueWaits(t *testing.T) {
 	if r := got[string(tried)+" b@dead.test"]; r.Waits != "" || !strings.Contains(r.Reply, "refused") || !r.Next.Equal(again.Add(time.Hour)) {
 		t.Errorf("the one that was tried: %+v", r)
 	}
-	if r := got[string(waits)+" c@dead.test"]; r.Waits != "the next hop cannot be reached: 451 4.4.1 connection refused" || !r.Next.Equal(again) {
+	if r := got[string(waits)+" c@dead.test"]; r.Waits != "the next hop takes nothing at present: 451 4.4.1 connection refused" || !r.Next.Equal(again) {
 		t.Errorf("the one that waits: %+v, want it to wait until %v", r, again)
 	}
 	if r := got[string(waits)+" d@other.test"]; r.Waits != "" || r.Next.After(time.Now()) {
