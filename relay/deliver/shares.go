@@ -15,8 +15,8 @@ import (
 //
 // Hops in trouble get at most a quarter of the places, and half of all attempts
 // that may be under way and of their send connector's connections; together with
-// those that are new, three quarters of either. So a message for a hop that is well known finds a place however many
-// hops hang. When half of the share of the new ones is taken, each gets one attempt
+// those that are new, three quarters of either. So a message for a hop that is well
+// known finds a place however many hops hang. When half of the share of the new ones is taken, each gets one attempt
 // at a time, so that one that is fine is not behind ten attempts of each that hangs.
 //
 // While less than a quarter of all that is taken by hops that are not well known,
@@ -67,13 +67,16 @@ func (s *shares) limit(hop route.Hop, connections, n int) int {
 	if q := part(connections, 1); q < s.calm.Load() {
 		s.calm.Store(q)
 	}
-	bad, others := s.placed[standingBad].Load(), s.placed[standingNew].Load()
-	allBad, allNew := bad+s.slow[standingBad].Load(), others+s.slow[standingNew].Load()
-	if allBad+allNew < s.calm.Load() {
+	taken := func() (bad, others, allBad, allNew int64) {
+		bad, others = s.placed[standingBad].Load(), s.placed[standingNew].Load()
+		return bad, others, bad + s.slow[standingBad].Load(), others + s.slow[standingNew].Load()
+	}
+	if _, _, bad, others := taken(); bad+others < s.calm.Load() {
 		return n
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	bad, others, allBad, allNew := taken() // of one moment
 	itsBad, itsNew := int64(0), int64(0)
 	if c := s.connectors[hop.Connector]; c != nil {
 		itsBad, itsNew = int64(c[standingBad]), int64(c[standingNew])
@@ -147,8 +150,8 @@ func (x *share) linger() {
 	if x.over {
 		return
 	}
+	x.shares.slow[x.as].Add(1) // first: who looks now may see it twice, and never not at all
 	x.shares.placed[x.as].Add(-1)
-	x.shares.slow[x.as].Add(1)
 	x.slow = true
 	if r := x.of[x.hop]; r != nil {
 		r.slow++
