@@ -272,6 +272,13 @@ func (q *Queue) queued(id ident) bool {
 	return q.sched.find(id) != nil
 }
 
+// isKept reports whether a message that was relayed is kept under id.
+func (q *Queue) isKept(id ident) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.kept.index[id] != nil
+}
+
 // finish brings the content to where it stays.
 func (in *Incoming) finish(id ident, is traits) (*segment, int64, error) {
 	q := in.q
@@ -338,7 +345,7 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 			Reason: "recipients", Err: fmt.Errorf("envelope of %d octets, at most %d", len(value), maxRecord),
 		}
 	}
-	c.set = append(c.set, pair{key, value})
+	c.set = append(c.set, pair{key, value, !q.isKept(id)})
 
 	emit := q.opts.Emitter.Message(d.ID, d.UID)
 	if !d.Origin.DataEndedAt.IsZero() {

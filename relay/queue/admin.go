@@ -12,8 +12,6 @@ import (
 	"waybill/relay/event"
 	"waybill/relay/mail"
 	"waybill/relay/route"
-
-	"github.com/dgraph-io/badger/v4"
 )
 
 // Get returns a message, or ErrNotFound.
@@ -91,46 +89,33 @@ func (q *Queue) List(ctx context.Context, f Filter, after mail.QueueID, limit in
 // it selects, in the order of their IDs, until f returns false.
 func (q *Queue) scan(ctx context.Context, filter Filter, after mail.QueueID, f func(id ident, m *stored, index []int) bool) error {
 	match := filter.compile()
-	return q.view(func(txn *badger.Txn) error {
-		opts := badger.DefaultIteratorOptions
-		opts.Prefix = []byte(prefixMessage + string(filter.ID))
-		opts.PrefetchValues = false // most keys are told apart in memory
-		it := txn.NewIterator(opts)
-		defer it.Close()
-		start := opts.Prefix
-		if after != "" {
-			start = []byte(prefixMessage + max(string(after)+"\x00", string(filter.ID)))
+	prefix, start := keysFrom(filter, after)
+	now := time.Now()
+	return q.records(ctx, prefix, start, func(id ident, read func() (*stored, error)) (bool, error) {
+		v, ok := q.look(id)
+		if !ok || !match.view(&v, now) {
+			return true, nil
 		}
-		now := time.Now()
-		for it.Seek(start); it.Valid(); it.Next() {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			id, ok := parseIdent(mail.QueueID(it.Item().Key()[len(prefixMessage):]))
-			if !ok {
-				continue
-			}
-			v, ok := q.look(id)
-			if !ok || !match.view(&v, now) {
-				continue
-			}
-			var m *stored
-			err := it.Item().Value(func(b []byte) (err error) {
-				m, err = decodeRecord(b)
-				return err
-			})
-			if errors.Is(err, errRecord) || err == nil && m.done {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if index := match.recipients(&v, m); len(index) > 0 && !f(id, m, index) {
-				return nil
-			}
+		m, err := read()
+		if errors.Is(err, errRecord) || err == nil && m.done {
+			return true, nil
 		}
-		return nil
+		if err != nil {
+			return false, err
+		}
+		index := match.recipients(&v, m)
+		return len(index) == 0 || f(id, m, index), nil
 	})
+}
+
+// keysFrom is where the keys of the messages that filter selects are, and the
+// first of them behind after.
+func keysFrom(filter Filter, after mail.QueueID) (prefix, start []byte) {
+	prefix = []byte(prefixMessage + string(filter.ID))
+	if after == "" {
+		return prefix, prefix
+	}
+	return prefix, []byte(prefixMessage + max(string(after)+"\x00", string(filter.ID)))
 }
 
 // actions are what [Queue.Act] knows.
@@ -446,7 +431,6 @@ func (q *Queue) bounceRecipients(c *change, emit event.Emitter, m *stored, index
 	for k, i := range index {
 		m.States[i].endWait(now)
 		m.States[i].note(&outcomes[k])
-		m.States[i].LastAt = now
 		if err := q.stateFinal(c, emit.Source(event.SourceAdmin), m, i, &outcomes[k], hopOf(m.States[i].Hop), now); err != nil {
 			return err
 		}

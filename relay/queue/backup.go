@@ -44,7 +44,7 @@ func (q *Queue) Backup(ctx context.Context, dir string) (*BackupInfo, error) {
 	return info, nil
 }
 
-func (q *Queue) backup(ctx context.Context, dir string) (*BackupInfo, error) {
+func (q *Queue) backup(ctx context.Context, dir string) (_ *BackupInfo, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ending := make(chan struct{})
@@ -68,11 +68,9 @@ func (q *Queue) backup(ctx context.Context, dir string) (*BackupInfo, error) {
 	q.contents.freeze(true)
 	defer q.contents.freeze(false)
 	info := &BackupInfo{}
-	sum, err := badgerdir.Backup(ctx, q.db, filepath.Join(dir, backupDatabase))
-	if err != nil {
+	if info.SHA256, err = q.copyDatabase(ctx, filepath.Join(dir, backupDatabase)); err != nil {
 		return nil, err
 	}
-	info.SHA256 = sum
 	list, err := backedUp(ctx, filepath.Join(dir, backupDatabase))
 	if err != nil {
 		return nil, err
@@ -81,6 +79,18 @@ func (q *Queue) backup(ctx context.Context, dir string) (*BackupInfo, error) {
 		return nil, err
 	}
 	return info, disk{}.syncDir(dir)
+}
+
+// copyDatabase writes all keys as the last commit left them. Nothing else is
+// written to the database meanwhile: who reads it to copy it does not see all of it
+// at the same moment, and a save is no moment of the queue.
+func (q *Queue) copyDatabase(ctx context.Context, name string) (sum string, err error) {
+	q.saving.Lock()
+	defer q.saving.Unlock()
+	if err := q.saveLocked(true); err != nil {
+		return "", err
+	}
+	return badgerdir.Backup(ctx, q.db, name)
 }
 
 // backedUp lists the messages of a stream that are not finished, by where their
@@ -292,7 +302,8 @@ func (b *rebuild) takeRecords(ctx context.Context, name string, places map[ident
 			return nil
 		}
 		newest[key] = kv.Version
-		if badgerdir.Deleted(kv) || key == keyCommits || key == keySegment || key == keyFormat {
+		if badgerdir.Deleted(kv) || bytes.HasPrefix(kv.Key, []byte(prefixEntry)) ||
+			key == keyCommits || key == keySegment || key == keyFormat || key == keyJournal { // the new queue begins its own
 			return nil
 		}
 		if !bytes.HasPrefix(kv.Key, []byte(prefixMessage)) {

@@ -1,9 +1,11 @@
 package queue
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,10 +29,13 @@ const (
 	prefixMessage = "m/" // + queue ID
 	prefixOutbox  = "o/" // + sequence, 8 octets, big endian
 	prefixHold    = "h/" // + connector, NUL, hop name
+	prefixEntry   = "j/" // + number, 8 octets, big endian: an entry of the journal for which no segment had room
+	prefixMark    = "g/" // + what there is one of
 	keyFormat     = "g/format"
 	keySegment    = "g/segment" // a segment number that no new segment may go below
 	keyOutbox     = "g/outbox"  // facts below this sequence are confirmed
 	keyTold       = "g/told"    // all readers but the tracking store have the facts below this sequence
+	keyJournal    = "g/journal" // how far the database knows the journal
 )
 
 func messageKey(id string) []byte { return append([]byte(prefixMessage), id...) }
@@ -39,7 +44,10 @@ func outboxKey(seq uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte(prefixOutbox), seq)
 }
 
-type pair struct{ key, value []byte }
+type pair struct {
+	key, value []byte
+	fresh      bool // the database has never had the key
+}
 
 // change is something that becomes durable as a whole, with its facts.
 type change struct {
@@ -76,7 +84,7 @@ func (c *change) after(f func()) {
 	}
 }
 
-// size estimates the room that c takes in a transaction.
+// size estimates the room that c takes in an entry, or in a transaction.
 func (c *change) size() int64 {
 	n := int64(len(c.lines))
 	for _, p := range c.set {
@@ -88,7 +96,7 @@ func (c *change) size() int64 {
 	return n
 }
 
-// committer merges the changes that wait into one transaction at a time.
+// committer merges the changes that wait into one entry of the journal at a time.
 type committer struct {
 	mu      sync.Mutex
 	waiting []*change
@@ -96,7 +104,9 @@ type committer struct {
 	wake    chan struct{} // holds one token when something waits
 
 	join, pack []byte // the facts of a group, for the commit under way
+	entry      []byte // of the journal, as above
 	took       []byte // how long the messages of the last row took, for the next one
+	floor      uint64 // the lowest number of a segment that an entry can be in
 }
 
 // submit hands c to the committer and waits until it is durable.
@@ -129,19 +139,19 @@ func (q *Queue) submit(c *change) error {
 // answers are channels for the answers to changes: each gets one, and is empty again.
 var answers = sync.Pool{New: func() any { return make(chan error, 1) }}
 
-// take removes the changes of the next transaction. It returns nil when the
+// take removes the changes of the next entry. It returns nil when the
 // committer shall end.
 func (q *Queue) take() []*change {
 	for {
 		q.com.mu.Lock()
 		if n := len(q.com.waiting); n > 0 {
-			var bytes, keys int64
+			var octets, keys int64
 			take := 0
 			for take < n {
 				c := q.com.waiting[take]
-				bytes += c.size()
+				octets += c.size()
 				keys += int64(len(c.set) + len(c.del))
-				if take > 0 && (bytes > q.batchBytes || keys > q.batchKeys) {
+				if take > 0 && (octets > q.batchBytes || keys > q.batchKeys) {
 					break
 				}
 				take++
@@ -163,25 +173,24 @@ func (q *Queue) take() []*change {
 	}
 }
 
-// commitLoop is the one goroutine that writes to Badger.
+// commitLoop is the one goroutine that writes the journal.
 func (q *Queue) commitLoop() {
 	defer close(q.published)
+	defer close(q.committed)
 	for {
 		group := q.take()
 		if group == nil {
 			return
 		}
-		done, ok := q.admit(group)
-		if !ok {
+		q.latency.begin(time.Now())
+		row, err := q.commitGroup(group)
+		q.latency.end(time.Now())
+		if errors.Is(err, errLogFull) {
 			for _, c := range group {
 				c.done <- errLogFull
 			}
 			continue
 		}
-		q.latency.begin(time.Now())
-		row, err := q.commitGroup(group)
-		q.latency.end(time.Now())
-		done()
 		if err != nil {
 			q.fail(err)
 			for _, c := range group {
@@ -205,7 +214,7 @@ func (q *Queue) commitLoop() {
 			q.com.took = appendTook(q.com.took[:0], group, now)
 		}
 		q.published <- publication{group: group, at: now, row: row}
-		q.witness.write(q.commits)
+		q.witness.entry(q.journal - 1)
 	}
 }
 
@@ -225,102 +234,133 @@ func acknowledge(group []*change) {
 	}
 }
 
-// commitGroup makes the group durable: first the contents, then the
-// transaction that names them. It returns the sequence of the outbox row.
+// commitGroup makes the group durable: first the contents that are elsewhere,
+// then, by one sync, the other contents and the entry of the journal behind them.
+// It returns the sequence of the outbox row.
 func (q *Queue) commitGroup(group []*change) (row uint64, err error) {
 	if err := q.failure(); err != nil {
 		return 0, err
 	}
-	if err := q.syncContents(group); err != nil {
-		return 0, err
-	}
-	for _, c := range group {
-		q.guard.spend(2 * c.size()) // into the log now, and into a table later
-	}
-	before := q.db.NewTransaction(false)
-	defer func() {
-		if err != nil {
-			before.Discard()
-		}
-	}()
-	txn := q.db.NewTransaction(true)
-	defer txn.Discard()
-	var lines []byte
-	rows := 0
-	for _, c := range group {
-		for _, p := range c.set {
-			if err := txn.Set(p.key, p.value); err != nil {
-				return 0, fmt.Errorf("commit: %w", err)
-			}
-		}
-		for _, k := range c.del {
-			if err := txn.Delete(k); err != nil {
-				return 0, fmt.Errorf("commit: %w", err)
-			}
-		}
-		rows += c.rows
-	}
-	if rows > 0 {
-		row = q.outbox.next
-		lines = group[0].lines
-		if len(group) > 1 || len(q.com.took) > 0 {
-			lines = append(q.com.join[:0], q.com.took...)
-			for _, c := range group {
-				lines = append(lines, c.lines...)
-			}
-			q.com.join = lines
-		}
-		q.com.pack = packFacts(q.com.pack, lines)
-		lines = q.com.pack
-		if err := txn.Set(outboxKey(row), lines); err != nil {
-			return 0, fmt.Errorf("commit: %w", err)
-		}
-	}
-	if err := txn.Set([]byte(keyCommits), binary.BigEndian.AppendUint64(nil, q.commits+1)); err != nil {
-		return 0, fmt.Errorf("commit: %w", err)
-	}
 	if err := q.opts.tune.commit(); err != nil {
 		return 0, fmt.Errorf("commit: %w", err)
 	}
-	if err := txn.Commit(); err != nil {
-		return 0, fmt.Errorf("commit: %w", err)
+	if q.overlay.above(overlayBound) { // the database does not keep up
+		if err := q.saveOnce(false); err != nil && !errors.Is(err, errLogFull) {
+			return 0, err
+		}
 	}
-	q.commits++
-	q.snapshots.set(&snapshot{before: before, last: written(group)})
+	entry := appendEntry(q.com.entry[:0])
+	rows := 0
+	for _, c := range group {
+		for _, p := range c.set {
+			entry = appendSet(entry, p.key, p.value)
+		}
+		for _, k := range c.del {
+			entry = appendDelete(entry, k)
+		}
+		rows += c.rows
+	}
+	var facts pair
 	if rows > 0 {
-		q.outbox.add(row, rows, len(lines), time.Now())
+		row = q.outbox.next
+		facts = pair{outboxKey(row), q.groupFacts(group), true}
+		entry = appendSet(entry, facts.key, facts.value)
+	}
+	q.com.entry = entry
+	if err := q.write(group, entry); err != nil {
+		return 0, err
+	}
+	q.overlay.put(group, facts, q.journal, q.com.floor)
+	q.journal++
+	if rows > 0 {
+		q.outbox.add(row, rows, len(facts.value), time.Now())
 		reuse.Spoil(q.com.join)
-		reuse.Spoil(q.com.pack)
+	}
+	reuse.Spoil(entry)
+	if cap(entry) > entryRoom {
+		q.com.entry = nil
 	}
 	return row, nil
 }
 
-// syncContents syncs the segments that the group names, and remembers the
-// highest number, so that none is ever given twice.
-func (q *Queue) syncContents(group []*change) error {
+// entryRoom is the size of a buffer for entries that is kept. By taste.
+const entryRoom = 256 << 10
+
+// groupFacts packs the durable facts of a group into one value.
+func (q *Queue) groupFacts(group []*change) []byte {
+	lines := group[0].lines
+	if len(group) > 1 || len(q.com.took) > 0 {
+		lines = append(q.com.join[:0], q.com.took...)
+		for _, c := range group {
+			lines = append(lines, c.lines...)
+		}
+		q.com.join = lines
+	}
+	q.com.pack = packFacts(q.com.pack, lines)
+	return bytes.Clone(q.com.pack)
+}
+
+// write brings the entry of group onto the disk, and the contents that it names.
+func (q *Queue) write(group []*change, entry []byte) error {
+	s, off, floor, err := q.contents.place(q.journal, len(entry))
+	if noRoom(err) {
+		return q.writeDirectly(group, entry)
+	}
+	if err != nil {
+		return err
+	}
+	defer q.contents.abort(s)
+	q.com.floor = floor
+	if err := q.syncContents(group, s); err != nil {
+		return err
+	}
+	above := s.seq + 1
+	for _, c := range group {
+		for _, s := range c.segs {
+			above = max(above, s.seq+1)
+		}
+	}
+	sealEntry(entry, q.secret, q.journal, above)
+	if _, err = s.f.WriteAt(entry, off); isFull(err) { // a file system that gives no blocks in advance
+		return q.writeDirectly(group, entry)
+	}
+	if err != nil {
+		err = fmt.Errorf("write journal: %w", err)
+	} else {
+		err = q.contents.sync(s)
+	}
+	if err != nil { // it was refused: it should not be there at the next start
+		clear(entry[:entryHeader])
+		_, _ = s.f.WriteAt(entry[:entryHeader], off) // may well fail, too
+	}
+	return err
+}
+
+// writeDirectly does it when no segment has room for the entry.
+func (q *Queue) writeDirectly(group []*change, entry []byte) error {
+	if err := q.syncContents(group, nil); err != nil {
+		return err
+	}
+	return q.commitDirectly(entry)
+}
+
+// syncContents syncs the segments that the group names, but for the one that is
+// synced later.
+func (q *Queue) syncContents(group []*change, later *segment) error {
 	var segs []*segment
 	dir := false
 	for _, c := range group {
 		dir = dir || c.dir
-	next:
 		for _, s := range c.segs {
-			for _, have := range segs {
-				if have == s {
-					continue next
-				}
+			// A large content was synced by the session that wrote it.
+			if s != later && !s.own && !slices.Contains(segs, s) {
+				segs = append(segs, s)
 			}
-			segs = append(segs, s)
 		}
 	}
 	for _, s := range segs {
-		if !s.own { // a large content was synced by the session that wrote it
-			if err := q.contents.sync(s); err != nil {
-				return err
-			}
-		}
-		if s.seq >= q.segmentMark {
-			q.segmentMark = s.seq + 1
-			group[0].set = append(group[0].set, pair{[]byte(keySegment), binary.BigEndian.AppendUint64(nil, q.segmentMark)})
+		if err := q.contents.sync(s); err != nil {
+			return err
 		}
 	}
 	if dir {

@@ -81,13 +81,14 @@ func checkContentHeader(b []byte, id ident, size int64) (sum uint32, err error) 
 type segment struct {
 	seq     uint64
 	own     bool
-	f       file  // open while something may be written
-	used    int64 // octets given out
-	sealed  bool  // nothing more is given out
-	pinned  bool  // never removed by this process
-	pending int   // written or being written, not yet committed
-	live    int   // messages whose content is here
-	bytes   int64 // of those
+	f       file   // open while something may be written
+	used    int64  // octets given out
+	sealed  bool   // nothing more is given out
+	pinned  bool   // never removed by this process
+	pending int    // written or being written, not yet committed
+	entry   uint64 // of the journal, the last one that is here
+	live    int    // messages whose content is here
+	bytes   int64  // of those
 	ids     []ident
 }
 
@@ -109,11 +110,12 @@ func segmentNumber(name string) (uint64, error) {
 	return seq, err
 }
 
-// contents keeps the contents of all messages in files beside Badger.
+// contents keeps the contents of all messages in files beside Badger, and the
+// journal between them.
 //
 // A content is appended before its message is committed, is synced by the
 // committer, and is referred to from then on. A segment goes when nothing
-// refers to it any more; the keys of the messages that were in it are deleted
+// refers to it any more and Badger knows its part of the journal; the keys of the messages that were in it are deleted
 // only after that, so that a deleted key that comes back names no content.
 type contents struct {
 	fs     fsys
@@ -124,18 +126,20 @@ type contents struct {
 
 	sweeping sync.Mutex // held while files are removed
 
-	mu     sync.Mutex
-	active *segment
-	spares []*segment // files that are ready to be active; not among segs
-	making bool       // one is being made
-	made   sync.Cond  // making has ended
-	makers sync.WaitGroup
-	segs   map[uint64]*segment
-	next   uint64
-	dead   []*segment    // sealed, nothing refers to them
-	ripe   chan struct{} // one of those is wanted as a spare
-	frozen int           // backups under way: nothing is removed or used again
-	reader struct {      // of the sealed segment that was read last
+	mu        sync.Mutex
+	active    *segment
+	spares    []*segment      // files that are ready to be active; not among segs
+	preparing map[uint64]bool // numbers of files that will be spares
+	known     uint64          // the database knows the journal up to this entry
+	making    bool            // one is being made
+	made      sync.Cond       // making has ended
+	makers    sync.WaitGroup
+	segs      map[uint64]*segment
+	next      uint64
+	dead      []*segment    // sealed, nothing refers to them
+	ripe      chan struct{} // one of those is wanted as a spare
+	frozen    int           // backups under way: nothing is removed or used again
+	reader    struct {      // of the sealed segment that was read last
 		seq uint64
 		f   file
 	}
@@ -218,10 +222,12 @@ func (c *contents) makeSpare() {
 	}
 	c.making = true
 	seq := c.number()
+	c.preparing[seq] = true
 	c.makers.Go(func() {
 		s, err := c.ready(seq, "")
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		delete(c.preparing, seq)
 		if err == nil { // otherwise whoever needs one meets the error
 			c.spares = append(c.spares, s)
 		}
@@ -274,7 +280,7 @@ func (c *contents) settled(s *segment) {
 // wanted reports whether the file of s, when nothing refers to it, is to be used
 // again. c.mu is held.
 func (c *contents) wanted(s *segment) bool {
-	return !s.own && c.full(s) && !c.closed && len(c.spares) < spareSegments
+	return s.entry <= c.known && !s.own && c.full(s) && !c.closed && len(c.spares) < spareSegments
 }
 
 // full reports whether a shared segment was used nearly to its end.
@@ -428,8 +434,15 @@ func (c *contents) sweep() ([]ident, error) {
 	if s := c.active; s != nil && s.live == 0 && s.pending == 0 && s.used >= c.limit/16 {
 		c.seal()
 	}
-	dead := c.dead
-	c.dead = nil
+	var dead, needed []*segment
+	for _, s := range c.dead {
+		if s.entry <= c.known {
+			dead = append(dead, s)
+		} else { // it has a part of the journal
+			needed = append(needed, s)
+		}
+	}
+	c.dead = needed
 	c.mu.Unlock()
 
 	var ids []ident
@@ -473,13 +486,15 @@ func (c *contents) recycle(s *segment) bool {
 		return false
 	}
 	seq := c.number()
+	c.preparing[seq] = true
 	c.mu.Unlock()
 	spare, err := c.ready(seq, s.name())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.preparing, seq)
 	if err != nil { // then it is removed, if it is still there
 		return false
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.gone(s)
 	c.spares = append(c.spares, spare)
 	return true

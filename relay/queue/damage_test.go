@@ -112,6 +112,8 @@ func newStock(t testing.TB, closed bool) *stock {
 			t.Fatal(err)
 		}
 	}
+	h.saving.Lock() // what is copied is of one moment
+	defer h.saving.Unlock()
 	copyTree(t, h.dir, s.dir)
 	return s
 }

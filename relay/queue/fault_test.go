@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
-
 	"waybill/relay/event"
 	"waybill/relay/mail"
 )
@@ -352,13 +350,7 @@ func TestDamagedContent(t *testing.T) {
 func TestDamagedRecord(t *testing.T) {
 	h := open(t, nil)
 	bad := h.put(t, "bad", "a@example.com")
-	txn := h.db.NewTransaction(true)
-	if err := txn.Set(messageKey(string(bad)), []byte{recordVersion, recordLive, 1, 2, 3, 4, 5, 6}); err != nil {
-		t.Fatal(err)
-	}
-	if err := txn.Commit(); err != nil {
-		t.Fatal(err)
-	}
+	h.inDatabaseOnly(t, messageKey(string(bad)), []byte{recordVersion, recordLive, 1, 2, 3, 4, 5, 6})
 	good := h.put(t, "good", "b@example.com")
 	h.recent.sweep(time.Now().Add(time.Hour)) // so that they are read
 	l := h.claim(t)                           // the damaged one is met first, and passed over
@@ -395,24 +387,14 @@ func TestResurrected(t *testing.T) {
 	if err := h.reclaim(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	txn := h.db.NewTransaction(true)
-	if err := txn.Set(messageKey(string(id)), encodeRecord(nil, m)); err != nil {
-		t.Fatal(err)
-	}
-	if err := txn.Commit(); err != nil {
-		t.Fatal(err)
-	}
+	h.inDatabaseOnly(t, messageKey(string(id)), encodeRecord(nil, m))
 	h = h.reopen(t, nil)
 	h.idle(t)
 	if ev := find[event.QueueLoaded](h.rec); len(ev) != 1 || ev[0].Dropped != 1 || ev[0].Messages != 0 {
 		t.Errorf("loaded = %+v, want one dropped", ev)
 	}
 	m.ExpiresAt = time.Now().Add(-time.Second)
-	if err := h.db.Update(func(txn *badger.Txn) error {
-		return txn.Set(messageKey(string(id)), encodeRecord(nil, m))
-	}); err != nil {
-		t.Fatal(err)
-	}
+	h.inDatabaseOnly(t, messageKey(string(id)), encodeRecord(nil, m))
 	for _, want := range []int{1, 0} { // when its lifetime has ended, the key goes
 		if h = h.reopen(t, nil); find[event.QueueLoaded](h.rec)[0].Dropped != want {
 			t.Errorf("loaded = %+v, want %d dropped", find[event.QueueLoaded](h.rec), want)
@@ -428,9 +410,20 @@ func TestSettleWaitsForRoom(t *testing.T) {
 		full func(h *harness, f *faulty, full bool)
 	}{
 		{"of the log", func(h *harness, _ *faulty, full bool) {
-			if full {
+			h.contents.mu.Lock()
+			h.contents.spend = h.guard.spend
+			if full { // neither a segment has room nor the log
+				h.contents.seal()
+				for _, s := range h.contents.spares {
+					if err := s.f.Close(); err != nil {
+						t.Error(err)
+					}
+				}
+				h.contents.spares = nil
+				h.contents.spend = func(int64) bool { return false }
 				h.room.used = logMost
 			}
+			h.contents.mu.Unlock()
 			if err := h.room.shutTables(full); err != nil {
 				t.Error(err)
 			}
@@ -501,9 +494,13 @@ func TestRoomSaysWhy(t *testing.T) {
 	if err := os.Rename(manifest, manifest+".away"); err != nil {
 		t.Fatal(err)
 	}
-	h.put(t, "x", "a@example.com")
-	h.guard.check()
-	h.put(t, "x", "b@example.com")
+	for _, rcpt := range []string{"a@example.com", "b@example.com"} {
+		h.put(t, "x", rcpt)
+		if err := h.saveAll(); err != nil {
+			t.Error(err)
+		}
+		h.guard.check()
+	}
 	h.guard.check() // the directory has its name again
 	if err := os.Rename(manifest+".away", manifest); err != nil {
 		t.Fatal(err)

@@ -12,9 +12,7 @@ import (
 // crash leaves h as it is, as a killed process would, and opens a copy.
 func (h *harness) crash(t *testing.T) *harness {
 	t.Helper()
-	dir := t.TempDir()
-	copyTree(t, h.dir, dir)
-	return open(t, func(o *Options) { o.Dir, o.Router = dir, h.opts().Router })
+	return h.openCopy(t, h.killed(t))
 }
 
 // TestMessageThatEndsTheProcess has one message in flight at three crashes, and

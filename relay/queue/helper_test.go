@@ -15,6 +15,7 @@ import (
 	"waybill/relay/mail"
 	"waybill/relay/route"
 
+	"github.com/dgraph-io/badger/v4"
 	"go.uber.org/goleak"
 )
 
@@ -346,4 +347,18 @@ func finalIn(r *event.Record) (*event.Final, mail.Disposition) {
 		return &ev.Final, mail.Dropped
 	}
 	return nil, 0
+}
+
+// inDatabaseOnly changes the database behind the back of the queue.
+func (h *harness) inDatabaseOnly(t *testing.T, key, value []byte) {
+	t.Helper()
+	if err := h.saveAll(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.db.Update(func(txn *badger.Txn) error { return txn.Set(key, value) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.saveOnce(false); err != nil { // reads what is there since
+		t.Fatal(err)
+	}
 }

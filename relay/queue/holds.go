@@ -156,7 +156,7 @@ func (q *Queue) setHolds(c *change, begin, end []*hold) error {
 		if err != nil {
 			return err
 		}
-		c.set = append(c.set, pair{h.key(), v})
+		c.set = append(c.set, pair{key: h.key(), value: v})
 	}
 	c.apply = func() {
 		standing := slices.Clone(*q.standing.Load())

@@ -238,23 +238,46 @@ func TestRedirectWithoutConnector(t *testing.T) {
 	h.claim(t)
 }
 
-func TestRemoveWithReport(t *testing.T) {
-	var outcome mail.Outcome
-	h := open(t, func(o *Options) {
-		o.Reports = func(m *Message, _ []int, outcomes []mail.Outcome) []Report {
-			outcome = outcomes[0]
-			d := mail.Draft{Envelope: mail.Envelope{Recipients: []mail.Recipient{{Address: m.Envelope.Sender}}}}
-			return []Report{{Draft: d, Content: []byte("report"), Fact: event.DSNQueued{Kind: "failed"}}}
-		}
-	})
-	id := h.put(t, "x", "a@example.com")
-	h.act(t, 1, Action{Action: "remove", Filter: Filter{ID: id}, Report: true, Reason: "as agreed"})
-	stated[event.MessageRetired](t, h.rec, 1)
-	equalStrings(t, "facts", h.rec.names(id)[2:], "recipient_dropped", "dsn_queued", "message_retired")
-	if outcome.Reply.Text != "Removed by the administrator. as agreed" || h.Levels().Messages != 1 {
-		t.Errorf("outcome = %+v, %d messages", outcome, h.Levels().Messages)
+// TestReportOfAnOperator ends a message that was attempted once: its sender is told
+// by whom, and what the report has of attempts is of that one.
+func TestReportOfAnOperator(t *testing.T) {
+	for _, test := range []struct {
+		action, fact, text string
+	}{
+		{"remove", "recipient_dropped", "Removed by the administrator. as agreed"},
+		{"bounce", "recipient_bounced", "Returned by the administrator. as agreed"},
+	} {
+		t.Run(test.action, func(t *testing.T) {
+			var outcome mail.Outcome
+			var state State
+			h := open(t, func(o *Options) {
+				o.Reports = func(m *Message, index []int, outcomes []mail.Outcome) []Report {
+					outcome, state = outcomes[0], m.States[index[0]]
+					d := mail.Draft{Envelope: mail.Envelope{Recipients: []mail.Recipient{{Address: m.Envelope.Sender}}}}
+					return []Report{{Draft: d, Content: []byte("report"), Fact: event.DSNQueued{Kind: "failed"}}}
+				}
+			})
+			id := h.put(t, "x", "a@example.com")
+			h.settle(t, h.claim(t), mail.Deferred, time.Now().Add(time.Hour))
+			m, err := h.Get(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.act(t, 1, Action{Action: test.action, Filter: Filter{ID: id}, Report: true, Reason: "as agreed"})
+			stated[event.MessageRetired](t, h.rec, 1)
+			equalStrings(t, "facts", lastOf(h.rec.names(id), 3), test.fact, "dsn_queued", "message_retired")
+			if outcome.Reply.Text != test.text || h.Levels().Messages != 1 {
+				t.Errorf("outcome = %+v, %d messages", outcome, h.Levels().Messages)
+			}
+			if at := m.States[0].LastAt; at.IsZero() || !state.LastAt.Equal(at) || state.Attempts != 1 {
+				t.Errorf("the report has %d attempts, the last at %v, want 1 at %v", state.Attempts, state.LastAt, at)
+			}
+		})
 	}
 }
+
+// lastOf returns the last n of list.
+func lastOf(list []string, n int) []string { return list[max(0, len(list)-n):] }
 
 func TestShut(t *testing.T) {
 	h := open(t, nil)

@@ -48,7 +48,7 @@ func (q *Queue) inspect(dir string) error {
 		return q.advise(err)
 	}
 	has := number(state.Latest(keyCommits))
-	if told, ok := readWitness(filepath.Join(q.opts.Dir, witnessName)); ok && has < told && !q.opts.NoSync {
+	if told, _ := readWitness(filepath.Join(q.opts.Dir, witnessName)); has < told && !q.opts.NoSync {
 		return q.advise(fmt.Errorf("database %s ends with transaction %d, and %d were committed: its last files are damaged, missing or older than the others",
 			dir, has, told))
 	}
@@ -94,11 +94,15 @@ func (q *Queue) compareStrays() error {
 		if err != nil {
 			return err
 		}
+		known, err := readMark(txn)
+		if err != nil {
+			return err
+		}
 		for _, name := range names {
 			var failed error
 			// One that cannot be read was not finished by its process.
 			badgerdir.ReadTable(name, func(e badgerdir.Entry) {
-				missing, err := q.isMissing(txn, e, confirmed)
+				missing, err := q.isMissing(txn, e, confirmed, known.number)
 				failed = errors.Join(failed, err)
 				if missing {
 					if lost++; first == "" {
@@ -121,8 +125,9 @@ func (q *Queue) compareStrays() error {
 	return os.RemoveAll(root)
 }
 
-// isMissing reports whether the database lacks e and should have it.
-func (q *Queue) isMissing(txn *badger.Txn, e badgerdir.Entry, confirmed uint64) (bool, error) {
+// isMissing reports whether the database lacks e and should have it: facts are
+// confirmed below one number, and entries of the journal known up to another.
+func (q *Queue) isMissing(txn *badger.Txn, e badgerdir.Entry, confirmed, known uint64) (bool, error) {
 	key := string(e.Key)
 	item, err := txn.Get(e.Key)
 	if err == nil {
@@ -143,43 +148,80 @@ func (q *Queue) isMissing(txn *badger.Txn, e badgerdir.Entry, confirmed uint64) 
 		return q.contents.find(m.loc.seq) != nil, nil // keys go after their segment
 	case strings.HasPrefix(key, prefixOutbox):
 		return len(key) == len(prefixOutbox)+8 && binary.BigEndian.Uint64(e.Key[len(prefixOutbox):]) >= confirmed, nil
+	case strings.HasPrefix(key, prefixEntry):
+		return len(key) == len(prefixEntry)+8 && binary.BigEndian.Uint64(e.Key[len(prefixEntry):]) > known, nil
 	case strings.HasPrefix(key, prefixHold):
 		return false, nil // may have ended
 	}
 	return !strings.HasPrefix(key, "!badger!"), nil
 }
 
-// witness is a file beside the database that counts its transactions. It is not
-// synced: after a power cut it may say less than is true, never more.
-type witness struct {
-	f *os.File
+// readMark reads how far the database knows the journal.
+func readMark(txn *badger.Txn) (m mark, err error) {
+	item, err := txn.Get([]byte(keyJournal))
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return m, nil
+	}
+	if err != nil {
+		return m, err
+	}
+	err = item.Value(func(v []byte) (err error) {
+		m, _, err = decodeMark(v)
+		return err
+	})
+	return m, err
 }
 
-const witnessSize = 12 // the number, and its checksum
+// witness is a file beside the database that counts its transactions, and the
+// entries of the journal. It is not synced: after a power cut it may say less than
+// is true, never more.
+type witness struct {
+	f       *os.File
+	entries uint64 // as it was found
+}
 
-func readWitness(name string) (n uint64, ok bool) {
+const (
+	witnessSize  = 12 // a number, and its checksum
+	witnessEntry = 16 // where the number of entries is, behind that of transactions
+)
+
+// readWitness returns how many transactions and entries there were, as far as the
+// file says.
+func readWitness(name string) (commits, entries uint64) {
 	b, err := os.ReadFile(name) //nolint:gosec // below the queue's own directory
-	if err != nil || len(b) < witnessSize || crc32.Checksum(b[:8], castagnoli) != binary.LittleEndian.Uint32(b[8:]) {
-		return 0, false
+	if err != nil {
+		return 0, 0
 	}
-	return binary.LittleEndian.Uint64(b), true
+	read := func(at int) uint64 {
+		if len(b) < at+witnessSize || crc32.Checksum(b[at:at+8], castagnoli) != binary.LittleEndian.Uint32(b[at+8:]) {
+			return 0
+		}
+		return binary.LittleEndian.Uint64(b[at:])
+	}
+	return read(0), read(witnessEntry)
 }
 
 func openWitness(name string) (*witness, error) {
+	_, entries := readWitness(name)
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // below the queue's own directory
 	if err != nil {
 		return nil, err
 	}
-	return &witness{f}, nil
+	return &witness{f, entries}, nil
 }
 
-// write says that n transactions were committed. When it cannot, the file says
+// commit says that n transactions were committed. When it cannot, the file says
 // less than is true, as after a power cut.
-func (w *witness) write(n uint64) {
+func (w *witness) commit(n uint64) { w.write(n, 0) }
+
+// entry says that the journal has n entries.
+func (w *witness) entry(n uint64) { w.write(n, witnessEntry) }
+
+func (w *witness) write(n uint64, at int64) {
 	var b [witnessSize]byte
 	binary.LittleEndian.PutUint64(b[:], n)
 	binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b[:8], castagnoli))
-	_, _ = w.f.WriteAt(b[:], 0) // see above
+	_, _ = w.f.WriteAt(b[:], at) // see above
 }
 
 func (w *witness) close() error {

@@ -11,8 +11,6 @@ import (
 
 	"waybill/relay/mail"
 	"waybill/relay/route"
-
-	"github.com/dgraph-io/badger/v4"
 )
 
 // Messages that were relayed are kept for a while where Options.KeepRelayed says
@@ -180,40 +178,20 @@ func (q *Queue) Kept(ctx context.Context, f Filter, after mail.QueueID, limit in
 func (q *Queue) scanRelayed(ctx context.Context, filter Filter, after mail.QueueID, f func(id ident, m *stored, index []int) bool) error {
 	match := filter.compile()
 	now := time.Now()
-	return q.view(func(txn *badger.Txn) error {
-		opts := badger.DefaultIteratorOptions
-		opts.Prefix = []byte(prefixMessage + string(filter.ID))
-		opts.PrefetchValues = false
-		it := txn.NewIterator(opts)
-		defer it.Close()
-		start := opts.Prefix
-		if after != "" {
-			start = []byte(prefixMessage + max(string(after)+"\x00", string(filter.ID)))
+	prefix, start := keysFrom(filter, after)
+	return q.records(ctx, prefix, start, func(id ident, read func() (*stored, error)) (bool, error) {
+		if !q.resendable(id) {
+			return true, nil
 		}
-		for it.Seek(start); it.Valid(); it.Next() {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			id, ok := parseIdent(mail.QueueID(it.Item().Key()[len(prefixMessage):]))
-			if !ok || !q.resendable(id) {
-				continue
-			}
-			var m *stored
-			err := it.Item().Value(func(b []byte) (err error) {
-				m, err = decodeRecord(b)
-				return err
-			})
-			if errors.Is(err, errRecord) || err == nil && m.done && !m.kept {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if index := match.relayed(m, now); len(index) > 0 && !f(id, m, index) {
-				return nil
-			}
+		m, err := read()
+		if errors.Is(err, errRecord) || err == nil && m.done && !m.kept {
+			return true, nil
 		}
-		return nil
+		if err != nil {
+			return false, err
+		}
+		index := match.relayed(m, now)
+		return len(index) == 0 || f(id, m, index), nil
 	})
 }
 

@@ -161,8 +161,9 @@ func (l *Lease) free() {
 	q.mu.Unlock()
 }
 
-// readLive reads the record of a message that is not finished.
-func (q *Queue) readLive(id ident) (*stored, error) {
+// read reads the record of a message that is not finished, as the last commit left
+// it that memory may know of.
+func (q *Queue) read(id ident) (*stored, error) {
 	m, err := q.readRecord(id)
 	if err == nil && m.done {
 		return nil, ErrNotFound
@@ -173,15 +174,9 @@ func (q *Queue) readLive(id ident) (*stored, error) {
 // readRecord reads the record of a message.
 func (q *Queue) readRecord(id ident) (*stored, error) {
 	var m *stored
-	err := q.view(func(txn *badger.Txn) error {
-		item, err := txn.Get(messageKey(string(id.QueueID())))
-		if err != nil {
-			return err
-		}
-		return item.Value(func(v []byte) (err error) {
-			m, err = decodeRecord(v)
-			return err
-		})
+	err := q.record(messageKey(string(id.QueueID())), func(v []byte) (err error) {
+		m, err = decodeRecord(v)
+		return err
 	})
 	switch {
 	case errors.Is(err, badger.ErrKeyNotFound):
@@ -347,9 +342,9 @@ func (q *Queue) replace(c *change, id ident, m *stored) {
 	if finished {
 		var value []byte
 		value, keep = q.encodeFinished(m)
-		c.set = append(c.set, pair{key, value})
+		c.set = append(c.set, pair{key: key, value: value})
 	} else {
-		c.set = append(c.set, pair{key, encodeRecord(make([]byte, 0, 1024), m)})
+		c.set = append(c.set, pair{key: key, value: encodeRecord(make([]byte, 0, 1024), m)})
 	}
 	var ws []wait
 	if !finished {

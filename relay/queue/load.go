@@ -212,7 +212,13 @@ func (q *Queue) load(start time.Time) (*event.QueueLoaded, error) {
 	if err := q.loadFormat(); err != nil {
 		return nil, err
 	}
-	var err error
+	if err := q.loadJournal(); err != nil {
+		return nil, err
+	}
+	err := q.db.View(q.loadHolds)
+	if err != nil {
+		return nil, err
+	}
 	if loaded.Reemitted, err = q.reemit(); err != nil {
 		return nil, err
 	}

@@ -471,6 +471,31 @@ func (m *machine) restart(*rapid.T) {
 	}
 }
 
+// kill goes on with what a killed process leaves.
+func (m *machine) kill(*rapid.T) {
+	for _, l := range m.leases {
+		l.Release() // or else the third kill would isolate its message
+	}
+	old, dir := m.h, m.h.killed(m.t)
+	m.h = old.openCopy(m.t, dir)
+	if err := old.Close(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.recs = append(m.recs, old.rec.all()...)
+	m.leases = nil
+	clear(m.down)
+	for _, msg := range m.messages {
+		msg.leased = map[string]*Lease{}
+	}
+}
+
+// save has the database learn of the older changes, or of all.
+func (m *machine) save(t *rapid.T) {
+	if err := m.h.saveOnce(rapid.Bool().Draw(t, "both")); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (m *machine) check(t *rapid.T) {
 	l := m.h.Levels()
 	if l.Messages != len(m.messages) {
@@ -537,12 +562,13 @@ func TestModel(t *testing.T) {
 		}
 		m.h = open(t, func(o *Options) {
 			o.Router = m.router
-			o.NoSync, o.KeepRelayed, o.Latest = true, time.Hour, urgentAtOnce
+			o.NoSync, o.KeepRelayed, o.Latest, o.tune.save = true, time.Hour, urgentAtOnce, time.Hour
 		})
 		rt.Repeat(map[string]func(*rapid.T){
 			"accept": m.accept, "accept2": m.accept, "claim": m.claim, "claim2": m.claim, "claim3": m.claim, "settle": m.settle, "settle2": m.settle,
 			"give back": m.giveBack, "hold message": m.holdMessage, "release message": m.releaseMessage, "hold hop": m.holdHop, "release hop": m.releaseHop,
 			"retry": m.retry, "remove": m.remove, "reroute": m.reroute, "redirect": m.redirect, "hold sender": m.holdSender, "resend": m.resend, "restart": m.restart,
+			"kill": m.kill, "save": m.save, "save2": m.save,
 			"reclaim": func(t *rapid.T) {
 				if err := m.h.reclaim(m.t.Context()); err != nil {
 					t.Fatal(err)

@@ -43,7 +43,12 @@ const (
 	// leave so much empty that a table does not fit into the first 4 MiB.
 	blockSize     = 16 << 10
 	transactional = memTableSize * 15 / 100
+
+	// formatNumber is that of a queue all of which is in the database, and formatJournal
+	// that of one whose journal may have more: a program that does not know the journal
+	// must not open it.
 	formatNumber  = 1
+	formatJournal = 2
 )
 
 // tuning is what tests change.
@@ -52,6 +57,7 @@ type tuning struct {
 	segment      int64        // size of shared segments
 	beforeCommit func() error // its error is that of the commit
 	tick         time.Duration
+	save         time.Duration // how often the database learns of the journal
 }
 
 func (t tuning) commit() error {
@@ -63,27 +69,35 @@ func (t tuning) commit() error {
 
 // Queue is the queue of one node.
 type Queue struct {
-	opts      Options
-	db        *badger.DB
-	dirLock   io.Closer
-	contents  *contents
-	guard     *guard
-	outbox    outbox
-	snapshots snapshots
-	com       committer
-	latency   latency
-	recent    recent
-	lastSize  atomic.Int64 // of the latest content: a guess at the next
+	opts     Options
+	db       *badger.DB
+	dirLock  io.Closer
+	contents *contents
+	guard    *guard
+	outbox   outbox
+	overlay  overlay
+	com      committer
+	latency  latency
+	recent   recent
+	lastSize atomic.Int64 // of the latest content: a guess at the next
 
-	batchBytes  int64 // of one transaction
-	batchKeys   int64
-	segmentMark uint64 // the committer's own
-	commits     uint64 // the committer's own: transactions so far
+	batchBytes int64 // of one transaction, and so of one entry: it may have to go there
+	batchKeys  int64
+	journal    uint64        // the committer's own: the number of the next entry
+	secret     secret        // of its entries
+	committed  chan struct{} // closed when the committer has ended
+
+	saving      sync.Mutex // held while the database is written to
+	reached     mark       // these belong to it: how far the database knows the journal
+	segmentMark uint64     // the segment number that the database has
+	direct      []uint64   // entries of the journal that are in the database
+	commits     uint64     // transactions so far
 	room        room
-	witness     *witness
-	flight      *flight
-	published   chan publication
-	working     sync.WaitGroup
+
+	witness   *witness
+	flight    *flight
+	published chan publication
+	working   sync.WaitGroup
 
 	// One message is changed by one goroutine at a time: its stripe is held
 	// from reading its record until the change is committed.
@@ -135,6 +149,7 @@ func Open(opts Options) (*Queue, error) {
 	}
 	q.working.Go(q.commitLoop)
 	q.working.Go(q.publishLoop)
+	q.working.Go(q.saveLoop)
 	if err := q.rerouteAll(context.Background(), nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("route queue: %w", err), q.Close())
 	}
@@ -165,6 +180,7 @@ func newQueue(opts Options) (*Queue, error) {
 	opts.DiskFreeMin = max(orDefault(opts.DiskFreeMin, defaultDiskFreeMin), leastDiskFreeMin)
 	opts.tune.segment = orDefault(opts.tune.segment, segmentSize)
 	opts.tune.tick = orDefault(opts.tune.tick, time.Second)
+	opts.tune.save = orDefault(opts.tune.save, min(saveEvery, opts.tune.tick))
 	if opts.Concurrency == nil {
 		opts.Concurrency = func(route.Hop) int { return defaultConcurrency }
 	}
@@ -175,9 +191,11 @@ func newQueue(opts Options) (*Queue, error) {
 		opts: opts,
 		contents: &contents{
 			fs: opts.tune.fs, dir: filepath.Join(opts.Dir, "segments"), limit: opts.tune.segment,
-			noSync: opts.NoSync, segs: map[uint64]*segment{}, next: 1, ripe: make(chan struct{}, 1),
+			noSync: opts.NoSync, segs: map[uint64]*segment{}, preparing: map[uint64]bool{}, next: 1, ripe: make(chan struct{}, 1),
 		},
+		overlay:   newOverlay(),
 		published: make(chan publication, 16),
+		committed: make(chan struct{}),
 		due:       make(chan struct{}, 1),
 		broken:    make(chan struct{}),
 		closing:   make(chan struct{}),
@@ -272,7 +290,7 @@ func (q *Queue) closeFiles() error {
 	errs := []error{q.contents.close()}
 	can, err := q.room.close()
 	errs = append(errs, err)
-	q.snapshots.set(nil)
+	q.overlay.end()
 	if q.db != nil && can {
 		errs = append(errs, q.db.Close())
 	}
@@ -361,20 +379,23 @@ func (q *Queue) loadFormat() error {
 		if err != nil {
 			return err
 		}
-		if format > formatNumber {
-			return fmt.Errorf("the queue has format %d, this program knows format %d; use a newer program", format, formatNumber)
+		if format > formatJournal {
+			return fmt.Errorf("the queue has format %d, this program knows format %d; use a newer program", format, formatJournal)
 		}
-		if q.segmentMark, err = readNumber(txn, keySegment); err != nil {
-			return err
-		}
-		return q.loadHolds(txn)
+		q.segmentMark, err = readNumber(txn, keySegment)
+		return err
 	})
 	if err != nil {
 		return err
 	}
 	q.contents.next = max(q.contents.next, q.segmentMark)
-	return q.db.Update(func(txn *badger.Txn) error {
-		return txn.Set([]byte(keyFormat), binary.BigEndian.AppendUint64(nil, formatNumber))
+	return q.setFormat(formatJournal)
+}
+
+// setFormat says which programs can open the queue. Nobody else is there.
+func (q *Queue) setFormat(format uint64) error {
+	return q.transact(8, 1, func(txn *badger.Txn) error {
+		return txn.Set([]byte(keyFormat), binary.BigEndian.AppendUint64(nil, format))
 	})
 }
 
@@ -568,22 +589,21 @@ func (q *Queue) Close() error {
 		q.life.Lock() // its files are mapped: nobody may read them any more
 		defer q.life.Unlock()
 		q.closed = true
-		if err := q.confirmLast(); err != nil {
-			q.remark("facts stay in the outbox until the next start", err.Error())
+		if q.failure() == nil { // otherwise nobody knows what is on the disk: the journal says so at the next start
+			if err := q.confirmLast(); err != nil {
+				q.remark("facts stay in the outbox until the next start", err.Error())
+			}
+			serr := q.saveAll()
+			if serr == nil { // nothing is in the journal alone
+				serr = q.setFormat(formatNumber)
+			}
+			if serr != nil && !errors.Is(serr, errLogFull) { // then it is in the journal
+				err = fmt.Errorf("save queue: %w", serr)
+			}
 		}
-		err = q.closeFiles()
+		err = errors.Join(err, q.closeFiles())
 	})
 	return err
-}
-
-// view reads the database, unless the queue is closed.
-func (q *Queue) view(f func(*badger.Txn) error) error {
-	q.life.RLock()
-	defer q.life.RUnlock()
-	if q.closed {
-		return ErrClosed
-	}
-	return q.db.View(f)
 }
 
 func clip(s string, n int) string {

@@ -20,8 +20,8 @@ import (
 // it has at once, not only every second. By taste.
 const outboxMany = 20_000
 
-// packFacts compresses the JSON lines of one transaction. Lines of one group are
-// much alike, and what is not written need not be synced, flushed and compacted.
+// packFacts compresses the JSON lines of one group of changes. They are much
+// alike, and what is not written need not be synced, flushed and compacted.
 // It uses the room of buf.
 func packFacts(buf, lines []byte) []byte { return s2.Encode(buf[:cap(buf)], lines) }
 
@@ -33,10 +33,10 @@ func unpackFacts(v []byte) ([]byte, error) {
 	return s2.Decode(nil, v)
 }
 
-// maxFacts bounds the lines of one row: more than any transaction takes.
+// maxFacts bounds the lines of one row: more than any group has.
 const maxFacts = 256 << 20
 
-// outboxRow is one value of the outbox: the facts of one transaction.
+// outboxRow is one value of the outbox: the facts of one group of changes.
 type outboxRow struct {
 	seq   uint64
 	facts int
@@ -195,12 +195,12 @@ func (q *Queue) confirmation() (c *change, done func(), err error) {
 	if len(rows) == 0 && told == q.outbox.told {
 		return nil, nil, err
 	}
-	c = &change{set: []pair{{[]byte(keyTold), binary.BigEndian.AppendUint64(nil, told)}}}
+	c = &change{set: []pair{{key: []byte(keyTold), value: binary.BigEndian.AppendUint64(nil, told)}}}
 	for _, r := range rows {
 		c.del = append(c.del, outboxKey(r.seq))
 	}
 	if len(rows) > 0 {
-		c.set = append(c.set, pair{[]byte(keyOutbox), binary.BigEndian.AppendUint64(nil, first)})
+		c.set = append(c.set, pair{key: []byte(keyOutbox), value: binary.BigEndian.AppendUint64(nil, first)})
 	}
 	return c, func() { q.outbox.confirmed(len(rows), told) }, err
 }
@@ -208,7 +208,7 @@ func (q *Queue) confirmation() (c *change, done func(), err error) {
 // confirmLast is confirm at the end, when everything is published and the
 // committer has gone.
 func (q *Queue) confirmLast() error {
-	if q.opts.Confirm == nil || q.failure() != nil {
+	if q.opts.Confirm == nil {
 		return nil
 	}
 	q.outbox.confirming.Lock()
@@ -221,22 +221,7 @@ func (q *Queue) confirmLast() error {
 		if c == nil || err != nil {
 			return err
 		}
-		err = q.db.Update(func(txn *badger.Txn) error {
-			for _, p := range c.set {
-				if err := txn.Set(p.key, p.value); err != nil {
-					return err
-				}
-			}
-			for _, k := range c.del {
-				if err := txn.Delete(k); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("confirm facts: %w", err)
-		}
+		q.overlay.put([]*change{c}, pair{}, q.journal-1, q.com.floor) // what is saved next needs no entry
 		done()
 	}
 }

@@ -1,8 +1,10 @@
 // Package queue is the durable truth about mail that is not yet relayed.
 //
-// It exists so that an acknowledged message is never lost: envelopes, states
-// and durable facts live in Badger, contents in segment files beside it, and a
-// change is acknowledged only when both are on stable storage. It promises
+// It exists so that an acknowledged message is never lost: contents are in
+// segment files, and each change of envelopes, states and durable facts is an entry
+// of a journal behind them, so that one sync brings both onto stable storage before
+// the change is acknowledged. Badger has what is left of the entries a second later,
+// and the journal what Badger does not have yet. It promises
 // at-least-once delivery (an attempt in flight at a crash is repeated), one
 // final fact for each recipient, bounded memory per message, and that it stops
 // accepting, rather than lose or corrupt, when storage fails. DESIGN.md has the
@@ -185,7 +187,7 @@ type Settlement struct {
 	Attempt   event.AttemptFinished // Info, Recipients and TSched are filled in by the queue
 	NoAttempt bool                  // no attempt was made (the lifetime ended while waiting): state no AttemptFinished
 	Waits     bool                  // with NoAttempt: the outcomes say why the hop's mail waits, as its last error
-	Reports   []Report              // DSNs to queue in the same transaction
+	Reports   []Report              // DSNs to queue in the same commit
 	DelaySent bool                  // the deferred recipients got a delay DSN
 	Reached   bool                  // the next hop answered: what waits for it may be claimed
 	DownUntil time.Time             // the next hop cannot be reached: what waits for it is as after [Lease.Park] with that probe

@@ -330,13 +330,13 @@ func TestSegmentIsUsedAgainAtOnce(t *testing.T) {
 // under new numbers, with the contents that were written there last.
 func TestSegmentsAreUsedAgain(t *testing.T) {
 	h := open(t, func(o *Options) { o.tune.segment = 1 << 20 })
-	content := func(round, i int) string { return strings.Repeat(fmt.Sprintf("%d.%d ", round, i), 20_000) }
+	content := func(round, i int) string { return strings.Repeat(fmt.Sprintf("%d.%d ", round, i), 10_000) }
 	var next uint64
 	for round := range 4 {
-		for i := range 30 {
+		for i := range 60 {
 			h.put(t, content(round, i), fmt.Sprintf("u%d@d%d.example", i, i%3))
 		}
-		for range 30 {
+		for range 60 {
 			l := h.claim(t)
 			var i int
 			if _, err := fmt.Sscanf(l.Message.Envelope.Recipients[0].Address.Local, "u%d", &i); err != nil {
@@ -349,15 +349,21 @@ func TestSegmentsAreUsedAgain(t *testing.T) {
 		}
 		h.idle(t)
 		h.contents.makers.Wait()
+		if err := h.saveAll(); err != nil { // or else their entries of the journal are needed
+			t.Fatal(err)
+		}
 		if err := h.reclaim(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		h.contents.mu.Lock()
 		spares := len(h.contents.spares)
+		if h.contents.active != nil { // what was deleted needed a place in the journal
+			spares++
+		}
 		next = h.contents.next
 		h.contents.mu.Unlock()
-		if spares != spareSegments {
-			t.Errorf("round %d: %d spare segments, want %d", round, spares, spareSegments)
+		if spares < spareSegments {
+			t.Errorf("round %d: %d spare segments, want at least %d", round, spares, spareSegments)
 		}
 		if _, files := h.contents.usage(); files > 2 {
 			t.Errorf("round %d: %d segments are in use, want at most 2", round, files)

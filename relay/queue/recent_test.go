@@ -32,7 +32,7 @@ func TestRecentRecordIsAsRead(t *testing.T) {
 	rcpts[0].Address.Local = "else"
 
 	id, _ := parseIdent(d.ID)
-	want, err := h.readLive(id)
+	want, err := h.read(id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestRecentIsChanged(t *testing.T) {
 	}
 	l := h.claim(t)
 	at, _ := parseIdent(id)
-	want, err := h.readLive(at)
+	want, err := h.read(at)
 	if err != nil {
 		t.Fatal(err)
 	}

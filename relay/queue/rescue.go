@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,6 +76,8 @@ type rescue struct {
 	messages map[ident]*found
 	other    map[string]badgerdir.Entry // holds and marks, the newest version of each
 	rows     map[uint64][]byte          // of the outbox
+	entries  map[uint64]logged          // of the journal
+	finished map[ident]bool             // by entries that the database knows
 	found    map[ident]location         // contents by their own headers; nil until somebody asks
 	fresh    *rebuild
 }
@@ -99,7 +102,7 @@ func Rescue(ctx context.Context, opts RescueOptions) (*Rescued, error) {
 	}
 	defer func() { _ = lock.Close() }() // opened for reading
 	r := &rescue{
-		opts: opts, messages: map[ident]*found{}, other: map[string]badgerdir.Entry{}, rows: map[uint64][]byte{},
+		opts: opts, messages: map[ident]*found{}, other: map[string]badgerdir.Entry{}, rows: map[uint64][]byte{}, entries: map[uint64]logged{}, finished: map[ident]bool{},
 		contents: &contents{fs: disk{}, dir: filepath.Join(opts.Dir, "segments"), segs: map[uint64]*segment{}},
 	}
 	if err := r.run(ctx); err != nil {
@@ -123,6 +126,7 @@ func (r *rescue) run(ctx context.Context) (err error) {
 	if err := r.readDatabase(); err != nil {
 		return err
 	}
+	r.readJournal()
 	if r.opts.Queue {
 		r.done.Queue = filepath.Join(r.opts.To, "queue")
 		if r.fresh, err = newRebuild(r.done.Queue, 1); err != nil {
@@ -179,6 +183,73 @@ func (r *rescue) readDatabase() error {
 	}
 	return nil
 }
+
+// readJournal takes what the journal has beyond the database: each of its entries
+// is newer than all that is there.
+func (r *rescue) readJournal() {
+	has := r.other[keyJournal]
+	if has.Deleted || has.Value == nil {
+		return // a queue of a program without a journal, or one that lost its database
+	}
+	m, secret, err := decodeMark(has.Value)
+	if err != nil {
+		r.done.Damage = append(r.done.Damage, err.Error())
+		return
+	}
+	for _, seq := range slices.Sorted(maps.Keys(r.contents.segs)) {
+		s := r.contents.segs[seq]
+		if s.own {
+			continue
+		}
+		f, err := r.contents.fs.open(filepath.Join(r.contents.dir, s.name()))
+		if err == nil {
+			err = findEntries(f, s.used, secret, 0, func(e logged) {
+				switch {
+				case e.number <= m.number:
+					r.takeFinished(e)
+				case s.seq >= m.floor:
+					r.entries[e.number] = e
+				}
+			})
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			r.done.Damage = append(r.done.Damage, fmt.Sprintf("%s: %v", s.name(), err))
+		}
+	}
+	last := m.number
+	for _, n := range slices.Sorted(maps.Keys(r.entries)) {
+		if n <= m.number {
+			continue
+		}
+		if n != last+1 {
+			r.done.Damage = append(r.done.Damage, fmt.Sprintf("the journal has entry %d and not %d before it", n, last+1))
+		}
+		last = n
+		err := operations(r.entries[n].body, func(key, value []byte) {
+			r.take(badgerdir.Entry{Key: key, Value: value, Version: journalVersion + n, Deleted: value == nil})
+		})
+		if err != nil {
+			r.done.Damage = append(r.done.Damage, fmt.Sprintf("entry %d of the journal: %v", n, err))
+		}
+	}
+	if _, told := readWitness(filepath.Join(r.opts.Dir, witnessName)); told > last {
+		r.done.Damage = append(r.done.Damage, fmt.Sprintf("the journal ends with entry %d, and %d were committed", last, told))
+	}
+}
+
+// takeFinished notes which messages an entry finished. The database knows the
+// entry, but may never have heard of such a message.
+func (r *rescue) takeFinished(e logged) {
+	_ = operations(e.body, func(key, value []byte) { // what cannot be read finishes nothing
+		if id, ok := parseIdent(mail.QueueID(strings.TrimPrefix(string(key), prefixMessage))); ok && isDone(string(key), value) {
+			r.finished[id] = true
+		}
+	})
+}
+
+// journalVersion is above all versions of the database.
+const journalVersion = 1 << 63
 
 // carve looks for whole records in a damaged file, wherever they begin: each
 // has its own checksum and its message's ID.
@@ -290,7 +361,10 @@ func (r *rescue) take(e badgerdir.Entry) {
 		} else if _, gone := r.rows[seq]; !gone {
 			r.rows[seq] = e.Value
 		}
-	case strings.HasPrefix(key, prefixHold), key == keyOutbox, key == keyTold:
+	case strings.HasPrefix(key, prefixEntry) && len(key) == len(prefixEntry)+8 && !e.Deleted:
+		n := binary.BigEndian.Uint64(e.Key[len(prefixEntry):])
+		r.entries[n] = logged{number: n, body: e.Value}
+	case strings.HasPrefix(key, prefixHold), key == keyOutbox, key == keyTold, key == keyJournal:
 		if was, ok := r.other[key]; !ok || e.Version >= was.Version {
 			r.other[key] = e
 		}
@@ -435,7 +509,7 @@ func (r *rescue) saveOrphans(ctx context.Context) error {
 	}
 	var list []orphan
 	r.scanContents(func(id ident, loc location, size int64) {
-		if f := r.messages[id]; f == nil || f.record == nil && !f.deleted {
+		if f := r.messages[id]; (f == nil || f.record == nil && !f.deleted) && !r.finished[id] {
 			list = append(list, orphan{id, loc, size})
 		}
 	})
@@ -490,7 +564,7 @@ func (r *rescue) saveFacts() error {
 // endQueue gives the new queue its holds and marks.
 func (r *rescue) endQueue() error {
 	for key, e := range r.other {
-		if e.Deleted {
+		if e.Deleted || key == keyJournal { // it begins one of its own
 			continue
 		}
 		if err := r.fresh.set([]byte(key), e.Value); err != nil {

@@ -62,7 +62,7 @@ func TestRescue(t *testing.T) {
 		}, len(s.want), len(s.want), true},
 		{"a content", func(dir string) { flip(filepath.Join(dir, "segments", "0000000000000001.seg"), 200) }, len(s.want) - 1, len(s.want), false},
 		{"segments cut", func(dir string) {
-			if err := os.Truncate(filepath.Join(dir, "segments", "0000000000000001.seg"), 100_000); err != nil {
+			if err := os.Truncate(filepath.Join(dir, "segments", "0000000000000001.seg"), 1_200_000); err != nil {
 				t.Fatal(err)
 			}
 		}, 50, len(s.want) - 10, false},

@@ -11,21 +11,22 @@ import (
 	"waybill/relay/badgerdir"
 )
 
-// room keeps a full disk from ending the process in the middle of a commit.
+// room keeps a full disk from ending the process in the middle of a transaction.
 // Badger writes through memory that is mapped to files, where a full disk is no
-// error but a SIGBUS. So the log that commits go to has all its blocks before it
+// error but a SIGBUS. So the log that transactions go to has all its blocks before it
 // is used, and so has the next one; and from the mark on at which nothing is
 // claimed either, Badger may begin no table, until there is room again. What is
-// under way then still goes into the log in use. When that is used up as well,
-// everything is refused, and settlements come again until there is room.
+// under way then still goes into the segment in use, or into the log in use. When
+// both are used up, everything is refused, and settlements come again until there is
+// room.
 type room struct {
 	dir     string // of the database
 	reserve *badgerdir.Reserve
-	used    int64  // octets of the log in use, as many as it can be; the committer's own
-	last    int64  // of the last group
-	said    string // why the next log was not reserved; the committer's own
+	used    int64  // octets of the log in use, as many as it can be; these belong to Queue.saving
+	last    int64  // of the last transaction
+	said    string // why the next log was not reserved
 
-	mu    sync.RWMutex // held for reading while a group is committed
+	mu    sync.RWMutex // held for reading while a transaction is committed
 	shut  atomic.Bool  // no table may be begun
 	ready bool         // the database is open; guarded by mu
 }
@@ -38,10 +39,8 @@ const logMost = memTableSize / 4 * 3
 // Badger begins a new log when either is full. It is more than enough.
 const perKey = 160
 
-// errLogFull says that a commit would need a new log, for which there is no room.
+// errLogFull says that a transaction would need a new log, for which there is no room.
 var errLogFull = errors.New("the disk is full")
-
-func (c *change) room() int64 { return c.size() + perKey*int64(len(c.set)+len(c.del)+2) }
 
 // open is called when the database is.
 func (r *room) open() (err error) {
@@ -89,14 +88,10 @@ func (r *room) shutTables(shut bool) error {
 	return err
 }
 
-// admit reports whether group can be committed now. When it can, the caller
-// calls done after the commit. Only the committer calls it.
-func (q *Queue) admit(group []*change) (done func(), ok bool) {
+// admit reports whether a transaction of size octets can be committed now. When
+// it can, the caller calls done after the commit. Queue.saving is held.
+func (q *Queue) admit(size int64) (done func(), ok bool) {
 	r := &q.room
-	size := int64(0)
-	for _, c := range group {
-		size += c.room()
-	}
 	if r.reserve.Taken() {
 		r.used = r.last
 	}

@@ -121,7 +121,7 @@ func (q *Queue) alter(ctx context.Context, ids []ident, f func(c *change, emit e
 	return nil
 }
 
-// alterSome changes as many of ids as one transaction takes, and returns how
+// alterSome changes as many of ids as one change is to have, and returns how
 // many those were.
 func (q *Queue) alterSome(ids []ident, f func(c *change, emit event.Emitter, m *stored) (bool, error)) (n int, err error) {
 	var wanted [256]bool
@@ -267,11 +267,14 @@ func (q *Queue) removeDead() error {
 	ids, err := q.contents.sweep()
 	// The files are gone; a key that is left behind by an error goes at the next start.
 	for part := range slices.Chunk(ids, 1000) {
-		c := &change{}
-		for _, id := range part {
-			c.del = append(c.del, messageKey(string(id.QueueID())))
+		keys, kerr := q.inDatabase(part)
+		if kerr != nil {
+			return kerr
 		}
-		if serr := q.submit(c); serr != nil {
+		if len(keys) == 0 {
+			continue
+		}
+		if serr := q.submit(&change{del: keys}); serr != nil {
 			return serr
 		}
 	}
@@ -338,7 +341,7 @@ func (q *Queue) moveContent(id ident, from *segment) error {
 	if m.kept {
 		value = encodeKept
 	}
-	c.set = []pair{{messageKey(string(m.ID)), value(nil, m)}}
+	c.set = []pair{{key: messageKey(string(m.ID)), value: value(nil, m)}}
 	c.apply = func() {
 		q.contents.commit(to, id, m.Size)
 		q.contents.forget(from, id)

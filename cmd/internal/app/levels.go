@@ -26,6 +26,8 @@ func (a *App) levels() metrics.Levels {
 	slices.SortFunc(l.Connections, func(a, b metrics.Connections) int {
 		return cmp.Or(cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Connector, b.Connector))
 	})
+	turns := a.turns.Status()
+	l.Turns = &metrics.Turns{Limit: turns.Limit, Held: turns.Held, Waiting: turns.Waiting, Waited: turns.Waited}
 	if a.trackBroken != nil {
 		l.Tracking = &metrics.Tracking{Broken: true}
 	}
