@@ -21,6 +21,7 @@ type Levels struct {
 	Hops         []queue.HopStatus // with Queue
 	Lifetime     time.Duration     // how long a message may wait
 	Connections  []Connections
+	Turns        *Turns
 	Tracking     *Tracking
 	Log          *Log
 	OTLP         *OTLP
@@ -63,6 +64,13 @@ type Connections struct {
 	Connector string
 	Open      int
 	Limit     int // 0: none
+}
+
+// Turns are those by which contents are taken in.
+type Turns struct {
+	Limit         int // 0: none
+	Held, Waiting int
+	Waited        time.Duration // how long contents have waited for theirs, all together
 }
 
 // Tracking is the state of the tracking store.
@@ -117,6 +125,7 @@ var (
 	dropReasons  = []string{"buffer_full", "store_failed", "closed", "panic"}
 	sendReasons  = []string{"buffer_full", "unavailable", "refused", "closed"}
 	quotas       = []string{"connections", "messages_per_minute", "messages_per_hour", "messages_per_day", "recipients_per_day"}
+	turnStates   = []string{"held", "waiting"}
 	lineResults  = []string{"written", "sampled", "dropped", "failed"}
 )
 
@@ -157,7 +166,7 @@ type levels struct {
 
 	queueMessages, queueBytes, queueOldest, dueLag, older, destinations, accepting                          level
 	outboxRecords, outboxAge, segmentBytes, segmentFiles, lifetime, pressure, stage                         level
-	diskFree, diskSize, connections, connectionsLimit                                                       level
+	diskFree, diskSize, connections, connectionsLimit, turns, turnsLimit, turnsWaited                       level
 	trackUp, trackDegraded, indexLag, oldestEvent, storeBytes, eventsDropped, writeErrors, lines, logBuffer level
 	otlpSent, otlpDropped, otlpPending                                                                      level
 	certificate, lsmBytes, valueBytes, reloadOK, reloadAt, buildInfo                                        level
@@ -205,6 +214,9 @@ func (c *levels) define(d *definer, opts Options) {
 	direction, connector := words("direction", directionDim.words), Label{Name: "connector", Note: "receive or send connector"}
 	def(&c.connections, g, "connections", "Open SMTP sessions.", direction, connector)
 	def(&c.connectionsLimit, g, "connections_limit", "How many SMTP sessions may be open; absent where there is no limit.", direction, connector)
+	def(&c.turns, g, "content_turns", "Contents that have their turn to be taken in, and that wait for it before the reply to DATA.", words("state", turnStates))
+	def(&c.turnsLimit, g, "content_turns_limit", "How many contents are taken in at a time; absent where there is no limit.")
+	def(&c.turnsWaited, n, "content_turns_waited_seconds_total", "How long contents have waited for their turn, all together; receive_duration_seconds has it too.")
 
 	def(&c.trackUp, g, "tracking_up", "Whether the tracking store takes facts and answers: 0 when it could not be opened. Mail is relayed all the same.")
 	def(&c.trackDegraded, g, "tracking_degraded", "Whether the tracking store lacks something: damaged days are left out, facts were lost, or its disk fails.")
@@ -280,6 +292,15 @@ func (c *levels) Collect(ch chan<- prometheus.Metric) {
 				c.connectionsLimit.send(ch, float64(x.Limit), x.Direction, name)
 			}
 		}
+	}
+	if l.Turns != nil {
+		for i, n := range [...]int{l.Turns.Held, l.Turns.Waiting} {
+			c.turns.send(ch, float64(n), turnStates[i])
+		}
+		if l.Turns.Limit > 0 {
+			c.turnsLimit.send(ch, float64(l.Turns.Limit))
+		}
+		c.turnsWaited.send(ch, l.Turns.Waited.Seconds())
 	}
 	if l.Tracking != nil {
 		c.collectTracking(ch, l.Tracking)

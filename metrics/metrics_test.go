@@ -137,6 +137,7 @@ func sample(now time.Time) Levels {
 		},
 		Lifetime:    48 * time.Hour,
 		Connections: []Connections{{event.Inbound, "submission", 3, 5000}, {event.Outbound, "internet", 1, 0}},
+		Turns:       &Turns{Limit: 32, Held: 32, Waiting: 3, Waited: 1500 * time.Millisecond},
 		Tracking: &Tracking{
 			Degraded: true, IndexLag: 2 * time.Second, Oldest: now.Add(-24 * time.Hour), Bytes: 1 << 20, Dropped: map[string]uint64{"buffer_full": 1, "cat": 2}, WriteErrors: 1,
 		},

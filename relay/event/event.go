@@ -8,10 +8,10 @@
 // # Loss
 //
 // A fact has a [Durability]. Durable facts (a message was queued, an attempt
-// finished, a recipient got its final disposition) are written into the queue's
-// own transaction before they are emitted, and are emitted again after a crash
-// until the tracking store has them on disk: readers may see such a fact twice
-// with the same ID, never not at all. Session facts wait for room in a reader's
+// finished, a recipient got its final disposition) are committed by the queue,
+// with what they tell of, before they are emitted, and are emitted again after a
+// crash until the tracking store has them on disk: readers may see such a fact
+// twice with the same ID, never not at all. Session facts wait for room in a reader's
 // buffer. Protocol facts may be dropped by a reader, which counts the drops; of
 // commands that went well, log and tracking have a sample when there are very many
 // ([Sample]).

@@ -57,6 +57,7 @@ type Options struct {
 	Throttles    *throttle.Set     // rules beside the connectors' own limits; nil: none
 	Pressure     *pressure.Monitor // nil: there is always enough of everything
 	MaxSessions  int               // of all connectors together: what file descriptors allow; zero: no limit
+	Turns        *throttle.Turns   // how many contents of all connectors are taken in at a time; nil: any number
 
 	patience time.Duration // with idle sessions when others want their places; zero means crowded
 }

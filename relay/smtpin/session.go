@@ -234,9 +234,11 @@ func (s *session) mayRcpt(rcpt mail.Recipient) *mail.ReplyError {
 
 // begin is asked when DATA or the first BDAT comes.
 func (s *session) begin() *mail.ReplyError {
+	s.srv.opts.Turns.Wait(&s.tx.turn, s.srv.life.Done())
 	in, err := s.srv.opts.Acceptor.Begin(s.srv.life, s.tx.env.Size)
 	if err != nil {
 		e := replyError(err, mail.Refuse(451, "4.3.0", "storage", "cannot take the message now"))
+		s.tx.turn.End()
 		s.emit.Emit(s.tx.refused(e))
 		return e
 	}
@@ -250,6 +252,7 @@ func (s *session) Data(io.Reader) (err error) {
 	defer s.guard("DATA", &err)
 	body := s.conn.Body()
 	tx := s.tx
+	defer tx.turn.End()
 	id, e := tx.receive(body)
 	if s.srv.throttles.Any(throttle.Bytes) {
 		s.srv.throttles.Charge(time.Now(), throttle.Bytes, tx.size, s.client(tx.env))

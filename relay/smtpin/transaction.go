@@ -14,6 +14,7 @@ import (
 	"waybill/relay/event"
 	"waybill/relay/mail"
 	"waybill/relay/reuse"
+	"waybill/relay/throttle"
 	"waybill/relay/tlsconf"
 	"waybill/relay/wire"
 )
@@ -28,6 +29,7 @@ type transaction struct {
 	head headerScanner
 	wall firewall
 	size int64
+	turn throttle.Turn // to be taken in
 
 	changed []string // words of event.Changes
 }
@@ -46,6 +48,7 @@ func (s *session) begins(env mail.Envelope, at time.Time) *transaction {
 // end gives up what was not handed over, and tx itself.
 func (tx *transaction) end() {
 	tx.abort()
+	tx.turn.End()
 	room := tx.head.values
 	for i := range room {
 		reuse.Spoil(room[i])
@@ -95,6 +98,7 @@ func (tx *transaction) receive(body *wire.Body) (mail.QueueID, *mail.ReplyError)
 			return "", e
 		}
 	}
+	tx.turn.Received()
 	ended := time.Now()
 	tx.head.end()
 	if e := tx.check(); e != nil {

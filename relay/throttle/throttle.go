@@ -9,7 +9,7 @@
 // hosts of one IPv6 network (/64, which is what one customer gets) count as one
 // source, and that what was used survives a change of the rules. It states a rule
 // that delayed or refused something as [event.ThrottleEngaged]. A [Lockout] holds
-// off who guesses passwords.
+// off who guesses passwords. [Turns] bound how many contents are taken in at a time.
 //
 // To count something else, add a word to [What] and let its owner in package
 // smtpin ask at the moment of the command; to count it by something else, add a

@@ -84,6 +84,7 @@ type App struct {
 	pickup      *pickup.Pickup // nil without a pickup directory
 	lockout     *throttle.Lockout
 	limits      *throttle.Set
+	turns       *throttle.Turns // of contents
 	pressure    *pressure.Monitor
 	admin       *admin.Handler
 	http        net.Listener
@@ -260,7 +261,7 @@ func (a *App) openReception(cfg *config.Config) error {
 	}
 	a.smtpin, err = smtpin.New(smtpin.Options{
 		Hostname: cfg.Hostname, Connectors: a.reception.Load().connectors, Acceptor: acceptor{a.queue, subjects}, Emitter: a.emit.Source(event.SourceSMTPIn),
-		DrainTimeout: a.opts.DrainTime, Ready: a.queue.Ready, Lockout: a.lockout, Tap: &a.tap, Throttles: a.limits, Pressure: a.pressure, MaxSessions: a.maxSessions(cfg),
+		DrainTimeout: a.opts.DrainTime, Ready: a.queue.Ready, Lockout: a.lockout, Tap: &a.tap, Throttles: a.limits, Turns: a.turns, Pressure: a.pressure, MaxSessions: a.maxSessions(cfg),
 	})
 	if err != nil {
 		return err

@@ -9,9 +9,9 @@ func TestCollectPercent(t *testing.T) {
 		want int
 	}{
 		{"nothing", 0, 100},
-		{"little", 16 << 20, 100},
-		{"a little more", 20 << 20, 80},
-		{"a short queue", 60 << 20, 50},
+		{"little", 32 << 20, 100},
+		{"a little more", 40 << 20, 80},
+		{"a short queue", 120 << 20, 50},
 		{"just enough", 512 << 20, 50},
 		{"a long queue", 800 << 20, 32},
 		{"a very long one", 8 << 30, 25},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"waybill/cmd/internal/admin"
@@ -51,7 +52,7 @@ func (a *App) Drain(order admin.Drain) error {
 		a.queue.Shut("")
 		a.queue.Reroute()
 		a.deliver.ProbeNow()
-		act := queue.Action{Action: "drain", Actor: order.Actor, Reason: "ended: " + order.Reason, Filter: queue.Filter{All: true}}
+		act := queue.Action{Action: "drain", Actor: order.Actor, Reason: strings.TrimSuffix("ended: "+order.Reason, ": "), Filter: queue.Filter{All: true}}
 		return a.queue.Acted(&act, a.queue.Brief().Messages, nil)
 	}
 	if order.Via != "" {

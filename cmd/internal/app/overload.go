@@ -40,6 +40,7 @@ func (a *App) openThrottles(cfg *config.Config) error {
 		return err
 	}
 	a.limits.Include(a.lockout)
+	a.turns = throttle.NewTurns(cfg.BackPressure.Contents)
 	return nil
 }
 

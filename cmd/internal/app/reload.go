@@ -84,6 +84,7 @@ func (a *App) Reload() (err error) {
 	was := a.reception.Swap(in.take(a.emit.Source(event.SourceAdmin)))
 	a.lockout.Change(lockoutLimits(next))
 	a.pressure.Configure(pressureSettings(next))
+	a.turns.Limit(next.BackPressure.Contents)
 	_ = a.limits.Replace(rules) // checked above
 	a.routes.take(routing)
 	change.Commit()

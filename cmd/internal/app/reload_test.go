@@ -17,6 +17,7 @@ import (
 	"waybill/logtrack/trackapi"
 	"waybill/relay/auth"
 	"waybill/relay/relaytest"
+	"waybill/relay/throttle"
 	"waybill/relay/tlsconf"
 )
 
@@ -247,5 +248,34 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 	log, err := os.ReadFile(filepath.Join(f.dir, "waybill.log"))
 	if err != nil || !strings.Contains(string(log), "listen for more") {
 		t.Errorf("the log does not say why: %v", err)
+	}
+}
+
+// How many contents are taken in at a time changes with a reload.
+func TestReloadOfTurns(t *testing.T) {
+	f := newFixture(t, relaytest.NewSmartHost(t).Addr())
+	f.file("recipients.txt", "ann\n")
+	conf := strings.Replace(reloadable, "PORT", relaytest.Port(t), 1)
+	f.write(conf)
+	r := f.start()
+	for _, test := range []struct {
+		name string
+		conf string
+		want string // in the exposition
+	}{
+		{"as many as there are processors for", conf, fmt.Sprintf("waybill_content_turns_limit %d\n", throttle.DefaultTurns())},
+		{"seven", strings.Replace(conf, "back_pressure: {", "back_pressure: {contents: 7, ", 1), "waybill_content_turns_limit 7\n"},
+		{"any number", strings.Replace(conf, "back_pressure: {", "back_pressure: {contents: 0, ", 1), ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f.write(test.conf)
+			if err := r.Reload(); err != nil {
+				t.Fatal(err)
+			}
+			_, body := r.get("/metrics")
+			if _, got, _ := strings.Cut(body, "\nwaybill_content_turns_limit "); test.want == "" && got != "" || !strings.Contains(body, test.want) {
+				t.Errorf("the exposition does not have %q", test.want)
+			}
+		})
 	}
 }

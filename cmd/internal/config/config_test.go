@@ -19,6 +19,7 @@ import (
 
 func TestMain(m *testing.M) {
 	machineName = func() (string, error) { return "relay.example.com", nil }
+	turns = func() int { return 32 }
 	os.Exit(m.Run())
 }
 

@@ -197,6 +197,7 @@ type BackPressure struct {
 	Patience    Duration      `yaml:"patience" doc:"how long medium may last before strangers are refused, and high before connections are turned away"`
 	DelayStep   Duration      `yaml:"delay_step" doc:"how much longer acknowledgements wait with every look at medium or above, every 2 seconds; 0s is no wait"`
 	DelayMost   Duration      `yaml:"delay_most" doc:"how long they wait at most"`
+	Contents    int           `yaml:"contents" min:"0" max:"1000000" doc:"contents that are taken in at a time, by all receive connectors; the others wait for their turn, before DATA is answered, so that busy senders do not slow each other and deliveries down; 0 is no limit" default:"8 for each processor"`
 }
 
 // PercentMarks are the marks of a share.
@@ -217,6 +218,9 @@ type DurationMarks struct {
 	High   Duration `yaml:"high" doc:"time at which the level is high; 0s is never"`
 }
 
+// turns is replaced in tests, which run on any machine.
+var turns = throttle.DefaultTurns
+
 // defaultBackPressure has marks by taste: memory as Exchange has it, with more
 // head-room for Go's collector, and a queue that still fits into a few GiB: a
 // million messages take less than one.
@@ -227,6 +231,7 @@ func defaultBackPressure() BackPressure {
 		DiskLatency: DurationMarks{500 * Duration(time.Millisecond), 5 * second},
 		OutboxLag:   DurationMarks{minute, 10 * minute},
 		Patience:    2 * minute, DelayStep: second, DelayMost: 20 * second,
+		Contents: turns(),
 	}
 }
 
