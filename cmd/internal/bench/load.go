@@ -28,7 +28,9 @@ type load struct {
 	rate  float64            // messages a second; 0: as many as go
 	again bool               // what is refused for now is offered again a second later, and counted
 
+	first            int // number of message 0 in the sink's count
 	began, lastReply time.Time
+	ended            []time.Time     // by connection, when the last of its messages had its reply
 	latency          []time.Duration // by message
 	dots             []time.Time     // by message, when its end was sent; only with a rate
 	refused          atomic.Int64
@@ -53,22 +55,23 @@ func (l *load) run(s *sink, patience time.Duration) (result, error) {
 		l.dots = make([]time.Time, l.n)
 	}
 	if s != nil {
-		s.expect(l.n)
+		l.first = s.expect(l.n)
 	}
+	l.ended = make([]time.Time, l.conns)
 	var next atomic.Int64
 	var wg, ready sync.WaitGroup
 	errs := make([]error, l.conns)
 	start := make(chan struct{})
 	ready.Add(l.conns)
 	for c := range l.conns {
-		wg.Go(func() { errs[c] = l.worker(&next, sync.OnceFunc(ready.Done), start) })
+		wg.Go(func() { errs[c] = l.worker(c, &next, sync.OnceFunc(ready.Done), start) })
 	}
 	ready.Wait()
 	l.began = time.Now()
 	close(start)
 	wg.Wait()
-	l.lastReply = time.Now()
-	if err := errors.Join(errs...); err != nil {
+	l.lastReply = slices.MaxFunc(l.ended, time.Time.Compare)
+	if err := firstOf(errs); err != nil {
 		return result{}, err
 	}
 	var r result
@@ -78,31 +81,54 @@ func (l *load) run(s *sink, patience time.Duration) (result, error) {
 			ok = append(ok, d)
 		}
 	}
-	slices.Sort(ok)
 	r.Accepted = len(ok)
 	if len(ok) == 0 {
 		return r, fmt.Errorf("nothing was accepted, %d refused", l.refused.Load())
 	}
 	r.AcceptRate = float64(len(ok)) / l.lastReply.Sub(l.began).Seconds()
-	r.P50, r.P99 = ok[len(ok)/2], ok[len(ok)*99/100]
+	r.P50, r.P99 = quantile(ok, 0.5), quantile(ok, 0.99)
 	if s != nil {
 		var last time.Time
 		r.Arrived, r.Twice, last = s.wait(r.Accepted, patience)
-		r.EndRate = float64(r.Arrived) / last.Sub(l.began).Seconds()
+		if r.Arrived > 0 {
+			r.EndRate = float64(r.Arrived) / last.Sub(l.began).Seconds()
+		}
 		r.E2E50, r.E2E99 = s.delays(l.dots)
 	}
 	return r, nil
 }
 
-// worker submits over one connection, once all are open and logged in: it says
+// complete is an error unless all n messages arrived, once.
+func (r result) complete(n int) error {
+	if r.Arrived < n || r.Twice > 0 {
+		return fmt.Errorf("%d of %d messages arrived, %d of them twice", r.Arrived, n, r.Twice)
+	}
+	return nil
+}
+
+// firstOf is the first of the errors of connections: when a relay is gone, all
+// of them say the same.
+func firstOf(errs []error) error {
+	failed := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
+	if len(failed) < 2 {
+		return errors.Join(failed...)
+	}
+	return fmt.Errorf("%d of %d connections failed, the first: %w", len(failed), len(errs), failed[0])
+}
+
+// replyPatience is how long a relay may take to answer: one that hangs is an error.
+const replyPatience = 2 * time.Minute
+
+// worker submits over connection c, once all are open and logged in: it says
 // that its own is ready, and waits for start.
-func (l *load) worker(next *atomic.Int64, ready func(), start <-chan struct{}) error {
+func (l *load) worker(c int, next *atomic.Int64, ready func(), start <-chan struct{}) error {
 	defer ready()
 	conn, err := net.Dial("tcp", l.addr)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close() }() // after QUIT
+	defer func() { _ = conn.Close() }()                 // after QUIT
+	_ = conn.SetDeadline(time.Now().Add(replyPatience)) // fails only on a closed connection
 	br := bufio.NewReader(conn)
 	say := func(line string, want int) error {
 		if line != "" {
@@ -126,16 +152,17 @@ func (l *load) worker(next *atomic.Int64, ready func(), start <-chan struct{}) e
 	ready()
 	<-start
 	msg := content(l.size)
-	at := bytes.Index(msg, []byte("00000000"))
+	at := bytes.Index(msg, []byte("0000000000"))
 	for {
 		i := int(next.Add(1) - 1)
 		if i >= l.n {
+			l.ended[c] = time.Now()
 			return say("QUIT", 221)
 		}
 		if l.rate > 0 {
 			time.Sleep(time.Until(l.began.Add(time.Duration(float64(i) / l.rate * float64(time.Second)))))
 		}
-		copy(msg[at:], fmt.Sprintf("%08d", i))
+		copy(msg[at:], fmt.Sprintf("%010d", l.first+i))
 		for {
 			err := l.submit(conn, br, i, msg)
 			if err == nil {
@@ -153,6 +180,7 @@ func (l *load) worker(next *atomic.Int64, ready func(), start <-chan struct{}) e
 // submit hands over message i, once. It returns a laterError for one that was
 // refused for now.
 func (l *load) submit(conn net.Conn, br *bufio.Reader, i int, msg []byte) error {
+	_ = conn.SetDeadline(time.Now().Add(replyPatience)) // fails only on a closed connection
 	if _, err := fmt.Fprintf(conn, "MAIL FROM:<bench@bench.test>\r\nRCPT TO:<%s>\r\nDATA\r\n", l.to(i)); err != nil {
 		return err
 	}
@@ -189,7 +217,7 @@ func (e laterError) Error() string { return "refused for now: " + string(e) }
 // content is a message of about size octets with its number in a header, and the final dot.
 func content(size int) []byte {
 	var b bytes.Buffer
-	b.WriteString("From: <bench@bench.test>\r\nTo: <sink@bench.test>\r\nSubject: bench\r\nDate: Thu, 01 Jan 2026 00:00:00 +0000\r\nMessage-ID: <00000000.bench@bench.test>\r\n\r\n")
+	b.WriteString("From: <bench@bench.test>\r\nTo: <sink@bench.test>\r\nSubject: bench\r\nDate: Thu, 01 Jan 2026 00:00:00 +0000\r\nMessage-ID: <0000000000.bench@bench.test>\r\n\r\n")
 	line := strings.Repeat("waybill ", 9) + "\r\n"
 	for b.Len()+len(line) <= size {
 		b.WriteString(line)
@@ -221,6 +249,7 @@ func expect(br *bufio.Reader, want int) error {
 type sink struct {
 	l       net.Listener
 	mu      sync.Mutex
+	first   int // number of the first message that is expected: what comes late of an earlier load is not one of this
 	seen    []uint8
 	at      []time.Time // of the first arrival, by message
 	arrived int
@@ -245,11 +274,14 @@ func (s *sink) port() int { return s.l.Addr().(*net.TCPAddr).Port }
 // close ends the listener; sessions end with their peers.
 func (s *sink) close() { _ = s.l.Close() }
 
-func (s *sink) expect(n int) {
+// expect says that n messages will come. It returns the number of the first.
+func (s *sink) expect(n int) (first int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.first += len(s.seen)
 	s.at = make([]time.Time, n)
 	s.seen, s.arrived, s.twice, s.want, s.done = make([]uint8, n), 0, 0, 0, make(chan struct{})
+	return s.first
 }
 
 // wait waits until n have arrived or nothing more comes in time.
@@ -284,11 +316,7 @@ func (s *sink) delays(dots []time.Time) (p50, p99 time.Duration) {
 			took = append(took, s.at[i].Sub(dot))
 		}
 	}
-	if len(took) == 0 {
-		return 0, 0
-	}
-	slices.Sort(took)
-	return took[len(took)/2], took[len(took)*99/100]
+	return quantile(took, 0.5), quantile(took, 0.99)
 }
 
 func (s *sink) serve() {
@@ -365,7 +393,7 @@ func skipContent(br *bufio.Reader) bool {
 
 func (s *sink) body(br *bufio.Reader) bool {
 	id := -1
-	for id < 0 {
+	for found := false; !found; {
 		line, err := br.ReadSlice('\n')
 		if err != nil {
 			return false
@@ -373,8 +401,11 @@ func (s *sink) body(br *bufio.Reader) bool {
 		if len(line) == 3 && line[0] == '.' {
 			return true
 		}
-		if len(line) > 20 && (line[0] == 'M' || line[0] == 'm') && bytes.EqualFold(line[:12], []byte("message-id: ")) {
-			id, _ = strconv.Atoi(string(line[13:21])) // another's message counts as number 0
+		if len(line) > 22 && (line[0] == 'M' || line[0] == 'm') && bytes.EqualFold(line[:12], []byte("message-id: ")) {
+			found = true
+			if n, err := strconv.Atoi(string(line[13:23])); err == nil {
+				id = n
+			}
 		}
 	}
 	if !skipContent(br) {
@@ -382,8 +413,8 @@ func (s *sink) body(br *bufio.Reader) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if id >= len(s.seen) {
-		return true
+	if id -= s.first; id < 0 || id >= len(s.seen) {
+		return true // nobody waits for it
 	}
 	if s.seen[id]++; s.seen[id] > 1 {
 		s.twice++

@@ -21,7 +21,7 @@ import (
 	"waybill/relay/route"
 )
 
-// Targets of the cell million.
+// Targets of the part million.
 const (
 	millionRSS   = 1 << 30
 	millionReady = 15 * time.Second
@@ -65,7 +65,7 @@ func million(o options) error {
 	syscall.Sync() // what is still to be written would be in the way of what is measured
 	used := diskUse(dir)
 	start := time.Now()
-	p, err := startWaybill(o.binary, dir, port, 0, set)
+	p, err := startWaybill(o, dir, port, 0, set)
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func million(o options) error {
 
 // fillRelay fills a relay by SMTP, stops it, and says what memory it took.
 func fillRelay(o options, dir string, port int, set setup, to func(int) string) (full memory, err error) {
-	p, err := startWaybill(o.binary, dir, port, 0, set)
+	p, err := startWaybill(o, dir, port, 0, set)
 	if err != nil {
 		return full, err
 	}
@@ -137,7 +137,7 @@ func fillRelay(o options, dir string, port int, set setup, to func(int) string) 
 	return full, nil
 }
 
-// byDomain routes as the relay of this cell does.
+// byDomain routes as the relay of this part does.
 type byDomain struct{}
 
 // Route makes a next hop of every domain.
@@ -293,7 +293,7 @@ func fresh(o options, set setup, do func(p *process, port int) error) (err error
 	if err != nil {
 		return err
 	}
-	p, err := startWaybill(o.binary, dir, port, 0, set)
+	p, err := startWaybill(o, dir, port, 0, set)
 	if err != nil {
 		return err
 	}
@@ -335,7 +335,7 @@ func memoryOf(pid int) (m memory, err error) {
 
 // diskUse is how many octets the files below dir take on the disk.
 func diskUse(dir string) (octets int64) {
-	_ = filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error { // files that go meanwhile do not count
+	_ = filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error { //nolint:gosec // our own folder; files that go meanwhile do not count
 		if err != nil {
 			return nil //nolint:nilerr // it is gone
 		}
@@ -347,13 +347,4 @@ func diskUse(dir string) (octets int64) {
 		return nil
 	})
 	return octets
-}
-
-// verdict prints whether a target was reached.
-func verdict(what string, ok bool, detail string) {
-	word := "reached"
-	if !ok {
-		word = "MISSED"
-	}
-	fmt.Printf("%-8s %s: %s\n", word, what, detail)
 }

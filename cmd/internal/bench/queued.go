@@ -1,9 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -14,7 +14,7 @@ import (
 // lets both try what waits, and measures until the last message is there.
 func drain(o options) error {
 	rates := map[string][]float64{}
-	subjects := o.subjects("waybill", "postfix")
+	subjects := o.subjects(aWaybill, aPostfix)
 	for round := range o.rounds {
 		for _, sub := range subjects {
 			rate, err := drainOne(o, sub)
@@ -22,13 +22,14 @@ func drain(o options) error {
 				return err
 			}
 			rates[sub.name] = append(rates[sub.name], rate)
-			fmt.Fprintf(os.Stderr, "round %d  %-8s drained at %.0f/s\n", round+1, sub.name, rate)
+			fmt.Fprintf(os.Stderr, "drain: round %d of %d  %-8s %.0f/s\n", round+1, o.rounds, sub.name, rate)
 		}
 	}
 	fmt.Printf("\nDrain of %d messages of %d octets that were queued while the next hop was down, medians of %d rounds:\n\n", o.n, o.size, o.rounds)
 	for _, sub := range subjects {
 		fmt.Printf("- %s: %.0f/s\n", sub.name, middle(rates[sub.name]))
 	}
+	fmt.Println()
 	if w, p := rates["waybill"], rates["postfix"]; len(w) > 0 && len(p) > 0 {
 		verdict("drain", middle(w) >= 4*middle(p), fmt.Sprintf("%.1f × Postfix, at least 4", middle(w)/middle(p)))
 	}
@@ -55,12 +56,11 @@ func drainOne(o options, sub subject) (rate float64, err error) {
 		if err := r.kick(); err != nil {
 			return err
 		}
-		arrived, twice, last := s.wait(o.n, 5*time.Minute)
-		if arrived < o.n || twice > 0 {
-			return fmt.Errorf("%d of %d messages arrived, %d twice", arrived, o.n, twice)
-		}
-		rate = float64(arrived) / last.Sub(began).Seconds()
-		return nil
+		var res result
+		var last time.Time
+		res.Arrived, res.Twice, last = s.wait(o.n, 5*time.Minute)
+		rate = float64(res.Arrived) / last.Sub(began).Seconds()
+		return res.complete(o.n)
 	})
 	return rate, err
 }
@@ -75,44 +75,73 @@ func latency(o options) error {
 		return err
 	}
 	defer s.close()
-	fmt.Printf("\nEnd to end, from the final dot at the relay to that at the sink, messages of %d octets, 20 connections, medians of %d rounds:\n\n", o.size, o.rounds)
-	fmt.Println("| relay | messages/s | p50 | p99 | p50 of the 250 | p99 |")
-	fmt.Println("|---|---|---|---|---|---|")
-	for _, step := range []struct {
+	steps := []struct {
 		rate float64
-		most time.Duration
-	}{{100, 5 * time.Millisecond}, {1000, 50 * time.Millisecond}} {
-		for _, sub := range o.subjects("waybill", "postfix") {
-			n := min(o.n, int(10*step.rate))
-			var p50, p99, reply50, reply99 []time.Duration
-			for range o.rounds {
-				err := sub.in(o, s.port(), func(r *running) error {
-					warm := &load{addr: r.addr, n: max(20, n/20), conns: 20, size: o.size, to: sinkUser}
-					if _, err := warm.run(s, time.Minute); err != nil {
-						return err
-					}
-					l := &load{addr: r.addr, n: n, conns: 20, size: o.size, rate: step.rate, to: sinkUser}
-					res, err := l.run(s, 2*time.Minute)
-					if err == nil && res.Arrived < n {
-						err = fmt.Errorf("%d of %d messages arrived", res.Arrived, n)
-					}
-					p50, p99 = append(p50, res.E2E50), append(p99, res.E2E99)
-					reply50, reply99 = append(reply50, res.P50), append(reply99, res.P99)
-					return err
-				})
+		most time.Duration // the target for the p99
+	}{{100, 5 * time.Millisecond}, {1000, 50 * time.Millisecond}}
+	type row struct {
+		relay string
+		rate  float64
+	}
+	found := map[row][]result{}
+	subjects := o.subjects(aWaybill, aPostfix)
+	for round := range o.rounds {
+		for _, step := range steps {
+			for _, sub := range subjects {
+				res, err := latencyOne(o, s, sub, step.rate)
 				if err != nil {
 					return err
 				}
-			}
-			fmt.Printf("| %s | %.0f | %s | %s | %s | %s |\n", sub.name, step.rate,
-				ms(float64(middle(p50))), ms(float64(middle(p99))), ms(float64(middle(reply50))), ms(float64(middle(reply99))))
-			if sub.name == "waybill" {
-				defer verdict("latency", middle(p99) <= step.most, fmt.Sprintf("p99 at %.0f/s %s, at most %s", step.rate, ms(float64(middle(p99))), ms(float64(step.most))))
+				found[row{sub.name, step.rate}] = append(found[row{sub.name, step.rate}], res)
+				fmt.Fprintf(os.Stderr, "latency: round %d of %d  %-8s %4.0f of %4.0f messages/s: end to end p50 %s  p99 %s\n",
+					round+1, o.rounds, sub.name, res.AcceptRate, step.rate, ms(float64(res.E2E50)), ms(float64(res.E2E99)))
 			}
 		}
 	}
+	fmt.Printf("\nEnd to end, from the final dot at the relay to that at the sink, messages of %d octets, 20 connections, medians of %d rounds:\n\n", o.size, o.rounds)
+	fmt.Println("| relay | messages/s asked for | reached | end to end p50 | p99 | 250 after DATA p50 | p99 |")
+	fmt.Println("|---|---|---|---|---|---|---|")
+	for _, step := range steps {
+		for _, sub := range subjects {
+			of := func(get func(result) float64) float64 {
+				var v []float64
+				for _, res := range found[row{sub.name, step.rate}] {
+					v = append(v, get(res))
+				}
+				return middle(v)
+			}
+			fmt.Printf("| %s | %.0f | %.0f | %s | %s | %s | %s |\n", sub.name, step.rate, of(func(r result) float64 { return r.AcceptRate }),
+				ms(of(func(r result) float64 { return float64(r.E2E50) })), ms(of(func(r result) float64 { return float64(r.E2E99) })),
+				ms(of(func(r result) float64 { return float64(r.P50) })), ms(of(func(r result) float64 { return float64(r.P99) })))
+		}
+	}
 	fmt.Println()
+	for _, step := range steps {
+		var p99 []time.Duration
+		for _, res := range found[row{aWaybill, step.rate}] {
+			p99 = append(p99, res.E2E99)
+		}
+		if len(p99) > 0 {
+			verdict("latency", middle(p99) <= step.most, fmt.Sprintf("p99 at %.0f/s %s, at most %s", step.rate, ms(float64(middle(p99))), ms(float64(step.most))))
+		}
+	}
 	return nil
+}
+
+// latencyOne loads a relay at a rate for ten seconds, or with o.n messages if
+// those are fewer.
+func latencyOne(o options, s *sink, sub subject, rate float64) (res result, err error) {
+	err = sub.in(o, s.port(), func(r *running) error {
+		if err := sub.warm(o, s, r, 20); err != nil {
+			return err
+		}
+		l := &load{addr: r.addr, n: min(o.n, int(10*rate)), conns: 20, size: o.size, rate: rate, to: sinkUser}
+		if res, err = l.run(s, loadPatience); err != nil {
+			return err
+		}
+		return res.complete(l.n)
+	})
+	return res, err
 }
 
 // memoryInUse measures the proportional set of a relay that has nothing to do,
@@ -124,49 +153,58 @@ func memoryInUse(o options) error {
 		return err
 	}
 	defer s.close()
-	fmt.Println("\n| relay | PSS idle | at 20 connections |")
-	fmt.Println("|---|---|---|")
-	for _, sub := range o.subjects("waybill", "waybill-untracked", "postfix") {
+	type row struct{ idle, top int64 }
+	found := map[string]row{}
+	subjects := o.subjects(aWaybill, aUntracked, aPostfix)
+	for _, sub := range subjects {
 		err := sub.in(o, s.port(), func(r *running) error {
-			time.Sleep(3 * time.Second) // until it is idle
-			idle, err := peers.PSS(r.pid)
-			if err != nil {
-				return err
-			}
-			var watch sync.WaitGroup
-			end := make(chan struct{})
-			var busy []int64
-			watch.Go(func() {
-				for {
-					select {
-					case <-end:
-						return
-					case <-time.After(200 * time.Millisecond):
-						if n, err := peers.PSS(r.pid); err == nil {
-							busy = append(busy, n)
-						}
-					}
-				}
-			})
-			l := &load{addr: r.addr, n: sub.n, conns: 20, size: o.size, to: sinkUser}
-			_, err = l.run(s, 2*time.Minute)
-			close(end)
-			watch.Wait()
-			if err != nil {
-				return err
-			}
-			top := slices.Max(append(busy, idle))
-			fmt.Printf("| %s | %d MiB | %d MiB |\n", sub.name, idle>>20, top>>20)
-			if sub.name == "waybill" {
-				defer verdict("memory", top <= most, fmt.Sprintf("%d MiB, at most %d", top>>20, most>>20))
-			}
-			return nil
+			idle, top, err := memoryOne(o, s, sub, r)
+			found[sub.name] = row{idle, top}
+			return err
 		})
 		if err != nil {
 			return err
 		}
+		fmt.Fprintf(os.Stderr, "memory: %-17s %d MiB idle, %d MiB at most\n", sub.name, found[sub.name].idle>>20, found[sub.name].top>>20)
+	}
+	fmt.Printf("\nProportional set size of one run each: when it has just begun and has nothing to do, and the most while it takes messages of %d octets:\n\n", o.size)
+	fmt.Println("| relay | idle | at 20 connections |")
+	fmt.Println("|---|---|---|")
+	for _, sub := range subjects {
+		fmt.Printf("| %s | %d MiB | %d MiB |\n", sub.name, found[sub.name].idle>>20, found[sub.name].top>>20)
+	}
+	fmt.Println()
+	if top := found[aWaybill].top; top > 0 {
+		verdict("memory", top <= most, fmt.Sprintf("%d MiB, at most %d", top>>20, most>>20))
 	}
 	return nil
+}
+
+// memoryOne is the proportional set of a relay at rest, and the most of it under load.
+func memoryOne(o options, s *sink, sub subject, r *running) (idle, top int64, err error) {
+	time.Sleep(3 * time.Second) // until it is idle
+	if idle, err = peers.PSS(r.pid); err != nil {
+		return 0, 0, err
+	}
+	var watch sync.WaitGroup
+	end := make(chan struct{})
+	top = idle
+	watch.Go(func() {
+		for {
+			select {
+			case <-end:
+				return
+			case <-time.After(200 * time.Millisecond):
+				if n, err := peers.PSS(r.pid); err == nil {
+					top = max(top, n)
+				}
+			}
+		}
+	})
+	_, err = sub.load(o, s, r, 20, sub.n)
+	close(end)
+	watch.Wait()
+	return idle, top, err
 }
 
 // large compares the octets a second of large messages with what the disk takes:
@@ -178,8 +216,9 @@ func large(o options) error {
 		return err
 	}
 	defer s.close()
-	for _, step := range []struct{ size, n int }{{100 << 10, o.n / 5}, {10 << 20, max(20, o.n/400)}} {
-		for _, sub := range o.subjects("waybill") {
+	fmt.Println()
+	for _, step := range []struct{ size, n int }{{100 << 10, max(20, o.n/5)}, {10 << 20, max(20, o.n/400)}} {
+		for _, sub := range o.subjects(aWaybill) {
 			var is, can []float64
 			appends := 0.0
 			if step.size < 1<<20 {
@@ -189,18 +228,22 @@ func large(o options) error {
 				}
 				appends = rate * float64(step.size)
 			}
-			for range o.rounds {
+			for round := range o.rounds {
 				disk, err := writeRate(o.dir)
 				if err != nil {
 					return err
 				}
 				err = sub.in(o, s.port(), func(r *running) error {
+					if err := sub.warm(o, s, r, 20); err != nil {
+						return err
+					}
 					l := &load{addr: r.addr, n: step.n, conns: 20, size: step.size, to: sinkUser}
 					res, err := l.run(s, 5*time.Minute)
-					if err == nil && res.Arrived < step.n {
-						err = fmt.Errorf("%d of %d messages arrived", res.Arrived, step.n)
+					if err == nil {
+						err = res.complete(step.n)
 					}
 					is, can = append(is, res.AcceptRate*float64(step.size)), append(can, disk)
+					fmt.Fprintf(os.Stderr, "large: round %d of %d  %5d KiB: %4.0f MiB/s, the disk %4.0f MiB/s\n", round+1, o.rounds, step.size>>10, res.AcceptRate*float64(step.size)/(1<<20), disk/(1<<20))
 					return err
 				})
 				if err != nil {
@@ -215,5 +258,54 @@ func large(o options) error {
 			}
 		}
 	}
+	return nil
+}
+
+// longQueue fills the queue while the next hop is down, and restarts.
+func longQueue(o options) (err error) {
+	dir, err := os.MkdirTemp(o.dir, "queue-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }() // temporary, and large
+	dead, err := peers.FreePort()
+	if err != nil {
+		return err
+	}
+	port, err := peers.FreePort()
+	if err != nil {
+		return err
+	}
+	p, err := startWaybill(o, dir, port, dead, setup{tracking: true})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.cmd.Process.Kill() }() // does nothing when it has ended
+	fmt.Fprintf(os.Stderr, "queue: %d messages for a next hop that is down\n", o.queued)
+	l := &load{addr: local(port), n: o.queued, conns: 20, size: o.size, to: func(i int) string { return fmt.Sprintf("user%d@domain%d.test", i, i%1000) }}
+	r, err := l.run(nil, 0)
+	if err != nil {
+		return err
+	}
+	full, err := peers.RSS(p.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	if err := p.stop(); err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	began := time.Now()
+	again, err := startWaybill(o, dir, port, dead, setup{tracking: true})
+	if err != nil {
+		return fmt.Errorf("restart: %w", err)
+	}
+	defer func() { err = errors.Join(err, again.stop()) }()
+	ready := time.Since(began)
+	rss, err := peers.RSS(again.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n%d messages of %d octets queued for a next hop that is down: accepted %.0f/s, RSS %d MiB; restart to ready %s, RSS %d MiB\n",
+		r.Accepted, o.size, r.AcceptRate, full>>20, ready.Round(10*time.Millisecond), rss>>20)
 	return nil
 }

@@ -20,11 +20,18 @@ type sample struct {
 	queued                int   // messages
 }
 
+// The soak takes a sample at most every leastEvery, and is judged by leastSamples.
+const (
+	leastEvery   = 2 * time.Second
+	leastSamples = 6
+	leastSoak    = (leastSamples + 1) * leastEvery
+)
+
 // soak runs a relay at half of the rate that it reaches, and tells whether what
 // it uses stays flat. The tracking store and the log grow with the messages, up
 // to what the configuration lets them; they are shown, and not judged.
 func soak(o options) error {
-	if o.soak <= 0 {
+	if o.soak == 0 {
 		o.soak = 30 * time.Minute
 	}
 	s, err := newSink("127.0.0.1:0")
@@ -32,10 +39,16 @@ func soak(o options) error {
 		return err
 	}
 	defer s.close()
-	sub := subject{"waybill", o.n, waybill(o.binary, setup{tracking: true}), ""}
+	sub := o.waybill(aWaybill, setup{tracking: true})
 	return sub.in(o, s.port(), func(r *running) error {
+		if err := sub.warm(o, s, r, 100); err != nil {
+			return err
+		}
 		top := &load{addr: r.addr, n: o.n, conns: 100, size: o.size, to: sinkUser}
-		res, err := top.run(s, 2*time.Minute)
+		res, err := top.run(s, loadPatience)
+		if err == nil {
+			err = res.complete(o.n)
+		}
 		if err != nil {
 			return err
 		}
@@ -45,16 +58,16 @@ func soak(o options) error {
 		fmt.Println("|---|---|---|---|---|---|---|---|---|")
 		var samples []sample
 		began := time.Now()
-		every := max(o.soak/60, 2*time.Second)
+		every := max(o.soak/60, leastEvery)
 		done := make(chan error, 1)
 		total, refused := 0, int64(0)
 		go func() { // in parts, so that no table of all messages is kept
 			for time.Since(began) < o.soak {
 				n := max(1, int(rate*min(time.Minute, o.soak-time.Since(began)).Seconds()))
 				l := &load{addr: r.addr, n: n, conns: 20, size: o.size, rate: rate, to: sinkUser, again: true}
-				res, err := l.run(s, 2*time.Minute)
-				if err == nil && res.Arrived < n {
-					err = fmt.Errorf("%d of %d messages arrived", res.Arrived, n)
+				res, err := l.run(s, loadPatience)
+				if err == nil {
+					err = res.complete(n)
 				}
 				if err != nil {
 					done <- err
@@ -81,7 +94,7 @@ func soak(o options) error {
 				if err != nil {
 					return err
 				}
-				fmt.Printf("\n%d messages arrived, each once or more; %d were refused for now at first.\n", total, refused)
+				fmt.Printf("\n%d messages arrived, each once; %d were refused for now at first.\n\n", total, refused)
 				return judge(samples)
 			}
 		}
@@ -91,7 +104,7 @@ func soak(o options) error {
 // judge compares the last third of the samples with the second. What grows by
 // more than a tenth and a small amount is not flat.
 func judge(samples []sample) error {
-	if len(samples) < 6 {
+	if len(samples) < leastSamples {
 		return fmt.Errorf("%d samples are too few to judge", len(samples))
 	}
 	third := len(samples) / 3
@@ -102,10 +115,10 @@ func judge(samples []sample) error {
 		unit  float64
 		word  string
 	}{
-		{"RSS", func(m sample) float64 { return float64(m.rss) }, 32 << 20, 1 << 20, "MiB"},
+		{"RSS", func(m sample) float64 { return float64(m.rss) }, 32 << 20, 1 << 20, " MiB"},
 		{"descriptors", func(m sample) float64 { return float64(m.files) }, 10, 1, ""},
 		{"goroutines", func(m sample) float64 { return float64(m.goroutines) }, 20, 1, ""},
-		{"queue on disk", func(m sample) float64 { return float64(m.queue) }, 192 << 20, 1 << 20, "MiB"}, // three segments
+		{"queue on disk", func(m sample) float64 { return float64(m.queue) }, 192 << 20, 1 << 20, " MiB"}, // three segments
 	} {
 		part := func(list []sample) float64 {
 			var v []float64
@@ -115,7 +128,7 @@ func judge(samples []sample) error {
 			return middle(v)
 		}
 		a, b := part(samples[third:2*third]), part(samples[2*third:])
-		verdict(what.name, b <= a*1.1+what.slack, strings.TrimSpace(fmt.Sprintf("%.0f, then %.0f %s: flat when it grows by less than a tenth and %.0f", a/what.unit, b/what.unit, what.word, what.slack/what.unit)))
+		verdict(what.name, b <= a*1.1+what.slack, fmt.Sprintf("%.0f, then %.0f%s: flat when it grows by less than a tenth and %.0f", a/what.unit, b/what.unit, what.word, what.slack/what.unit))
 	}
 	return nil
 }
@@ -146,11 +159,14 @@ func takeSample(r *running, at time.Duration) (m sample, err error) {
 
 // scrape reads metrics of a Waybill, each summed over its labels.
 func scrape(port int, names ...string) (map[string]float64, error) {
-	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", port))
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", port)) //nolint:gosec // of the relay that we started
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }() // read below
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("metrics: %s", resp.Status)
+	}
 	sums := map[string]float64{}
 	lines := bufio.NewScanner(resp.Body)
 	for lines.Scan() {
@@ -164,6 +180,11 @@ func scrape(port int, names ...string) (map[string]float64, error) {
 			if _, err := fmt.Sscan(value, &v); name == want && err == nil {
 				sums[want] += v
 			}
+		}
+	}
+	for _, want := range names {
+		if _, there := sums[want]; !there && lines.Err() == nil {
+			return nil, fmt.Errorf("metrics: there is no %s", want)
 		}
 	}
 	return sums, lines.Err()

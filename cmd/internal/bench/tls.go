@@ -9,7 +9,6 @@ import (
 	"net/textproto"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +19,7 @@ import (
 	"waybill/relay/tlsconf"
 )
 
-// tlsFigure is one round of the cell tls-sessions.
+// tlsFigure is one round of the part tls.
 type tlsFigure struct {
 	rate float64       // sessions a second
 	p99  time.Duration // of a session
@@ -31,6 +30,9 @@ type tlsFigure struct {
 // Waybill and Postfix take: connect, EHLO, STARTTLS, a full handshake, EHLO,
 // QUIT. Both show the same certificate (ECDSA P-256), and nothing is resumed.
 func tlsSessions(o options) error {
+	if o.tls == 0 {
+		return nil // it was asked to be left out
+	}
 	certs, err := os.MkdirTemp(o.dir, "certs-")
 	if err != nil {
 		return err
@@ -43,96 +45,88 @@ func tlsSessions(o options) error {
 	if err := tlsconf.WriteSelfSigned(cert, key, "relay.test"); err != nil {
 		return err
 	}
-	subjects := []struct {
-		name string
-		boot func(dir string) (addr string, pid int, stop func() error, err error)
-	}{
-		{"waybill", func(dir string) (string, int, func() error, error) {
-			port, err := peers.FreePort()
-			if err != nil {
-				return "", 0, nil, err
-			}
-			dead, err := peers.FreePort()
-			if err != nil {
-				return "", 0, nil, err
-			}
-			p, err := startWaybill(o.binary, dir, port, dead, setup{tracking: true}, fmt.Sprintf("certificates: {default: {cert_file: %s, key_file: %s}}\n", cert, key))
-			if err != nil {
-				return "", 0, nil, err
-			}
-			return fmt.Sprintf("127.0.0.1:%d", port), p.cmd.Process.Pid, p.stop, nil
-		}},
-		{"postfix", func(dir string) (string, int, func() error, error) {
-			p, err := peers.StartPostfix(dir, peers.PostfixOptions{Extra: map[string]string{
-				"smtpd_tls_cert_file": cert, "smtpd_tls_key_file": key, "smtpd_tls_loglevel": "0",
-			}})
-			if err != nil {
-				return "", 0, nil, err
-			}
-			return fmt.Sprintf("127.0.0.1:%d", p.Port), p.PID(), p.Stop, nil
-		}},
+	var subjects []subject
+	for _, sub := range []subject{
+		{name: aWaybill, boot: waybill(o, setup{tracking: true, cert: cert, key: key})},
+		{name: aPostfix, boot: postfix(o, map[string]string{"smtpd_tls_cert_file": cert, "smtpd_tls_key_file": key, "smtpd_tls_loglevel": "0"})},
+	} {
+		if o.has(sub.name) {
+			subjects = append(subjects, sub)
+		}
+	}
+	dead, err := peers.FreePort()
+	if err != nil {
+		return err
 	}
 	const conns = 20
 	figures := map[string][]tlsFigure{}
 	for round := range o.rounds {
 		for _, sub := range subjects {
-			f, err := measureTLS(o, conns, sub.boot)
+			var f tlsFigure
+			err := sub.in(o, dead, func(r *running) (err error) {
+				f, err = measureTLS(o, conns, r)
+				return err
+			})
 			if err != nil {
-				return fmt.Errorf("%s: %w", sub.name, err)
+				return err
 			}
 			figures[sub.name] = append(figures[sub.name], f)
-			fmt.Fprintf(os.Stderr, "round %d  %-8s %6.0f TLS 1.3 sessions/s  p99 %-8s %4.0f CPU µs\n", round+1, sub.name, f.rate, f.p99.Round(100*time.Microsecond), f.cpu)
+			fmt.Fprintf(os.Stderr, "tls: round %d of %d  %-8s %6.0f TLS 1.3 sessions/s  p99 %-8s %4.0f µs of CPU a session\n", round+1, o.rounds, sub.name, f.rate, f.p99.Round(100*time.Microsecond), f.cpu)
 		}
 	}
-	fmt.Printf("\nMedians of %d rounds of %d sessions over %d connections at once, STARTTLS with full TLS 1.3 handshakes, ECDSA P-256:\n\n", o.rounds, o.tls, conns)
+	fmt.Printf("\nMedians of %d rounds of %d sessions over %d connections at once, STARTTLS with full TLS 1.3 handshakes, ECDSA P-256, after %d that do not count:\n\n", o.rounds, o.tls, conns, tlsWarm(o))
 	fmt.Println("| relay | sessions/s | p99 of a session | CPU µs/session |")
 	fmt.Println("|---|---|---|---|")
-	middle := func(name string, of func(tlsFigure) float64) float64 {
+	median := func(name string, of func(tlsFigure) float64) float64 {
 		var v []float64
 		for _, f := range figures[name] {
 			v = append(v, of(f))
 		}
-		slices.Sort(v)
-		return v[len(v)/2]
+		return middle(v)
 	}
 	rate := func(f tlsFigure) float64 { return f.rate }
 	for _, sub := range subjects {
-		fmt.Printf("| %s | %.0f | %s | %.0f |\n", sub.name, middle(sub.name, rate), ms(middle(sub.name, func(f tlsFigure) float64 { return float64(f.p99) })),
-			middle(sub.name, func(f tlsFigure) float64 { return f.cpu }))
+		fmt.Printf("| %s | %.0f | %s | %.0f |\n", sub.name, median(sub.name, rate), ms(median(sub.name, func(f tlsFigure) float64 { return float64(f.p99) })),
+			median(sub.name, func(f tlsFigure) float64 { return f.cpu }))
 	}
-	fmt.Printf("\nsessions/s %.1f × Postfix\n", middle("waybill", rate)/middle("postfix", rate))
+	if len(figures[aWaybill]) > 0 && len(figures[aPostfix]) > 0 {
+		fmt.Println()
+		is := median(aWaybill, rate) / median(aPostfix, rate)
+		verdict("tls", is >= 2, fmt.Sprintf("%.1f × the sessions/s of Postfix, at least 2", is))
+	}
 	return nil
 }
 
-func measureTLS(o options, conns int, boot func(string) (string, int, func() error, error)) (f tlsFigure, err error) {
-	dir, err := os.MkdirTemp(o.dir, "cell-")
+// tlsWarm is how many sessions a relay has before those that count: it starts
+// processes for them.
+func tlsWarm(o options) int { return max(100, o.tls/10) }
+
+func measureTLS(o options, conns int, r *running) (f tlsFigure, err error) {
+	if _, err := tlsLoad(r.addr, conns, tlsWarm(o)); err != nil {
+		return f, fmt.Errorf("warm up: %w", err)
+	}
+	settle(r.pid)
+	before, began := peers.CPU(r.pid), time.Now()
+	took, err := tlsLoad(r.addr, conns, o.tls)
 	if err != nil {
 		return f, err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()     // temporary
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // Postfix' own users enter it
-		return f, err
-	}
-	addr, pid, stop, err := boot(dir)
-	if err != nil {
-		return f, err
-	}
-	defer func() {
-		if stopErr := stop(); err == nil {
-			err = stopErr
-		}
-	}()
-	if err := tlsSession(addr); err != nil { // the first one starts processes
-		return f, err
-	}
-	before, began := peers.CPU(pid), time.Now()
+	all := time.Since(began)
+	settle(r.pid)
+	return tlsFigure{
+		rate: float64(len(took)) / all.Seconds(), p99: quantile(took, 0.99),
+		cpu: float64((peers.CPU(r.pid) - before).Microseconds()) / float64(len(took)),
+	}, nil
+}
+
+// tlsLoad opens n sessions, so many at once, and says how long each took.
+func tlsLoad(addr string, conns, n int) (took []time.Duration, err error) {
 	var mu sync.Mutex
-	var took []time.Duration
 	var next atomic.Int64
 	group, ctx := errgroup.WithContext(context.Background())
 	for range conns {
 		group.Go(func() error {
-			for next.Add(1) <= int64(o.tls) && ctx.Err() == nil {
+			for next.Add(1) <= int64(n) && ctx.Err() == nil {
 				start := time.Now()
 				if err := tlsSession(addr); err != nil {
 					return err
@@ -144,20 +138,12 @@ func measureTLS(o options, conns int, boot func(string) (string, int, func() err
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return f, err
-	}
-	all := time.Since(began)
-	slices.Sort(took)
-	return tlsFigure{
-		rate: float64(len(took)) / all.Seconds(), p99: took[len(took)*99/100],
-		cpu: float64((peers.CPU(pid) - before).Microseconds()) / float64(len(took)),
-	}, nil
+	return took, group.Wait()
 }
 
 // tlsSession is one session, from connect to the reply to QUIT.
 func tlsSession(addr string) error {
-	conn, err := net.Dial("tcp", addr)
+	conn, err := net.Dial("tcp", addr) //nolint:gosec // the relay that we started
 	if err != nil {
 		return err
 	}
