@@ -25,6 +25,7 @@ import (
 
 	"waybill/cmd/internal/app"
 	"waybill/cmd/internal/config"
+	"waybill/logtrack/trackapi"
 	"waybill/relay/relaytest"
 	"waybill/relay/tlsconf"
 )
@@ -373,6 +374,9 @@ func TestWords(t *testing.T) {
 		{"none", count(0, "message"), "0 messages"},
 		{"past", until(time.Now().Add(-time.Hour)), "now"},
 		{"never", until(time.Time{}), "-"},
+		{"a hashed address", (&env{format: "table"}).unhash("~014e1617df2ab434e766@here.test +1"), "~014e1617…@here.test +1"},
+		{"for spreadsheets", (&env{format: "csv"}).unhash("~014e1617df2ab434e766@here.test"), "~014e1617df2ab434e766@here.test"},
+		{"no hash", (&env{format: "table"}).unhash("~ann@here.test"), "~ann@here.test"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.got != test.want {
@@ -471,5 +475,73 @@ func TestServeStopsBeforeItStarts(t *testing.T) {
 	code, _, errw := execute("serve", "--config", file)
 	if code != exitNo || !strings.Contains(errw, "nothing was started") || !strings.Contains(errw, "waybill.yaml:2") {
 		t.Errorf("serve = %d, %q, want 1 and the problem", code, errw)
+	}
+}
+
+func TestTimelineTellsRepeatedAttemptsOnce(t *testing.T) {
+	at := time.Date(2026, 1, 31, 8, 0, 0, 0, time.UTC)
+	tl := &trackapi.Timeline{Message: trackapi.Message{QueueID: "01J9ZC3K5V8Q2M7RXT4W6Y0ABC", Time: at}}
+	for i := range 9 {
+		tl.Timeline = append(tl.Timeline, trackapi.Entry{
+			Time: at.Add(time.Duration(i) * 90 * time.Second), Event: "attempt_finished", Level: "warning",
+			Summary: fmt.Sprintf("Deferred by mx: 451 greylisted; next attempt in %d s", 90+i),
+		})
+		tl.Checks = append(tl.Checks, trackapi.Check{Time: at.Add(time.Duration(i)), Name: "next_hop_tls", Result: "pass", Detail: "mx: TLS 1.3", Attempt: i + 1})
+	}
+	tl.Timeline[8].Summary = "Deferred by mx: 452 mailbox full; next attempt in 5 m"
+	for _, test := range []struct {
+		name string
+		full bool
+		want string
+	}{
+		{"in short", false, `      +0 s ├ ● Deferred by mx: 451 greylisted; next attempt in 90 s
+           ┊ 6 more attempts ended like this (--full shows them)
++10 m 30 s ├ ● Deferred by mx: 451 greylisted; next attempt in 97 s
+ +12 m 0 s └ ● Deferred by mx: 452 mailbox full; next attempt in 5 m
+`},
+		{"in full", true, `     +90 s ├ ● Deferred by mx: 451 greylisted; next attempt in 91 s
+  +3 m 0 s ├ ● Deferred by mx: 451 greylisted; next attempt in 92 s
+`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var out bytes.Buffer
+			if err := (&env{out: &out, noColor: true}).drawTimeline(tl, test.full); err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(out.String(), test.want) {
+				t.Errorf("got\n%s\nwant\n%s", out.String(), test.want)
+			}
+			if want := "mx: TLS 1.3  attempts 1 to 9\n"; strings.Count(out.String(), "next_hop_tls") != 1 || !strings.Contains(out.String(), want) {
+				t.Errorf("checks\n%s\nwant %s once", out.String(), want)
+			}
+		})
+	}
+}
+
+func TestForemost(t *testing.T) {
+	now := time.Now()
+	greylisted := trackapi.QueuedRecipient{State: "deferred", Attempts: 3, Next: now.Add(time.Minute), Reply: "451 4.7.1 greylisted"}
+	unknown := trackapi.QueuedRecipient{State: "bounced", Attempts: 1, Reply: "550 5.1.1 no such user"}
+	relayed := trackapi.QueuedRecipient{State: "relayed", Attempts: 1, Reply: "250 ok"}
+	stopped := trackapi.QueuedRecipient{State: "queued", Next: now.Add(time.Second), Waits: "the next hop takes nothing"}
+	for _, test := range []struct {
+		name     string
+		list     []trackapi.QueuedRecipient
+		attempts int
+		next     time.Time
+		said     string
+	}{
+		{"who has left is not told of", []trackapi.QueuedRecipient{greylisted, unknown, relayed}, 3, greylisted.Next, greylisted.Reply},
+		{"of a kept one, who has it", []trackapi.QueuedRecipient{relayed, unknown}, 1, time.Time{}, relayed.Reply},
+		{"nobody else", []trackapi.QueuedRecipient{unknown}, 1, time.Time{}, unknown.Reply},
+		{"the next hop's word before ours", []trackapi.QueuedRecipient{greylisted, stopped}, 3, stopped.Next, greylisted.Reply},
+		{"ours when there is none", []trackapi.QueuedRecipient{stopped, stopped}, 0, stopped.Next, stopped.Waits},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			attempts, next, last := foremost(waiting(test.list))
+			if said := or(last.Reply, last.Waits); attempts != test.attempts || !next.Equal(test.next) || said != test.said {
+				t.Errorf("= %d, %v, %q, want %d, %v, %q", attempts, next, said, test.attempts, test.next, test.said)
+			}
+		})
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -136,23 +137,16 @@ func queueMessagesCmd(e *env) *cobra.Command {
 			var whys meanings
 			for _, m := range rows {
 				var to []string
-				attempts, next := 0, time.Time{}
-				var last trackapi.QueuedRecipient
-				waits := ""
 				for _, r := range m.Recipients {
 					to = append(to, r.Address)
-					attempts = max(attempts, r.Attempts)
-					if next.IsZero() || !r.Next.IsZero() && r.Next.Before(next) {
-						next = r.Next
-					}
-					if r.Reply != "" {
-						last = r
-					}
-					waits = or(waits, r.Waits)
+				}
+				list := waiting(m.Recipients)
+				for _, r := range list {
 					whys.add(r.Class, r.Rule, r.Permanence, r.Explanation)
 				}
+				attempts, next, last := foremost(list)
 				t.add(append([]string{
-					e.clock(m.Time), m.QueueID, m.State, m.Sender, e.addresses(to), e.seconds(m.Age), fmt.Sprint(attempts), e.until(next), last.Class, or(last.Reply, waits),
+					e.clock(m.Time), m.QueueID, m.State, m.Sender, e.addresses(to), e.seconds(m.Age), fmt.Sprint(attempts), e.until(next), last.Class, or(last.Reply, last.Waits),
 				}, e.whyCells(last.Rule, last.Explanation)...)...)
 			}
 			if err := render(e, trackapi.QueuedMessages{Messages: rows, Cursor: cursor}, rows, t); err != nil {
@@ -170,6 +164,35 @@ func queueMessagesCmd(e *env) *cobra.Command {
 	filterFlags(cmd, &f)
 	cmd.Flags().IntVar(&limit, "limit", 100, "how many messages")
 	return cmd
+}
+
+// waiting is the recipients that a row is about: those that still wait; when
+// nobody does, the message is kept, for those that it was relayed to.
+func waiting(list []trackapi.QueuedRecipient) []trackapi.QueuedRecipient {
+	for _, gone := range [][]string{{"relayed", "bounced", "expired", "dropped"}, {"bounced", "expired", "dropped"}} {
+		if rest := slices.DeleteFunc(slices.Clone(list), func(r trackapi.QueuedRecipient) bool { return slices.Contains(gone, r.State) }); len(rest) > 0 {
+			return rest
+		}
+	}
+	return list
+}
+
+// foremost is what a row tells of recipients: the most attempts, the next one,
+// and the last word of a next hop.
+func foremost(list []trackapi.QueuedRecipient) (attempts int, next time.Time, last trackapi.QueuedRecipient) {
+	for _, r := range list {
+		attempts = max(attempts, r.Attempts)
+		if next.IsZero() || !r.Next.IsZero() && r.Next.Before(next) {
+			next = r.Next
+		}
+		switch {
+		case r.Reply != "":
+			last = r
+		case last.Reply == "":
+			last.Waits = or(last.Waits, r.Waits)
+		}
+	}
+	return attempts, next, last
 }
 
 func queueShowCmd(e *env) *cobra.Command {
@@ -217,13 +240,19 @@ func queueShowCmd(e *env) *cobra.Command {
 				}, e.whyCells(r.Rule, r.Explanation)...)...)
 			}
 			if e.format == "table" {
-				held := ""
-				if m.HeldBy != "" {
-					held = "\nheld by     " + m.HeldBy + ": " + or(m.HeldWhy, "no reason given")
+				held, unusual := "", ""
+				if m.Priority != "normal" && m.Priority != "" {
+					unusual = "\npriority    " + clean(m.Priority)
 				}
-				fmt.Fprintf(e.out, "%s  %s\nfrom        %s\nmessage-id  %s\nsize        %s\naccepted    %s (%s ago) by %s\nexpires     %s%s\n\n",
+				if m.HeldBy != "" {
+					held = "\nheld by     " + clean(m.HeldBy) + ": " + clean(or(m.HeldWhy, "no reason given"))
+					if !m.HeldUntil.IsZero() {
+						held += " (until " + clock(m.HeldUntil) + ", " + until(m.HeldUntil) + ")"
+					}
+				}
+				fmt.Fprintf(e.out, "%s  %s\nfrom        %s\nmessage-id  %s\nsize        %s\naccepted    %s (%s ago) by %s\nexpires     %s%s%s\n\n",
 					e.paint("bold", m.QueueID), e.paint(cellStyle("STATE", m.State), m.State), clean(m.Sender), clean(or(m.MessageID, "-")), size(m.Size),
-					clock(m.Time), seconds(m.Age), or(m.Connector, "the relay itself"), until(m.Expires), clean(held))
+					clock(m.Time), seconds(m.Age), or(m.Connector, "the relay itself"), until(m.Expires), unusual, held)
 			}
 			if err := render(e, m, m.Recipients, t); err != nil {
 				return err
@@ -263,10 +292,6 @@ in the log and in tracking, with who did it and why.`,
 			if len(args) == 0 && f == (trackapi.QueueFilter{}) {
 				return usagef("which messages? Name queue IDs, a filter such as --domain, or --all for the whole queue")
 			}
-			// A hold on next hops is for messages to come too, and makes sense without any.
-			lasting := f
-			lasting.QueueID, lasting.State, lasting.OlderThan, lasting.All = "", "", "", false
-			whole := (name == "hold" || name == "release") && f != (trackapi.QueueFilter{}) && f == lasting
 			filters := []trackapi.QueueFilter{f}
 			if len(args) > 0 {
 				if f != (trackapi.QueueFilter{}) {
@@ -289,6 +314,7 @@ in the log and in tracking, with who did it and why.`,
 					total.Messages += did.Messages
 					total.Bytes += did.Bytes
 					total.IDs = append(total.IDs, did.IDs...)
+					total.Lasting = total.Lasting || did.Lasting
 				}
 				return nil
 			}
@@ -296,21 +322,17 @@ in the log and in tracking, with who did it and why.`,
 				if err := sum(true); err != nil {
 					return err
 				}
-				if dry || total.Messages == 0 && !whole {
-					return e.acted(name, total, whole)
+				if dry || total.Messages == 0 && !total.Lasting {
+					return e.acted(name, total)
 				}
-				question := fmt.Sprintf("%s %s (%s)?", name, count(total.Messages, "message"), size(total.Bytes))
-				if whole {
-					question = strings.TrimSuffix(question, "?") + ", and those to come?"
-				}
-				if err := e.confirm(question); err != nil {
+				if err := e.confirm(name + " " + affected(total) + andToCome(total) + "?"); err != nil {
 					return err
 				}
 			}
 			if err := sum(false); err != nil {
 				return err
 			}
-			return e.acted(name, total, whole)
+			return e.acted(name, total)
 		},
 	}
 	filterFlags(cmd, &f)
@@ -332,7 +354,7 @@ in the log and in tracking, with who did it and why.`,
 	return cmd
 }
 
-func (e *env) acted(name string, did trackapi.QueueActed, whole bool) error {
+func (e *env) acted(name string, did trackapi.QueueActed) error {
 	if e.format != "table" {
 		t := newTable("QUEUE ID")
 		for _, id := range did.IDs {
@@ -341,22 +363,37 @@ func (e *env) acted(name string, did trackapi.QueueActed, whole bool) error {
 		if err := render(e, did, did.IDs, t); err != nil {
 			return err
 		}
-		return noneIs(did, whole)
+		return noneIs(did)
 	}
 	verb := map[string]string{"retry": "made due", "hold": "held", "release": "released", "remove": "removed", "bounce": "bounced", "reroute": "routed again", "redirect": "redirected", "resend": "queued again"}[name]
 	if did.DryRun {
 		verb = "would be " + verb
 	}
-	if whole {
-		verb += ", and those to come"
+	fmt.Fprintf(e.out, "%s %s%s\n", affected(did), verb, andToCome(did))
+	if name == "release" && did.Messages == 0 && !did.Lasting {
+		e.note("nothing is held by that: waybill queue holds lists the holds for messages to come, waybill queue messages --state held what is held")
 	}
-	fmt.Fprintf(e.out, "%s (%s) %s\n", count(did.Messages, "message"), size(did.Bytes), verb)
-	return noneIs(did, whole)
+	return noneIs(did)
+}
+
+// affected counts messages. Those that wait for a held next hop are not measured.
+func affected(did trackapi.QueueActed) string {
+	if did.Messages > 0 && did.Bytes == 0 {
+		return count(did.Messages, "message")
+	}
+	return count(did.Messages, "message") + " (" + size(did.Bytes) + ")"
+}
+
+func andToCome(did trackapi.QueueActed) string {
+	if did.Lasting {
+		return ", and those to come"
+	}
+	return ""
 }
 
 // noneIs makes an action on no message a negative answer.
-func noneIs(did trackapi.QueueActed, whole bool) error {
-	if did.Messages == 0 && !whole {
+func noneIs(did trackapi.QueueActed) error {
+	if did.Messages == 0 && !did.Lasting {
 		return &exitError{code: exitNo}
 	}
 	return nil

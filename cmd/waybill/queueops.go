@@ -64,7 +64,8 @@ func queueDrainCmd(e *env) *cobra.Command {
 		Long: `Hands the whole queue to another host by SMTP, and shows how far it is. No mail
 is taken meanwhile, and readiness is 503. What is held, poisoned, or has no send
 connector stays. The drain ends with --stop, or with the daemon; what is left
-then goes by the routing table again. Without --to it says how far a drain is.`,
+then goes by the routing table again. Without --to it says how far a drain is.
+To begin and to end one needs the role admin.`,
 		Example: `  waybill queue drain --to relay2.example.com --reason "moving the host"
   waybill queue drain
   waybill queue drain --stop`,
@@ -94,6 +95,10 @@ then goes by the routing table again. Without --to it says how far a drain is.`,
 			}
 			if err != nil {
 				return err
+			}
+			if order.Stop && e.format == "table" {
+				e.note("the drain is over: mail is taken again, and what is left goes by the routing table")
+				return nil
 			}
 			return e.showDrain(d)
 		},
@@ -145,6 +150,27 @@ func drainTrouble(d *trackapi.QueueDrain) string {
 	return "; last error: " + clean(d.LastError)
 }
 
+// drainLeft says what to do about what a drain leaves.
+func drainLeft(d *trackapi.QueueDrain) string {
+	var parts []string
+	for _, p := range []struct {
+		n      int
+		advice string
+	}{
+		{d.Held, "held: waybill queue release lets it go"},
+		{d.Unroutable, "without a send connector: begin the drain again with --via to say which one is to carry it"},
+		{d.Poison, "isolated because it is damaged: waybill queue messages --state poison"},
+	} {
+		if p.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.advice))
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return "what is left stays here: " + strings.Join(parts, "; ")
+}
+
 func (e *env) showDrain(d *trackapi.QueueDrain) error {
 	t := newTable("TO", "SINCE", "AT START", "LEFT", "MOVING", "HELD", "UNROUTABLE", "POISON", "LAST ERROR")
 	t.flex = []int{8}
@@ -154,7 +180,13 @@ func (e *env) showDrain(d *trackapi.QueueDrain) error {
 		e.note("the queue is not being drained")
 		return nil
 	}
-	return render(e, d, []*trackapi.QueueDrain{d}, t)
+	if err := render(e, d, []*trackapi.QueueDrain{d}, t); err != nil {
+		return err
+	}
+	if left := drainLeft(d); e.format == "table" && d.Done && left != "" {
+		e.note(left)
+	}
+	return nil
 }
 
 func queueExportCmd(e *env) *cobra.Command {

@@ -21,8 +21,8 @@ changes nothing in it: the message as messages/QUEUE-ID.eml, its envelope and th
 state of its recipients as messages/QUEUE-ID.json. The relay must not be running.
 
 partial/ has messages whose content is damaged, as far as it can be read. orphans/
-has contents whose envelope cannot be read; some of those may have been relayed
-long ago. report.json counts what was saved and what was not, and why. With
+has contents without an envelope that can be read; some of those were relayed, some
+never accepted. report.json counts what was saved and what was not, and why. With
 --queue, queue/ is a new queue of all whole messages: move it to where the damaged
 one was, DIR/queue. Exit code 1 when something was lost.`,
 		Example: `  waybill queue rescue --data-dir /var/lib/waybill --to /var/tmp/saved

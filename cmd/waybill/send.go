@@ -259,7 +259,7 @@ func (e *env) showFollowed(tl *trackapi.Timeline) error {
 		if err := render(e, tl, tl.Timeline, t); err != nil {
 			return err
 		}
-	} else if err := e.drawTimeline(tl); err != nil {
+	} else if err := e.drawTimeline(tl, false); err != nil {
 		return err
 	}
 	if tl.Message.Disposition != "relayed" {

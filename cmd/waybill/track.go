@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -143,7 +144,7 @@ it goes after -- or into quotes with another one. Exit code 1 when there is none
 				for _, r := range m.Recipients {
 					to = append(to, r.Address)
 				}
-				t.add(e.clock(m.Time), m.QueueID, m.Sender, e.addresses(to), m.Disposition, e.seconds(m.Latency), fmt.Sprint(m.Attempts), e.size(m.Size), lastReply(m))
+				t.add(e.clock(m.Time), m.QueueID, e.unhash(m.Sender), e.unhash(e.addresses(to)), m.Disposition, e.seconds(m.Latency), fmt.Sprint(m.Attempts), e.size(m.Size), lastReply(m))
 			}
 			if err := render(e, trackapi.Messages{Messages: rows, Page: page}, rows, t); err != nil {
 				return err
@@ -167,6 +168,18 @@ it goes after -- or into quotes with another one. Exit code 1 when there is none
 	cmd.Flags().BoolVar(&oldest, "oldest-first", false, "oldest first")
 	cmd.Flags().BoolVar(&q.Explain, "explain", false, "say how the search was done")
 	return cmd
+}
+
+// hashed is what tracking keeps of the local part of an address with addresses: hash.
+var hashed = regexp.MustCompile(`^(~[0-9a-f]{8})[0-9a-f]{12}@`)
+
+// unhash shortens a hash in a table for people, so that a narrow column still has
+// the domain, which is what they can read.
+func (e *env) unhash(address string) string {
+	if e.format == "csv" {
+		return address
+	}
+	return hashed.ReplaceAllString(address, "$1…@")
 }
 
 func searchNote(n int, p trackapi.Page) string {
@@ -208,12 +221,13 @@ func lastReply(m trackapi.Message) string {
 }
 
 func trackShowCmd(e *env) *cobra.Command {
-	var transcript bool
+	var transcript, full bool
 	cmd := &cobra.Command{
 		Use:   "show QUEUE-ID",
 		Short: "One message: its timeline, stages, and the next hops' words",
 		Long: `Shows one message: where it came from, each fact about it with the time since
 its acceptance, how long each stage took, and the messages that belong to it.
+Attempts that ended alike, one after the other, are told once; --full tells each.
 With --transcript it shows what was said: in the session that handed the message
 in, and in the attempts to hand it on. An ID of a session may stand there too.`,
 		Example: `  waybill track show 01J9ZC3K5V8Q2M7RXT4W6Y0ABC
@@ -245,15 +259,17 @@ in, and in the attempts to hand it on. An ID of a session may stand there too.`,
 				}
 				return render(e, tl, tl.Timeline, t)
 			}
-			return e.drawTimeline(tl)
+			return e.drawTimeline(tl, full)
 		},
 	}
+	cmd.Flags().BoolVar(&full, "full", false, "each attempt, also those that ended alike")
 	cmd.Flags().BoolVar(&transcript, "transcript", false, "the SMTP conversations that carried it, or the one of a session")
 	return cmd
 }
 
-// drawTimeline draws one message for a terminal.
-func (e *env) drawTimeline(tl *trackapi.Timeline) error {
+// drawTimeline draws one message for a terminal. Unless it is to be full, the
+// middle of a row of attempts that ended alike is only counted.
+func (e *env) drawTimeline(tl *trackapi.Timeline, full bool) error {
 	var b strings.Builder
 	m := tl.Message
 	row := func(key, val string) {
@@ -299,16 +315,13 @@ func (e *env) drawTimeline(tl *trackapi.Timeline) error {
 		}
 	}
 	b.WriteByte('\n')
-	for i, en := range tl.Timeline {
-		mark, rail := "├", "│"
-		if i == len(tl.Timeline)-1 {
-			mark, rail = "└", " "
+	for i := 0; i < len(tl.Timeline); i++ {
+		if n := alike(tl.Timeline[i:]); n >= 4 && !full {
+			e.drawEntry(&b, tl, i)
+			fmt.Fprintf(&b, "%s %s\n", e.paint("dim", fmt.Sprintf("%10s ┊", "")), e.paint("dim", fmt.Sprintf("%d more attempts ended like this (--full shows them)", n-2)))
+			i += n - 1
 		}
-		since := en.Time.Sub(m.Time)
-		fmt.Fprintf(&b, "%s %s %s %s\n", e.paint("dim", fmt.Sprintf("%10s", "+"+strings.TrimPrefix(age(since), "-"))), e.paint("dim", mark), e.paint(levelStyle(en.Level), "●"), clean(en.Summary))
-		if bar := e.stageBar(en.Stages); bar != "" {
-			fmt.Fprintf(&b, "%10s %s   %s\n", "", e.paint("dim", rail), bar)
-		}
+		e.drawEntry(&b, tl, i)
 	}
 	e.drawSections(&b, tl)
 	for i, r := range tl.Related {
@@ -321,22 +334,76 @@ func (e *env) drawTimeline(tl *trackapi.Timeline) error {
 	return err
 }
 
-// drawSections draws what was checked and what was changed.
-func (e *env) drawSections(b *strings.Builder, tl *trackapi.Timeline) {
-	at := func(attempt int) string {
-		if attempt == 0 {
-			return ""
-		}
-		return e.paint("dim", fmt.Sprintf("  attempt %d", attempt))
+// drawEntry draws the i-th fact of a timeline.
+func (e *env) drawEntry(b *strings.Builder, tl *trackapi.Timeline, i int) {
+	en, mark, rail := tl.Timeline[i], "├", "│"
+	if i == len(tl.Timeline)-1 {
+		mark, rail = "└", " "
 	}
-	for i, c := range tl.Checks {
+	fmt.Fprintf(b, "%s %s %s %s\n", e.paint("dim", fmt.Sprintf("%10s", "+"+offset(en.Time.Sub(tl.Message.Time)))), e.paint("dim", mark), e.paint(levelStyle(en.Level), "●"), clean(en.Summary))
+	if bar := e.stageBar(en.Stages); bar != "" {
+		fmt.Fprintf(b, "%10s %s   %s\n", "", e.paint("dim", rail), bar)
+	}
+}
+
+// alike counts the attempts at the beginning of list that ended like the first
+// one, but for when the next is.
+func alike(list []trackapi.Entry) int {
+	ended := func(en trackapi.Entry) string { s, _, _ := strings.Cut(en.Summary, "; next attempt in "); return s }
+	n := 0
+	for n < len(list) && list[n].Event == "attempt_finished" && ended(list[n]) == ended(list[0]) {
+		n++
+	}
+	return n
+}
+
+// offset is how long after its acceptance something happened to a message. It is
+// more exact than an age, because one looks for what is between two of them.
+func offset(d time.Duration) string {
+	if d < 2*time.Minute || d >= 48*time.Hour {
+		return age(d)
+	}
+	if d < time.Hour {
+		return fmt.Sprintf("%d m %d s", int(d.Minutes()), int(d.Seconds())%60)
+	}
+	return fmt.Sprintf("%d h %d m", int(d.Hours()), int(d.Minutes())%60)
+}
+
+// drawSections draws what was checked and what was changed, once for attempts
+// of which the same is to be said.
+func (e *env) drawSections(b *strings.Builder, tl *trackapi.Timeline) {
+	at := func(attempts []int) string {
+		switch first, last := attempts[0], attempts[len(attempts)-1]; {
+		case first == 0:
+			return ""
+		case first == last:
+			return e.paint("dim", fmt.Sprintf("  attempt %d", first))
+		case last-first == 1:
+			return e.paint("dim", fmt.Sprintf("  attempts %d and %d", first, last))
+		case last-first == len(attempts)-1:
+			return e.paint("dim", fmt.Sprintf("  attempts %d to %d", first, last))
+		default:
+			return e.paint("dim", fmt.Sprintf("  %d attempts from %d to %d", len(attempts), first, last))
+		}
+	}
+	checks, tried := fold(tl.Checks, func(c trackapi.Check) (trackapi.Check, int) {
+		n := c.Attempt
+		c.Attempt, c.Time = 0, time.Time{}
+		return c, n
+	})
+	for i, c := range checks {
 		if i == 0 {
 			b.WriteString("\nchecks\n")
 		}
 		style := map[string]string{"pass": "green", "fail": "red"}[c.Result]
-		fmt.Fprintf(b, "  %s  %-14s %s%s\n", e.paint(style, fmt.Sprintf("%-4s", clean(c.Result))), clean(c.Name), clean(c.Detail), at(c.Attempt))
+		fmt.Fprintf(b, "  %s  %-14s %s%s\n", e.paint(style, fmt.Sprintf("%-4s", clean(c.Result))), clean(c.Name), clean(c.Detail), at(tried[c]))
 	}
-	for i, c := range tl.Changes {
+	changes, made := fold(tl.Changes, func(c trackapi.Change) (trackapi.Change, int) {
+		n := c.Attempt
+		c.Attempt, c.Time = 0, time.Time{}
+		return c, n
+	})
+	for i, c := range changes {
 		if i == 0 {
 			b.WriteString("\nchanges\n")
 		}
@@ -344,8 +411,21 @@ func (e *env) drawSections(b *strings.Builder, tl *trackapi.Timeline) {
 		if c.Actor != "" {
 			by = e.paint("dim", "  by "+clean(c.Actor))
 		}
-		fmt.Fprintf(b, "  %-12s %s%s%s\n", clean(c.Name), clean(c.Detail), at(c.Attempt), by)
+		fmt.Fprintf(b, "  %-12s %s%s%s\n", clean(c.Name), clean(c.Detail), at(made[c]), by)
 	}
+}
+
+// fold takes together what differs only in its attempt, in the order of the first.
+func fold[T comparable](list []T, split func(T) (T, int)) (kinds []T, attempts map[T][]int) {
+	attempts = map[T][]int{}
+	for _, v := range list {
+		kind, n := split(v)
+		if attempts[kind] == nil {
+			kinds = append(kinds, kind)
+		}
+		attempts[kind] = append(attempts[kind], n)
+	}
+	return kinds, attempts
 }
 
 // relation says what a related message is.

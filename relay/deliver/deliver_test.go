@@ -650,6 +650,12 @@ func TestReporter(t *testing.T) {
 	if len(reports) != 1 || !strings.Contains(string(reports[0].Content), "carol@example.com") || strings.Contains(string(reports[0].Content), "bob@example.com") {
 		t.Fatalf("reports %+v", reports)
 	}
+	// What a next hop said before is not why.
+	m.States[1].Last, m.States[1].LastHost, m.States[1].LastClass = mail.Reply{Code: 452, Enhanced: "4.2.2", Text: "mailbox full"}, "mx.example.com", mail.ClassMailboxFull
+	content := string(r.Reports(m.Message, []int{1}, []mail.Outcome{bounced})[0].Content)
+	if !strings.Contains(content, "Diagnostic-Code: X-Waybill; 5.0.0 removed by an operator\r\n") || strings.Contains(content, "mailbox full") || strings.Contains(content, "mx.example.com") {
+		t.Errorf("report of what an operator ended after an attempt:\n%s", content)
+	}
 	m.Envelope.Sender = mail.Address{}
 	reports = r.Reports(m.Message, []int{0, 1}, []mail.Outcome{bounced, bounced})
 	if len(reports) != 1 || reports[0].Fact.Suppressed != "null_sender" || len(reports[0].Content) != 0 {

@@ -135,16 +135,19 @@ type report struct {
 }
 
 // add adds recipient i of the message. Without an attempt, what its state
-// remembers of the last one is told.
+// remembers of the last one is told, unless it was ended here: then the words are
+// ours, whatever a next hop said before, and no other host's (RFC 3464 section 2.3.5).
 func (r *report) add(i int, o mail.Outcome, attempted bool, host string) {
 	st := &r.message.States[i]
 	rcpt := dsn.Recipient{Recipient: r.message.Envelope.Recipients[i], Outcome: o, Host: host, Attempts: st.Attempts, At: st.LastAt}
-	if attempted {
+	ended := o.Disposition == mail.Bounced
+	switch {
+	case attempted:
 		rcpt.Attempts, rcpt.At = st.Attempts+1, r.now
-	} else {
+	case !ended:
 		rcpt.Host = st.LastHost
 	}
-	if o.Disposition == mail.Expired || !attempted {
+	if o.Disposition == mail.Expired || !attempted && !ended {
 		rcpt.Last, rcpt.LastRemote = st.Last, remoteSaid(st)
 	}
 	r.recipients = append(r.recipients, rcpt)

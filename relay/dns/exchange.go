@@ -180,14 +180,25 @@ func (r *Resolver) exchange(ctx context.Context, q question) (*mdns.Msg, error) 
 				return m, nil
 			}
 			if ctx.Err() != nil {
-				return nil, errors.Join(append(errs, ctx.Err())...)
+				return nil, together(append(errs, ctx.Err()))
+			}
+			if op, ok := errors.AsType[*net.OpError](err); ok {
+				err = op.Err // without our port, which is another one each time
 			}
 			if err = fmt.Errorf("server %s: %w", server, err); !slices.ContainsFunc(errs, func(e error) bool { return e.Error() == err.Error() }) {
 				errs = append(errs, err)
 			}
 		}
 	}
-	return nil, errors.Join(errs...)
+	return nil, together(errs)
+}
+
+// together is errors as one, in one line. There is one at least.
+func together(errs []error) error {
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return fmt.Errorf("%w; %w", errs[0], together(errs[1:]))
 }
 
 // askServer asks one server over UDP, over TCP when the answer was cut, and

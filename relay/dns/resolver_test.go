@@ -616,3 +616,22 @@ func BenchmarkCachedMX(b *testing.B) {
 		}
 	}
 }
+
+func TestNoServerListens(t *testing.T) {
+	// A connected socket has the port, and takes nothing from others.
+	taken, err := net.DialUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	at := taken.LocalAddr().String()
+	r, err := New(Options{Servers: []string{at}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	_, err = r.MX(t.Context(), "example.com")
+	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != ServFail || strings.Count(err.Error(), at) != 1 || strings.Contains(err.Error(), "->") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("MX without a server: %v, want %s named once", err, at)
+	}
+}

@@ -623,6 +623,29 @@ func TestMeaning(t *testing.T) {
 	}
 }
 
+// What lies here is not said to be a next hop's.
+func TestOurCauses(t *testing.T) {
+	for rule, want := range map[string]string{
+		"operator":   "An administrator of this mail system has stopped the message. Reason: 554 5.7.1 as agreed What you can do: Ask",
+		"quota":      "This mail system has used up what it may send. Reason: 554 5.7.1 as agreed What you can do: Your own",
+		"local":      "The message was not accepted. Reason: 554 5.7.1 as agreed What you can do: Ask your administrators, and send",
+		"unroutable": "This mail system has no way for mail to that address. Reason: 554 5.7.1 as agreed What you can do: Check",
+	} {
+		opts := options(t)
+		opts.Recipients[0].Outcome = relaymail.Outcome{
+			Disposition: relaymail.Bounced, Class: relaymail.ClassOther, ClassRule: rule, Reply: relaymail.Reply{Code: 554, Enhanced: "5.7.1", Text: "as agreed"},
+		}
+		opts.Recipients[0].Host = ""
+		r, _ := compose(t, opts)
+		if text := strings.Join(strings.Fields(r.text), " "); !strings.Contains(text, want) {
+			t.Errorf("%s: %s\nwant %q in it", rule, r.text, want)
+		}
+		if got := r.perRcpt[0].Get("Diagnostic-Code"); got != "X-Waybill; 554 5.7.1 as agreed" || r.perRcpt[0].Get("Remote-MTA") != "" {
+			t.Errorf("%s: Diagnostic-Code %q, Remote-MTA %q", rule, got, r.perRcpt[0].Get("Remote-MTA"))
+		}
+	}
+}
+
 // RET=FULL is about failures: other reports have the header section only.
 func TestReturnedByKind(t *testing.T) {
 	for _, test := range []struct {

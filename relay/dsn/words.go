@@ -33,6 +33,14 @@ var phrases = map[mail.Class]phrase{
 	mail.ClassOther:            {"the message was not accepted", "The server's own words may say why. Otherwise ask your administrators, and send them this report."},
 }
 
+// ours has the rules of causes that lie here, and not with a next hop: their words
+// go before those of the class.
+var ours = map[string]phrase{
+	"operator":   {"an administrator of this mail system has stopped the message", "Ask your mail administrators why, if the reason does not say it."},
+	"quota":      {"this mail system has used up what it may send", "Your own mail administrators must act. Send them this report."},
+	"unroutable": {"this mail system has no way for mail to that address", "Check what stands after the @ for typing mistakes. If it is right, your own mail administrators must act."},
+}
+
 // explanation is the part that people read.
 func explanation(opts *Options, kind Kind) part {
 	var b strings.Builder
@@ -112,16 +120,23 @@ func (r *Recipient) explain(b *strings.Builder, opts *Options) {
 		b.WriteString("\r\n")
 		return
 	}
-	p, ok := phrases[r.Outcome.Class]
+	p, ok := ours[r.Outcome.ClassRule]
+	if !ok {
+		p, ok = phrases[r.Outcome.Class]
+	}
 	if !ok {
 		p = phrases[mail.ClassOther]
+	}
+	said, remote := r.words()
+	if !remote && p == phrases[mail.ClassOther] { // there are no words of a server to read
+		p.advice = "Ask your administrators, and send them this report."
 	}
 	what := strings.ToUpper(p.what[:1]) + p.what[1:] + "."
 	if r.Outcome.Disposition == mail.Expired {
 		what = fmt.Sprintf("Given up after %s and %s: %s.", age(opts.Now.Sub(opts.AcceptedAt)), times(r.Attempts), p.what)
 	}
 	wrap(b, "    ", what)
-	if said, remote := r.words(); said != (mail.Reply{}) {
+	if said != (mail.Reply{}) {
 		who := "Reason"
 		if remote {
 			who = "The mail server said"

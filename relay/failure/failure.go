@@ -145,6 +145,7 @@ func (r Rules) Complete(o *mail.Outcome) {
 // find finds the rule that tells what o means. Its name counts only when o has
 // no class.
 func (r Rules) find(o *mail.Outcome) Rule {
+	text := strings.ToLower(strings.ReplaceAll(o.Reply.Text[:min(len(o.Reply.Text), maxMatched)], "\n", " "))
 	if o.Class != mail.ClassNone {
 		if rule, ok := own[o.ClassRule]; ok {
 			return rule
@@ -154,14 +155,16 @@ func (r Rules) find(o *mail.Outcome) Rule {
 				return r.list[i]
 			}
 		}
-		if !o.Remote {
-			if i := slices.IndexFunc(r.list, func(rule Rule) bool { return rule.Local && rule.Class == o.Class }); i >= 0 {
-				return r.list[i]
-			}
+		// Who made the attempt knows the class, the rules of that class the words:
+		// one that holds, else what we say of it ourselves.
+		if i := slices.IndexFunc(r.list, func(rule Rule) bool { return rule.Class == o.Class && rule.matches(o, text) }); i >= 0 {
+			return r.list[i]
+		}
+		if i := slices.IndexFunc(r.list, func(rule Rule) bool { return rule.Class == o.Class && rule.Local }); i >= 0 {
+			return r.list[i]
 		}
 		return Rule{Means: "class " + string(o.Class)}
 	}
-	text := strings.ToLower(strings.ReplaceAll(o.Reply.Text[:min(len(o.Reply.Text), maxMatched)], "\n", " "))
 	for i := range r.list {
 		if r.list[i].matches(o, text) {
 			return r.list[i]

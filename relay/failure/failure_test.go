@@ -70,6 +70,11 @@ func TestExplain(t *testing.T) {
 	}{
 		{"relayed", mail.Outcome{Disposition: mail.Relayed, Reply: mail.Reply{Code: 250}}, Meaning{}},
 		{"named by smtpout", mail.Outcome{Class: mail.ClassTLS, ClassRule: RuleLocal, Reply: mail.Reply{Code: 550, Text: "user unknown"}}, Meaning{mail.ClassTLS, RuleLocal, mail.Temporary, "TLS could not be had"}},
+		{"a login that was refused", mail.Outcome{Class: mail.ClassAuth, ClassRule: RuleLocal, Remote: true, Verb: "AUTH", Reply: mail.Reply{Code: 535, Enhanced: "5.7.8", Text: "authentication failed"}}, Meaning{mail.ClassAuth, RuleLocal, mail.Permanent, "the next hop wants a login, or did not accept ours; look at"}},
+		{"in other words", mail.Outcome{Class: mail.ClassAuth, ClassRule: RuleLocal, Remote: true, Verb: "AUTH", Reply: mail.Reply{Code: 535, Text: "no"}}, Meaning{mail.ClassAuth, RuleLocal, mail.Permanent, "the next hop refused our login; look at"}},
+		{"in words that no rule knows", mail.Outcome{Class: mail.ClassAuth, ClassRule: RuleLocal, Remote: true, Verb: "EHLO", Reply: mail.Reply{Code: 334, Text: "eh"}}, Meaning{mail.ClassAuth, RuleLocal, mail.Temporary, "the send connector could not log in; look at"}},
+		{"a domain that is not there", mail.Outcome{Disposition: mail.Bounced, Class: mail.ClassBadDomain, ClassRule: RuleLocal, Reply: mail.Reply{Code: 550, Enhanced: "5.1.2", Text: "no such domain"}}, Meaning{mail.ClassBadDomain, RuleLocal, mail.Permanent, "the domain does not exist"}},
+		{"a loop", mail.Outcome{Disposition: mail.Bounced, Class: mail.ClassBadDomain, ClassRule: RuleLocal, Reply: mail.Reply{Code: 550, Enhanced: "5.4.6", Text: "us"}}, Meaning{mail.ClassBadDomain, RuleLocal, mail.Permanent, "the MX records of the domain point at ourselves"}},
 		{"named without a rule", mail.Outcome{Class: mail.ClassDNS}, Meaning{mail.ClassDNS, RuleLocal, mail.Temporary, "the name servers of the domain"}},
 		{"named for good", mail.Outcome{Disposition: mail.Bounced, Class: mail.ClassSize, ClassRule: RuleLocal, Reply: mail.Reply{Enhanced: "5.3.4"}}, Meaning{mail.ClassSize, RuleLocal, mail.Permanent, "the message is larger"}},
 		{"loop", mail.Outcome{Disposition: mail.Bounced, Reply: mail.Reply{Enhanced: "5.4.6", Text: "MX points at ourselves"}}, Meaning{mail.ClassBadDomain, "local-loop", mail.Permanent, "the MX records"}},

@@ -94,8 +94,10 @@ func (h *Handler) queueMessages(w http.ResponseWriter, r *http.Request) {
 	}
 	answer := trackapi.QueuedMessages{Messages: []trackapi.QueuedMessage{}}
 	for _, m := range list {
-		answer.Messages = append(answer.Messages, queuedMessage(m))
-		h.explain(m, answer.Messages[len(answer.Messages)-1].Recipients)
+		row := queuedMessage(m)
+		h.explain(m, row.Recipients)
+		h.explainHold(m, &row)
+		answer.Messages = append(answer.Messages, row)
 	}
 	if len(list) == limit {
 		answer.Cursor = string(list[len(list)-1].ID)
@@ -156,6 +158,7 @@ func (h *Handler) act(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusBadRequest, "Bad parameter", "to and via are only for redirect", "to", "")
 		return
 	}
+	lasting := lasts(in.Action, f, h.opts.Queue.Holds())
 	do := h.opts.Queue.Act
 	if in.Action == "resend" {
 		do = h.opts.Queue.Resend
@@ -175,10 +178,7 @@ func (h *Handler) act(w http.ResponseWriter, r *http.Request) {
 	if h.opts.Acted != nil && !in.DryRun && slices.Contains([]string{"retry", "release", "reroute", "redirect"}, in.Action) {
 		h.opts.Acted()
 	}
-	answer := trackapi.QueueActed{Messages: done.Messages, Bytes: done.Bytes, DryRun: in.DryRun}
-	if in.Action == "hold" || in.Action == "release" {
-		answer.Lasting = f.Lasting()
-	}
+	answer := trackapi.QueueActed{Messages: done.Messages, Bytes: done.Bytes, DryRun: in.DryRun, Lasting: lasting}
 	for _, id := range done.IDs {
 		answer.IDs = append(answer.IDs, string(id))
 	}
@@ -243,6 +243,9 @@ func queuedMessage(m *queue.Message) trackapi.QueuedMessage {
 		out.ClientIP = m.Origin.Client.Addr().String()
 	}
 	for i, s := range m.States {
+		if s.Disposition.Final() || s.Disposition == mail.Held || m.HeldBy != "" {
+			s.Due = time.Time{} // there is no next attempt, or none until the release
+		}
 		out.Recipients = append(out.Recipients, trackapi.QueuedRecipient{
 			Address: m.Envelope.Recipients[i].Address.String(), State: s.Disposition.String(), Queue: s.Hop.Name, Attempts: s.Attempts,
 			Next: s.Due, Reply: s.Last.String(), Class: string(s.LastClass), Host: s.LastHost,

@@ -43,11 +43,21 @@ func explainDomain(domain string, t *smtpout.Trouble) Finding {
 		f.What, f.Who, f.Fix = "the domain has no host that takes mail: neither MX nor address", TheirDNS, "publish an MX record"
 	case strings.HasPrefix(t.Reply.Text, "no answer"):
 		f.What, f.Who, f.Fix = "no answer from the DNS about the domain", OurDNS, "ask it by hand (dig MX DOMAIN): when it answers nothing at all, it is down; else the domain's own name servers do not answer"
+	case unasked(t.Reply.Text):
+		f.What, f.Who, f.Fix = "no name server could be asked: "+safe(t.Reply.Text), OurDNS, askServers
 	default:
 		f.What, f.Who = "the DNS cannot say: "+safe(t.Reply.Text), TheirDNS
 		f.Fix = "SERVFAIL: their name servers are broken, or their DNSSEC signatures are (dig +cd MX DOMAIN answers then)"
 	}
 	return f
+}
+
+const askServers = "see that the name server runs and can be reached; dns.servers, or /etc/resolv.conf, says which one is asked"
+
+// unasked reports whether an error of the DNS, as text, is that our name servers
+// cannot be reached: none of them answered anything.
+func unasked(text string) bool {
+	return strings.Contains(text, "server ") && !strings.Contains(text, "answer")
 }
 
 // explainHost explains why a host, or one of its addresses, is not used.
@@ -65,6 +75,10 @@ func explainHost(h *smtpout.InspectedHost, o *Options) Finding {
 		f.Stage, f.Fix = "policy", "their DNSSEC or name servers are broken for TLSA records; nothing may be sent meanwhile (RFC 7672 section 2.1.1)"
 	case t.Reply.Enhanced == "5.4.4" && strings.Contains(t.Reply.Text, "not a public address"):
 		f.Fix = "the MX has an address that is not of the internet; point it at a public one"
+	case t.Class == mail.ClassDNS && unasked(t.Reply.Text):
+		f.Who, f.Fix = OurDNS, askServers
+	case smart && t.Class == mail.ClassDNS && !t.Permanent && strings.Contains(t.Reply.Text, "SERVFAIL"):
+		f.Fix = "SERVFAIL: the name servers of its domain are broken, or their DNSSEC signatures are (dig +cd A " + h.Name + " answers then)"
 	case smart && t.Class == mail.ClassDNS:
 		f.Who, f.Fix = Us, "look for a mistake in send_connectors[].smart_hosts"
 	case t.Class == mail.ClassDNS && strings.Contains(t.Reply.Text, "has no address"):

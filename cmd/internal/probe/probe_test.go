@@ -317,3 +317,29 @@ func TestNobodyAnswers(t *testing.T) {
 		t.Errorf("report = %+v", r)
 	}
 }
+
+// Whose name servers fail decides who can mend it.
+func TestWhoseDNS(t *testing.T) {
+	const refused, broken = "A mx.y.example: servfail: server 127.0.0.1:53: read: connection refused", "A mx.y.example: servfail: server 127.0.0.1:53: answered SERVFAIL"
+	for _, test := range []struct {
+		name  string
+		route string
+		text  string
+		want  string
+	}{
+		{"ours, by MX", "mx", refused, OurDNS},
+		{"ours, a smart host", "smart_hosts", refused, OurDNS},
+		{"theirs, by MX", "mx", broken, TheirDNS},
+		{"theirs, a smart host", "smart_hosts", broken, TheirDNS},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			trouble := &smtpout.Trouble{Reply: mail.Reply{Code: 451, Enhanced: "4.4.3", Text: test.text}, Class: mail.ClassDNS}
+			if f := explainHost(&smtpout.InspectedHost{Name: "mx.y.example", Failed: trouble}, &Options{Route: test.route}); f.Who != test.want || f.Fix == "" {
+				t.Errorf("host: %+v, want %s", f, test.want)
+			}
+			if f := explainDomain("y.example", trouble); f.Who != test.want || f.Fix == "" {
+				t.Errorf("domain: %+v, want %s", f, test.want)
+			}
+		})
+	}
+}
