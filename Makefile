@@ -100,7 +100,7 @@ e2e: build plugin ## Real peers: Postfix, swaks, curl, Prometheus, Chromium, kil
 	$(NPM) run screens
 
 .PHONY: bench
-bench: build ## Measure against Postfix on this machine's disk; prints tables
+bench: build ## Measure against Postfix on this machine's disk; prints tables (ARGS=--help)
 	./.ci/install-peers postfix
 	$(GO) run ./cmd/internal/bench $(ARGS)
 	$(GO) test -run '^$$' -bench 'Search1M|Ingest' -benchtime 1x -timeout 30m ./logtrack

@@ -90,7 +90,7 @@ func TestStory(t *testing.T) {
 				"info: Accepted from Alice@Example.COM for Bob@bücher.example and carol@bücher.example (2048 octets), handed in by 192.0.2.9 as alice",
 				"warning: Deferred by mx1.example.net: 451 4.7.1 greylisted; next attempt in 1 m",
 				"warning: Bob@bücher.example: still not handed over after 5 m",
-				"error: Refused for good by mx1.example.net: 550 5.1.1 no such user",
+				"error: mx1.example.net refused carol@bücher.example for good: 550 5.1.1 no such user; took Bob@bücher.example: 250",
 				"info: Bob@bücher.example: relayed to mx1.example.net after 10 m",
 				"error: carol@bücher.example: failed for good at mx1.example.net: 550 5.1.1 no such user",
 				"info: Queued a failed report to the sender about carol@bücher.example as " + string(dsn),
@@ -394,6 +394,34 @@ func TestDescribeSaysEveryFact(t *testing.T) {
 		if s, level := describe(&r); s == "" || level == "" {
 			t.Errorf("%s is described as %q at level %q", name, s, level)
 		}
+	}
+}
+
+func TestDescribeSaysWhyThereIsNoReport(t *testing.T) {
+	for _, why := range event.Suppressions() {
+		if got, _ := describe(&event.Record{Event: event.DSNQueued{Kind: "failed", Suppressed: why}}); strings.HasSuffix(got, ": "+why) {
+			t.Errorf("%s is not put into words: %s", why, got)
+		}
+	}
+}
+
+func TestDescribeAdmin(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		in    event.AdminActed
+		want  string
+		level string
+	}{
+		{"one message", event.AdminActed{Actor: "ops", Action: "export", Filter: "queue_id=1", Affected: 1, Result: "ok"}, `ops did "export" (queue_id=1)`, levelInfo},
+		{"many", event.AdminActed{Actor: "ops", Action: "redirect", Filter: "domain:b.test", Target: "mx:25", Affected: 7, Reason: "as agreed", Result: "ok"}, `ops did "redirect" to mx:25 (domain:b.test; 7 affected): as agreed`, levelInfo},
+		{"nothing to say", event.AdminActed{Actor: "ops", Action: "import", Result: "ok"}, `ops did "import"`, levelInfo},
+		{"a failure", event.AdminActed{Actor: "ops", Action: "backup", Filter: "dir=/x", Reason: "disk full", Result: "error"}, `ops did "backup" (dir=/x): disk full; it ended with error`, levelWarning},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got, level := describe(&event.Record{Event: test.in}); got != test.want || level != test.level {
+				t.Errorf("= %q, %s, want %q, %s", got, level, test.want, test.level)
+			}
+		})
 	}
 }
 

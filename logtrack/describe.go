@@ -2,6 +2,7 @@ package logtrack
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"waybill/relay/event"
@@ -33,6 +34,9 @@ func describe(r *event.Record) (summary, level string) {
 	case event.RecipientRelayed:
 		return info("%s: relayed to %s after %s", ev.Recipient, where(ev.Hop), span(ev.TTotal))
 	case event.RecipientBounced:
+		if ev.ClassRule == "operator" {
+			return alarm("%s: ended by an operator: %s", ev.Recipient, said(ev.Answer))
+		}
 		return alarm("%s: failed for good at %s: %s", ev.Recipient, where(ev.Hop), said(ev.Answer))
 	case event.RecipientExpired:
 		return alarm("%s: given up after %s and %s; the last answer was: %s", ev.Recipient, span(ev.TTotal), count(ev.Attempts, "attempt"), said(ev.Answer))
@@ -51,7 +55,7 @@ func describe(r *event.Record) (summary, level string) {
 	case event.QueueReleased:
 		return info("Released by %s%s", ev.Actor, because(ev.Reason))
 	case event.AdminActed:
-		return info("%s did %q%s: %s", ev.Actor, ev.Action, because(ev.Reason), ev.Result)
+		return describeAdmin(&ev)
 	case event.SessionOpened:
 		return info("%s session opened with %s", ev.Direction, or(hostOf(ev.RemoteName, ev.RemoteIP), ev.ClientIP.String()))
 	case event.SessionClosed:
@@ -133,9 +137,18 @@ func describeRouted(ev *event.MessageRouted) (summary, level string) {
 	return info("Routed %s through %s to %s: %s", recipients(ev.Recipients), ev.ConnectorOut, ev.Queue, ev.Why)
 }
 
+// suppressed says why nobody is told, for each of [event.Suppressions].
+var suppressed = map[string]string{
+	event.SuppressedNullSender: "the message has no sender to tell (null reverse-path)",
+	event.SuppressedNotify:     "the sender asked for none (NOTIFY)",
+	event.SuppressedForged:     "the sender is forged: SPF says that its domain does not send from there",
+	event.SuppressedStranger:   "the sender is a stranger who could not be verified, or gets none",
+	event.SuppressedLoop:       "it would go round: the message is a report, or its sender could not be reached before",
+}
+
 func describeDSN(ev *event.DSNQueued) (summary, level string) {
 	if ev.Suppressed != "" {
-		return info("No %s report was made: %s", ev.Kind, ev.Suppressed)
+		return info("No %s report was made: %s", ev.Kind, or(suppressed[ev.Suppressed], ev.Suppressed))
 	}
 	return info("Queued a %s report to the sender about %s as %s", ev.Kind, recipients(ev.Recipients), ev.DSN)
 }
@@ -198,4 +211,27 @@ func describeListing(ev *event.ListingChanged) (summary, level string) {
 		return warn("Blocklist %s does not answer about %s%s", ev.List, ev.LocalIP, because(ev.Error))
 	}
 	return warn("Our address %s is on the blocklist %s (%s)%s", ev.LocalIP, ev.List, ev.Codes, because(ev.Detail))
+}
+
+// describeAdmin says who did what to how many, and why.
+func describeAdmin(ev *event.AdminActed) (summary, level string) {
+	summary, level = fmt.Sprintf("%s did %q", ev.Actor, ev.Action), levelInfo
+	if ev.Target != "" {
+		summary += " to " + ev.Target
+	}
+	var what []string
+	if ev.Filter != "" {
+		what = append(what, ev.Filter)
+	}
+	if ev.Affected > 1 {
+		what = append(what, fmt.Sprintf("%d affected", ev.Affected))
+	}
+	if len(what) > 0 {
+		summary += " (" + strings.Join(what, "; ") + ")"
+	}
+	summary += because(ev.Reason)
+	if ev.Result != "ok" {
+		summary, level = summary+"; it ended with "+ev.Result, levelWarning
+	}
+	return summary, level
 }

@@ -523,6 +523,20 @@ func TestAddressFilters(t *testing.T) {
 	}
 }
 
+// TestRefusalsAreNoMessages says where to look for a reason that no message has.
+func TestRefusalsAreNoMessages(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	now := time.Now().UTC()
+	s.Write(&event.Record{ID: mail.NewID(now), Time: now, Session: "S1", Event: event.RecipientRefused{Recipient: "ann@example.com", Refusal: event.Refusal{Reason: "relay_denied"}}})
+	q := trackapi.Query{Reason: "relay_denied"}
+	if got := must1[*trackapi.Messages](t)(s.Messages(t.Context(), q)); len(got.Messages) != 0 || !strings.Contains(got.Hint, "/api/v1/events") {
+		t.Errorf("Messages = %+v, want none and a hint", got)
+	}
+	if got := must1[*trackapi.Events](t)(s.Events(t.Context(), q)); len(got.Events) != 1 || got.Hint != "" {
+		t.Errorf("Events = %+v, want one and no hint", got)
+	}
+}
+
 // TestSubjectsNotRecorded says why a search by subject finds nothing.
 func TestSubjectsNotRecorded(t *testing.T) {
 	for _, test := range []struct {

@@ -317,6 +317,9 @@ func (s *Store) Messages(ctx context.Context, q trackapi.Query) (*trackapi.Messa
 	}
 	if len(out.Messages) == 0 {
 		out.Hint = s.hint(f)
+		if out.Hint == "" && slices.ContainsFunc(f.preds, func(p *pred) bool { return p.term.Field == "reason" }) {
+			out.Hint = "what was refused is no message: its facts have the reason (waybill track export, GET /api/v1/events)"
+		}
 	}
 	sn.finish(&out.Page, q.Explain)
 	return out, nil

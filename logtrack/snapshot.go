@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -163,6 +164,7 @@ func (sn *snapshot) indexed(ctx context.Context, p *partition, preds []*pred) (a
 	failed := slices.ContainsFunc(preds, func(pr *pred) bool { return pr.failed })
 	var passed []uint8 // by place among the headers: how many of the lists so far have the block
 	lists := uint8(0)
+	var names []string
 	both := func(found [][]uint32) {
 		if passed == nil {
 			passed = make([]uint8, len(sn.heads[p]))
@@ -201,13 +203,13 @@ func (sn *snapshot) indexed(ctx context.Context, p *partition, preds []*pred) (a
 			return nil, "", err
 		}
 		both(found[:len(pr.keys)])
-		by += "index of " + pr.term.Field + " "
+		names = append(names, "index of "+pr.term.Field)
 		if undelivered {
 			both(found[len(pr.keys):])
-			by += "and of what was not delivered "
+			names = append(names, "and of what was not delivered")
 		}
 	}
-	return allowed, by, nil
+	return allowed, strings.Join(names, " "), nil
 }
 
 // placeOf is the place of a block among the headers of a partition, or -1 when

@@ -202,6 +202,9 @@ func stage(list []trackapi.Stage, name string, start time.Time, took event.Secon
 }
 
 func describeAttempt(r *event.Record, ev *event.AttemptFinished) (summary, level string) {
+	if mixed := describeMixed(r, ev); mixed != "" {
+		return mixed, map[bool]string{true: levelError, false: levelWarning}[ev.Disposition == mail.Bounced]
+	}
 	switch ev.Disposition { //nolint:exhaustive // the rest reads the same
 	case mail.Relayed:
 		summary = fmt.Sprintf("Relayed %s to %s in %s: %s", recipients(ev.Recipients), where(ev.Hop), span(sum(ev.Stages)), said(ev.Answer))
@@ -219,6 +222,46 @@ func describeAttempt(r *event.Record, ev *event.AttemptFinished) (summary, level
 		return fmt.Sprintf("Refused for good by %s: %s%s", where(ev.Hop), said(ev.Answer), meaning(ev.Answer)), levelError
 	}
 	return fmt.Sprintf("Attempt %d at %s ended %s: %s", ev.Attempt, where(ev.Hop), ev.Disposition, said(ev.Answer)), levelWarning
+}
+
+// describeMixed says what became of each recipient of an attempt that did not
+// end the same way for all of them, the worst off first. It is empty for others.
+func describeMixed(r *event.Record, ev *event.AttemptFinished) string {
+	by := map[mail.Disposition][]event.Recipient{}
+	for _, rc := range ev.Recipients {
+		if rc.Disposition == 0 {
+			rc.Disposition = ev.Disposition
+		}
+		by[rc.Disposition] = append(by[rc.Disposition], rc)
+	}
+	if len(by) < 2 {
+		return ""
+	}
+	var parts []string
+	for _, d := range worst {
+		list := by[d]
+		if len(list) == 0 {
+			continue
+		}
+		first := event.Answer{Code: list[0].Code, Enhanced: list[0].Enhanced, Reply: list[0].Reply}
+		if d == ev.Disposition { // the answer of the attempt is that of one of these
+			first = ev.Answer
+		}
+		switch who, why := recipients(list), said(first)+meaning(first); d { //nolint:exhaustive // the rest reads the same
+		case mail.Relayed:
+			parts = append(parts, "took "+who+": "+why)
+		case mail.Deferred:
+			if !ev.NextAttempt.IsZero() {
+				why += ", next attempt in " + span(event.Since(r.Time, ev.NextAttempt))
+			}
+			parts = append(parts, "deferred "+who+": "+why)
+		case mail.Bounced:
+			parts = append(parts, "refused "+who+" for good: "+why)
+		default:
+			parts = append(parts, fmt.Sprintf("ended %s %s: %s", d, who, why))
+		}
+	}
+	return where(ev.Hop) + " " + strings.Join(parts, "; ")
 }
 
 func sum(s event.Stages) event.Seconds {

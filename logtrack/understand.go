@@ -38,6 +38,8 @@ func (fo *fold) understood() []trackapi.Recipient {
 			tell(ev.Recipient, &ev.Answer)
 		case event.RecipientExpired:
 			tell(ev.Recipient, &ev.Answer)
+		case event.RecipientDropped: // by an operator, whatever a next hop said before
+			tell(ev.Recipient, &event.Answer{})
 		}
 	}
 	return list

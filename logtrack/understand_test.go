@@ -31,15 +31,16 @@ func TestUnderstood(t *testing.T) {
 			}
 			info := event.Info{MailFrom: "a@example.org"}
 			yes := event.Answer{Code: 250, Reply: "queued"}
-			write(0, event.MessageQueued{Info: info, Recipients: []event.Recipient{{Address: "late@example.com"}, {Address: "gone@example.com"}, {Address: "ok@example.com"}}})
+			write(0, event.MessageQueued{Info: info, Recipients: []event.Recipient{{Address: "late@example.com"}, {Address: "gone@example.com"}, {Address: "ok@example.com"}, {Address: "stopped@example.com"}}})
 			write(time.Second, event.AttemptFinished{Info: info, Answer: slow, Disposition: mail.Deferred, Attempt: 1, Recipients: []event.Recipient{
-				to("late@example.com", mail.Deferred, slow), to("gone@example.com", mail.Deferred, slow), to("ok@example.com", mail.Deferred, slow),
+				to("late@example.com", mail.Deferred, slow), to("gone@example.com", mail.Deferred, slow), to("ok@example.com", mail.Deferred, slow), to("stopped@example.com", mail.Deferred, slow),
 			}})
 			write(2*time.Second, event.AttemptFinished{Info: info, Answer: no, Disposition: mail.Bounced, Attempt: 2, Recipients: []event.Recipient{
 				to("gone@example.com", mail.Bounced, no), to("ok@example.com", mail.Relayed, yes),
 			}})
 			write(2*time.Second, event.RecipientBounced{Final: event.Final{Info: info, Answer: no, Recipient: "gone@example.com"}})
 			write(2*time.Second, event.RecipientRelayed{Final: event.Final{Info: info, Answer: yes, Recipient: "ok@example.com"}})
+			write(3*time.Second, event.RecipientDropped{Final: event.Final{Info: info, Recipient: "stopped@example.com"}, Actor: "ops"})
 			if sealed {
 				seal(s)
 			}
@@ -48,6 +49,8 @@ func TestUnderstood(t *testing.T) {
 				"late@example.com": {"ms-mailbox-concurrency", "temporary", slow.Explanation},
 				"gone@example.com": {"text-unknown", "permanent", no.Explanation},
 				"ok@example.com":   {},
+
+				"stopped@example.com": {},
 			}
 			for _, r := range tl.Message.Recipients {
 				if got := [3]string{r.ClassRule, r.Permanence, r.Explanation}; got != want[r.Address] {

@@ -9,10 +9,10 @@
 //     A refusal is a *mail.ReplyError: the client sees its Reply, the record
 //     sees its Err: RecipientRefused.
 //  4. DATA or BDAT streams the content into the queue. It joins the group
-//     commit: contents are synced in their segment, one Badger transaction
-//     writes the envelopes and the facts of all waiting sessions, and only then
-//     do the clients read "250 2.0.0 queued as 01J9Z…": MessageQueued. From
-//     here the relay is responsible.
+//     commit: one entry of the queue's journal has the envelopes and the facts
+//     of all waiting sessions, one sync brings it and the contents in front of
+//     it onto the disk, and only then do the clients read "250 2.0.0 queued as
+//     01J9Z…": MessageQueued. From here the relay is responsible.
 //  5. Package route has named the send connector and the next hop of each
 //     recipient: MessageRouted. Package deliver claims recipients of one message
 //     that share them: a lease.
@@ -21,7 +21,7 @@
 //  7. queue.Settle commits the outcomes with their facts: AttemptFinished, and
 //     RecipientRelayed, RecipientBounced or RecipientExpired, or the next attempt.
 //  8. A recipient that failed for good has package dsn write the report, which
-//     is queued in the same transaction: DSNQueued. A DSN never causes a DSN.
+//     is queued in the same commit: DSNQueued. A DSN never causes a DSN.
 //  9. When no recipient is left: MessageRetired.
 //
 // Each fact became a log line (protolog), a count (package metrics) and an entry
