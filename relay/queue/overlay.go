@@ -170,8 +170,12 @@ func (o *overlay) turnOver(both bool) ([]saving, mark) {
 	for key, e := range o.old {
 		// What it is now is in an entry that is not saved yet. But a mark goes with the
 		// rows that it speaks of.
-		if _, ok := o.young[key]; ok && !strings.HasPrefix(key, prefixMark) {
-			continue
+		if later, ok := o.young[key]; ok {
+			if !strings.HasPrefix(key, prefixMark) {
+				continue
+			}
+			later.fresh = false
+			o.young[key] = later
 		}
 		if e.fresh {
 			if isDone(key, e.value) {
