@@ -468,9 +468,18 @@ func TestSettleWaitsForRoom(t *testing.T) {
 			l = h.claim(t) // as if released
 			done = settle(l, nil)
 			test.full(h, f, false)
-			if err := <-done; err != nil {
-				t.Fatalf("Settle = %v", err)
-			}
+			eventually(t, "it is settled", func() bool {
+				h.guard.check() // a write may have met the full disk, and say so after the last look
+				select {
+				case err := <-done:
+					if err != nil {
+						t.Fatalf("Settle = %v", err)
+					}
+					return true
+				default:
+					return false
+				}
+			})
 			eventually(t, "one bounce is told", func() bool { return len(find[event.RecipientBounced](h.rec)) > 0 })
 			if n := len(find[event.RecipientBounced](h.rec)); n != 1 {
 				t.Errorf("%d recipients bounced, want 1", n)
