@@ -410,6 +410,8 @@ func TestSettleWaitsForRoom(t *testing.T) {
 		full func(h *harness, f *faulty, full bool)
 	}{
 		{"of the log", func(h *harness, _ *faulty, full bool) {
+			h.saving.Lock() // a save may be under way, and has contents.mu after it
+			defer h.saving.Unlock()
 			h.contents.mu.Lock()
 			h.contents.spend = h.guard.spend
 			if full { // neither a segment has room nor the log

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"waybill/relay/relaytest"
 )
 
 func TestSkipContent(t *testing.T) {
@@ -138,15 +140,8 @@ func TestFirstOf(t *testing.T) {
 
 // A relay that ends fails the load once, not once a connection.
 func TestLoadFailsWithItsRelay(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	_, err = (&load{addr: addr, n: 10, conns: 4, size: 1000, to: sinkUser}).run(nil, 0)
+	addr := net.JoinHostPort("127.0.0.1", relaytest.Port(t))
+	_, err := (&load{addr: addr, n: 10, conns: 4, size: 1000, to: sinkUser}).run(nil, 0)
 	if _, ok := errors.AsType[*net.OpError](err); !ok || strings.Count(err.Error(), "refused") != 1 {
 		t.Errorf("run() = %v, want that it was refused, once", err)
 	}
