@@ -339,11 +339,8 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 	held, holds := q.holdOnArrival(m, now)
 	key := messageKey(string(d.ID))
 	value := encodeRecord(make([]byte, 0, 512+len(d.Trace)+96*len(m.States)), m)
-	if len(value) > maxRecord {
-		return &mail.ReplyError{
-			Reply:  mail.Reply{Code: 452, Enhanced: "4.5.3", Text: "Too many recipients in one transaction"},
-			Reason: "recipients", Err: fmt.Errorf("envelope of %d octets, at most %d", len(value), maxRecord),
-		}
+	if n := int64(len(value) + stateRoom*len(m.States)); n > q.recordBytes {
+		return tooMany("envelope", n, q.recordBytes)
 	}
 	c.set = append(c.set, pair{key, value, !q.isKept(id)})
 
@@ -360,6 +357,11 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 	if held != nil {
 		if err := q.stateHeld(c, emit, held); err != nil {
 			return err
+		}
+	}
+	if n := len(m.States); n > manyRecipients { // the facts of its end are about as large as those of its beginning
+		if need := int64(len(value) + len(packFacts(nil, c.lines)) + (stateRoom+factRoom)*n); need > q.changeBytes {
+			return tooMany("envelope and facts", need, q.changeBytes)
 		}
 	}
 	message := newEntry(id, m)
@@ -379,6 +381,24 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 		}
 	})
 	return nil
+}
+
+const (
+	// manyRecipients of one message are no more than a change takes, whatever is
+	// said of them.
+	manyRecipients = 200
+	// factRoom is what a recipient's part of a fact grows by at most, compressed,
+	// when it says what became of it, without the next hop's words.
+	factRoom = 48
+)
+
+// tooMany says that a message has more recipients than the queue can see through
+// to their end.
+func tooMany(what string, is, most int64) error {
+	return &mail.ReplyError{
+		Reply:  mail.Reply{Code: 452, Enhanced: "4.5.3", Text: "Too many recipients in one transaction"},
+		Reason: "recipients", Err: fmt.Errorf("%s of %d octets, at most %d", what, is, most),
+	}
 }
 
 // decide asks the router about every recipient of m.

@@ -22,6 +22,9 @@ var (
 	// ErrStorage is wrapped by everything that fails after a commit or a sync
 	// failed. The queue does nothing more until it is opened again.
 	ErrStorage = errors.New("queue storage failed")
+
+	// errTooLarge says that a change is more than a transaction of the database takes.
+	errTooLarge = errors.New("too large a change")
 )
 
 // Keys. DESIGN.md has the layout.
@@ -116,8 +119,8 @@ func (q *Queue) submit(c *change) error {
 	if n := c.size(); n > q.batchBytes {
 		// It goes alone, and its facts are compressed: those of many recipients are much alike.
 		n += int64(len(packFacts(nil, c.lines)) - len(c.lines))
-		if n > q.db.MaxBatchSize()/16*15 {
-			return fmt.Errorf("change of %d octets is too large for one transaction", n)
+		if n > q.changeBytes {
+			return fmt.Errorf("%w of %d octets", errTooLarge, n)
 		}
 	}
 	q.com.mu.Lock()

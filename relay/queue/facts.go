@@ -96,10 +96,14 @@ func attemptFinished(l *Lease, s *Settlement, index []int) event.AttemptFinished
 
 func finalOf(m *stored, i int, hop event.Hop, answer event.Answer, now time.Time) event.Final {
 	r, s := &m.Envelope.Recipients[i], &m.States[i]
-	return event.Final{
+	f := event.Final{
 		Info: infoOf(&m.Message), Hop: hop, Answer: answer, Recipient: r.Address.String(), Original: r.ORcpt, Attempts: s.Attempts,
 		Late: s.Late, TTotal: event.Since(m.AcceptedAt, now), TBackoff: event.Secs(s.backoff), TQueue: event.Secs(s.queued),
 	}
+	if m.brief {
+		f.Original = "" // it is in the fact that the message was queued
+	}
+	return f
 }
 
 func hopOf(h route.Hop) event.Hop { return event.Hop{ConnectorOut: h.Connector, Queue: h.Name} }

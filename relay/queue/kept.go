@@ -57,7 +57,7 @@ func (l *keptList) takeOldest() *kept {
 
 // keeps reports whether m, of which nothing is left to do, is worth keeping.
 func (q *Queue) keeps(m *stored) bool {
-	if q.opts.KeepRelayed <= 0 || q.guard.free.Load() < 2*q.guard.min {
+	if q.opts.KeepRelayed <= 0 || m.brief || q.guard.free.Load() < 2*q.guard.min {
 		return false
 	}
 	return slices.ContainsFunc(m.States, func(s State) bool { return s.Disposition == mail.Relayed })

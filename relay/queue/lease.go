@@ -396,7 +396,7 @@ func (q *Queue) regroup(e *entry, ws []wait, now int64) {
 // and ends the lease. What was removed in the meantime is left out silently. On a
 // full disk it waits for room, because the next hop has answered already.
 // After an error other than ErrStorage the lease has ended without effect, as
-// if released.
+// if released; but a message whose outcomes cannot be written down is isolated.
 func (q *Queue) Settle(_ context.Context, l *Lease, s Settlement) error {
 	if len(s.Outcomes) != len(l.Index) {
 		l.unclaim()
@@ -415,9 +415,18 @@ func (q *Queue) Settle(_ context.Context, l *Lease, s Settlement) error {
 	if s.Reached {
 		l.free()
 	}
-	err := q.trySettle(l, &s)
-	for noRoom(err) && q.pause(s.Hurry) {
-		err = q.trySettle(l, &s)
+	words := maxReply
+	err := q.trySettle(l, &s, words)
+	for {
+		if errors.Is(err, errTooLarge) && words > 0 {
+			words /= 8
+		} else if !noRoom(err) || !q.pause(s.Hurry) {
+			break
+		}
+		err = q.trySettle(l, &s, words)
+	}
+	if errors.Is(err, errTooLarge) { // nor will it fit after the next attempt, and those who have the message would get it again
+		err = errors.Join(err, q.poison(l.id, err, true))
 	}
 	if err != nil {
 		l.unclaim()
@@ -426,8 +435,10 @@ func (q *Queue) Settle(_ context.Context, l *Lease, s Settlement) error {
 	return nil
 }
 
-// trySettle settles, or leaves everything as it was.
-func (q *Queue) trySettle(l *Lease, s *Settlement) error {
+// trySettle settles, or leaves everything as it was. It keeps so many octets of
+// what the next hop said of each recipient: of thousands the words are more than
+// one change takes, and what became of them must be written down.
+func (q *Queue) trySettle(l *Lease, s *Settlement, words int) error {
 	defer q.lock(l.id)()
 	m, err := l.current()
 	if errors.Is(err, ErrNotFound) {
@@ -437,8 +448,21 @@ func (q *Queue) trySettle(l *Lease, s *Settlement) error {
 	if err != nil {
 		return err
 	}
+	if words < maxReply {
+		m.brief, s = words == 0, s.brief(words)
+		for i := range m.States {
+			m.States[i].shorten(words)
+		}
+	}
 	c := &change{}
 	if err = q.settle(c, l, m, s); err == nil {
+		for _, p := range c.set {
+			if words > 0 && int64(len(p.value)) > q.recordBytes {
+				err = fmt.Errorf("%w: record of %d octets", errTooLarge, len(p.value))
+			}
+		}
+	}
+	if err == nil {
 		q.endWith(c, l, s)
 		err = q.submit(c)
 	}
@@ -449,6 +473,25 @@ func (q *Queue) trySettle(l *Lease, s *Settlement) error {
 		}
 	}
 	return err
+}
+
+// brief is s with so many octets of the next hop's words, and of what they mean.
+func (s *Settlement) brief(words int) *Settlement {
+	b := *s
+	b.Outcomes = slices.Clone(s.Outcomes)
+	for i := range b.Outcomes {
+		o := &b.Outcomes[i]
+		o.Reply.Text, o.Explanation = clip(o.Reply.Text, words), clip(o.Explanation, words)
+	}
+	return &b
+}
+
+// shorten keeps so many octets of the words of the last attempt.
+func (s *State) shorten(words int) {
+	s.Last.Text = clip(s.Last.Text, words)
+	if words == 0 {
+		s.LastHost, s.LastMeans = "", ""
+	}
 }
 
 // current returns the record as it is now, to be changed. The stripe is held.
@@ -505,7 +548,13 @@ func (q *Queue) settle(c *change, l *Lease, m *stored, s *Settlement) error {
 	}
 	if len(index) > 0 && !s.NoAttempt {
 		m.panics = 0 // it broke nothing this time
-		if err := q.state(c, emit, attemptFinished(l, s, index)); err != nil {
+		ev := attemptFinished(l, s, index)
+		if m.brief {
+			for i := range ev.Recipients {
+				ev.Recipients[i].Original = "" // it is in the fact that the message was queued
+			}
+		}
+		if err := q.state(c, emit, ev); err != nil {
 			return err
 		}
 	}
@@ -529,6 +578,9 @@ func (q *Queue) settle(c *change, l *Lease, m *stored, s *Settlement) error {
 			st.Attempts++
 			st.LastAt = now
 			st.LastHost = clip(s.Attempt.RemoteName, 255)
+			if m.brief {
+				st.LastHost = ""
+			}
 		}
 		st.note(o)
 		if o.Disposition == mail.Deferred {

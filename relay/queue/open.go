@@ -82,10 +82,14 @@ type Queue struct {
 	lastSize atomic.Int64 // of the latest content: a guess at the next
 
 	batchBytes int64 // of one transaction, and so of one entry: it may have to go there
-	batchKeys  int64
-	journal    uint64        // the committer's own: the number of the next entry
-	secret     secret        // of its entries
-	committed  chan struct{} // closed when the committer has ended
+	// recordBytes bounds a record, so that it has room in a transaction beside a
+	// quarter of a batch, as changes by operators are, and beside its facts.
+	recordBytes int64
+	changeBytes int64 // bounds a change that goes alone, its facts compressed
+	batchKeys   int64
+	journal     uint64        // the committer's own: the number of the next entry
+	secret      secret        // of its entries
+	committed   chan struct{} // closed when the committer has ended
 
 	saving      sync.Mutex // held while the database is written to
 	reached     mark       // these belong to it: how far the database knows the journal
@@ -272,6 +276,7 @@ func (q *Queue) openFiles() error {
 		return err
 	}
 	q.batchBytes = q.db.MaxBatchSize() * 3 / 4
+	q.recordBytes, q.changeBytes = q.db.MaxBatchSize()/16*11, q.db.MaxBatchSize()/16*15
 	q.batchKeys = q.db.MaxBatchCount() * 3 / 4
 	if q.opts.NoSync {
 		return nil

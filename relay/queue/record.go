@@ -20,10 +20,9 @@ const (
 	recordLive    = 1
 	recordDone    = 2
 	recordKept    = 3 // done, and everything that a live one has
-	// maxRecord bounds one record, so that it stays below Badger's value
-	// threshold: larger values go to the value log, whose sync errors Badger
-	// only logs.
-	maxRecord = 768 << 10
+	// stateRoom is what a recipient's part of a record grows by at most when it is
+	// deferred, without the next hop's words.
+	stateRoom = 48
 	// maxWhys is how many different meanings of failures a record keeps; what
 	// recipients were told in other ways is explained anew. By taste.
 	maxWhys = 32
@@ -50,6 +49,7 @@ type stored struct {
 	done     bool      // nothing is left to do; only ID and loc are set, unless it is kept
 	kept     bool      // it is done, and can be sent again
 	finished time.Time // since when it is kept
+	brief    bool      // to be written as short as it can be; no part of the record
 }
 
 // end is where the room of a content of size octets ends.

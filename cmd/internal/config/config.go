@@ -126,7 +126,7 @@ type Limits struct {
 	ConnectionsPerSource int      `yaml:"connections_per_source" min:"0" max:"1000000" doc:"connections at once of one IPv4 address or IPv6 /64"`
 	MessagesPerMinute    int      `yaml:"messages_per_minute" min:"0" max:"10000000" doc:"messages a minute, counted by rate_by; 0 is no limit"`
 	RateBy               string   `yaml:"rate_by" enum:"source,user,both" doc:"what messages_per_minute counts: each address, each user, or each of them"`
-	Recipients           int      `yaml:"recipients" min:"1" max:"100000" doc:"recipients of a message; RFC 5321 section 4.5.3.1.8 asks for 100 at least"`
+	Recipients           int      `yaml:"recipients" min:"1" max:"100000" doc:"recipients of a message; RFC 5321 section 4.5.3.1.8 asks for 100 at least. The queue has room for some 3,000 of a message, and refuses more with 452 4.5.3 after the content"`
 	MessageSize          Size     `yaml:"message_size" doc:"octets of a message"`
 	HeaderSize           Size     `yaml:"header_size" doc:"octets of a message's header section"`
 	HeaderFields         int      `yaml:"header_fields" min:"10" max:"100000" doc:"fields of a message's header section"`
