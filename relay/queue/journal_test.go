@@ -1148,6 +1148,55 @@ func TestFloor(t *testing.T) {
 	}
 }
 
+// opening is a file system that notes which files are opened to read.
+type opening struct {
+	roomy
+	mu    sync.Mutex
+	names []string
+}
+
+func (o *opening) open(name string) (file, error) {
+	o.mu.Lock()
+	o.names = append(o.names, filepath.Base(name))
+	o.mu.Unlock()
+	return o.roomy.open(name)
+}
+
+// TestOrderlyEndLeavesNoJournal has a start after an orderly end look for entries in
+// no file, and one after a kill in those that may have some.
+func TestOrderlyEndLeavesNoJournal(t *testing.T) {
+	h := openUnsaved(t, nil)
+	h.busy(t, func(int) {})
+	want := h.looks(t)
+	start := func(dir string) (*harness, []string) {
+		fs := &opening{}
+		opts := h.opts()
+		q := open(t, func(o *Options) { o.Dir, o.Router, o.tune.fs = dir, opts.Router, fs })
+		fs.mu.Lock()
+		defer fs.mu.Unlock()
+		return q, fs.names
+	}
+	if _, read := start(h.killed(t)); len(read) == 0 {
+		t.Error("a start after a kill read no file")
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, read := start(h.dir)
+	if len(read) > 0 {
+		t.Errorf("a start after an orderly end read %v, want no file", read)
+	}
+	if d := cmp.Diff(want, again.looks(t)); d != "" {
+		t.Errorf("after an orderly end (-want +got):\n%s", d)
+	}
+	again.put(t, "new", "a@example.com") // what comes then is found after a kill
+	want = again.looks(t)
+	third, _ := start(again.killed(t))
+	if d := cmp.Diff(want, third.looks(t)); d != "" {
+		t.Errorf("after an orderly end and a kill (-want +got):\n%s", d)
+	}
+}
+
 // TestNumbersAreGivenOnce has a file of contents come and go before the database
 // learns of it: no other has its number after a kill.
 func TestNumbersAreGivenOnce(t *testing.T) {

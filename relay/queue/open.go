@@ -598,7 +598,7 @@ func (q *Queue) Close() error {
 			if err := q.confirmLast(); err != nil {
 				q.remark("facts stay in the outbox until the next start", err.Error())
 			}
-			serr := q.saveAll()
+			serr := q.saveLast()
 			if serr == nil { // nothing is in the journal alone
 				serr = q.setFormat(formatNumber)
 			}

@@ -189,6 +189,13 @@ func (o *overlay) turnOver(both bool) ([]saving, mark) {
 	return list, mark{o.turn, o.floor}
 }
 
+// noMore says that no entry will follow in a segment with a number below floor.
+func (o *overlay) noMore(floor uint64) {
+	o.mu.Lock()
+	o.floor = floor
+	o.mu.Unlock()
+}
+
 // turned ends a save: b is the database with what turnOver gave.
 func (o *overlay) turned(b *base) {
 	b.users = 1
@@ -293,6 +300,13 @@ func (q *Queue) saveLocked(both bool) error {
 
 // saveAll brings everything into the database that was committed before.
 func (q *Queue) saveAll() error { return q.saveOnce(true) }
+
+// saveLast is saveAll when the committer has ended. The next start goes on in new
+// files, so it need not look for entries in those that are there.
+func (q *Queue) saveLast() error {
+	q.overlay.noMore(q.contents.nextNumber())
+	return q.saveAll()
+}
 
 // save writes list, and then that the database knows the journal up to m. Until
 // that is written a start does all of it again, and so the entries go after it
