@@ -376,11 +376,8 @@ func (e *env) acted(name string, did trackapi.QueueActed) error {
 	return noneIs(did)
 }
 
-// affected counts messages. Those that wait for a held next hop are not measured.
+// affected counts messages.
 func affected(did trackapi.QueueActed) string {
-	if did.Messages > 0 && did.Bytes == 0 {
-		return count(did.Messages, "message")
-	}
 	return count(did.Messages, "message") + " (" + size(did.Bytes) + ")"
 }
 

@@ -172,6 +172,7 @@ func (q *Queue) Acted(a *Action, messages int, err error) error {
 
 func (q *Queue) act(ctx context.Context, a *Action) (Affected, error) {
 	lasting := a.Filter.lasting()
+	var freed Affected
 	switch {
 	case a.Filter.onlyHop() && a.Action == "hold":
 		return q.holdHop(a)
@@ -183,12 +184,14 @@ func (q *Queue) act(ctx context.Context, a *Action) (Affected, error) {
 		if err := q.holdLasting(a); err != nil {
 			return Affected{}, err
 		}
-	case (lasting || a.Filter.All) && a.Action == "release" && !a.DryRun:
-		if err := q.releaseLasting(a); err != nil {
+	case (lasting || a.Filter.everything()) && a.Action == "release":
+		var err error
+		if freed, err = q.releaseLasting(a); err != nil {
 			return Affected{}, err
 		}
 	}
 	aff, ids, err := q.choose(ctx, a)
+	aff.add(freed)
 	if err != nil || a.DryRun {
 		return aff, err
 	}
@@ -281,12 +284,22 @@ func (q *Queue) callNow(id ident, m *stored, index []int, called map[route.Hop]b
 	return true
 }
 
+// maxAffected is how many IDs Affected has at most.
+const maxAffected = 100
+
 func (a *Affected) count(m *stored) {
 	a.Messages++
 	a.Bytes += m.Size
-	if len(a.IDs) < 100 {
+	if len(a.IDs) < maxAffected {
 		a.IDs = append(a.IDs, m.ID)
 	}
+}
+
+// add counts what b counts, too.
+func (a *Affected) add(b Affected) {
+	a.Messages += b.Messages
+	a.Bytes += b.Bytes
+	a.IDs = append(a.IDs, b.IDs[:min(len(b.IDs), maxAffected-len(a.IDs))]...)
 }
 
 // skips reports whether a has nothing to do on recipients index of m.

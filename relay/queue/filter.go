@@ -14,6 +14,9 @@ func (f *Filter) empty() bool {
 	return g == Filter{}
 }
 
+// everything reports whether f selects all messages, and says so.
+func (f *Filter) everything() bool { return f.All && f.empty() }
+
 // onlyHop reports whether f names hops and nothing else.
 func (f *Filter) onlyHop() bool {
 	g := *f

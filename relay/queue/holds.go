@@ -286,7 +286,10 @@ func (q *Queue) endHolds(ctx context.Context) error {
 	q.mu.Unlock()
 	for _, h := range hops {
 		f := h.filter()
-		ev := event.QueueReleased{Actor: actor, Reason: why, Filter: f.String(), Affected: q.countIn(h.Hop)}
+		q.mu.Lock()
+		freed := q.freedBy([]*hold{h})
+		q.mu.Unlock()
+		ev := event.QueueReleased{Actor: actor, Reason: why, Filter: f.String(), Affected: freed.Messages}
 		if err := q.endHold(h, ev); err != nil {
 			return err
 		}
@@ -325,17 +328,49 @@ func (q *Queue) endHold(h *hold, ev event.QueueReleased) error {
 	return q.setHolds(c, nil, []*hold{h})
 }
 
-// countIn counts the messages in the hops that pattern stands for.
-func (q *Queue) countIn(pattern route.Hop) int {
-	n := 0
-	q.mu.Lock()
+// countIn counts the messages in the hops that in selects, each once, and those
+// alone that counts selects. It costs O(messages in those hops). q.mu is held.
+func (q *Queue) countIn(in func(*hopQueue) bool, counts func(*entry) bool) (aff Affected) {
+	hops := map[*hopQueue]bool{}
 	for _, h := range q.sched.hops {
-		if covers(pattern, h.hop) {
-			n += h.groups()
+		if in(h) {
+			hops[h] = true
 		}
 	}
-	q.mu.Unlock()
-	return n
+	for h := range hops {
+		for age := range h.ages { // every message of the hop is in one of them
+			for g := range h.ages[age].all() {
+				e := q.sched.message(g)
+				if !counts(e) || q.sched.firstIn(e, hops) != h {
+					continue
+				}
+				aff.Messages++
+				aff.Bytes += e.size
+				if len(aff.IDs) < maxAffected {
+					aff.IDs = append(aff.IDs, e.id.QueueID())
+				}
+			}
+		}
+	}
+	return aff
+}
+
+// freedBy counts the messages that go again when these holds end, as far as they
+// are on hops: not those that are held themselves, or whose hop another hold is on.
+// q.mu is held.
+func (q *Queue) freedBy(ends []*hold) Affected {
+	freed := func(h *hopQueue) bool {
+		if h.held == nil {
+			return false
+		}
+		for _, other := range q.holds {
+			if !slices.Contains(ends, other) && covers(other.Hop, h.hop) {
+				return false
+			}
+		}
+		return true
+	}
+	return q.countIn(freed, func(e *entry) bool { return !e.held && !e.poison })
 }
 
 // covers reports whether pattern, with empty fields for any, stands for hop.
@@ -346,7 +381,9 @@ func covers(pattern, hop route.Hop) bool {
 // holdHop holds the hops that a names.
 func (q *Queue) holdHop(a *Action) (Affected, error) {
 	h := holdOf(a)
-	aff := Affected{Messages: q.countIn(h.Hop)}
+	q.mu.Lock()
+	aff := q.countIn(func(of *hopQueue) bool { return covers(h.Hop, of.hop) }, func(*entry) bool { return true })
+	q.mu.Unlock()
 	if a.DryRun {
 		return aff, nil
 	}
@@ -380,11 +417,11 @@ func (q *Queue) releaseHop(a *Action) (bool, Affected, error) {
 			ends = append(ends, h)
 		}
 	}
+	aff := q.freedBy(ends)
 	q.mu.Unlock()
 	if len(ends) == 0 {
 		return false, Affected{}, nil
 	}
-	aff := Affected{Messages: q.countIn(pattern)}
 	if a.DryRun {
 		return true, aff, nil
 	}
@@ -397,24 +434,27 @@ func (q *Queue) releaseHop(a *Action) (bool, Affected, error) {
 }
 
 // releaseLasting ends the standing hold that has the filter of a, if there is
-// one, and all holds when a is for all.
-func (q *Queue) releaseLasting(a *Action) error {
+// one, and all holds when a is for all. It counts the messages that the holds on
+// hops held; those that are held themselves are the caller's.
+func (q *Queue) releaseLasting(a *Action) (Affected, error) {
 	like := string(holdOf(a).key())
 	var ends []*hold
 	q.mu.Lock()
 	for _, h := range *q.standing.Load() {
-		if a.Filter.All || string(h.key()) == like {
+		if a.Filter.everything() || string(h.key()) == like {
 			ends = append(ends, h)
 		}
 	}
-	if a.Filter.All {
+	var freed Affected
+	if a.Filter.everything() {
 		ends = slices.AppendSeq(ends, maps.Values(q.holds))
+		freed = q.freedBy(ends)
 	}
 	q.mu.Unlock()
-	if len(ends) == 0 {
-		return nil
+	if len(ends) == 0 || a.DryRun {
+		return freed, nil
 	}
-	return q.setHolds(&change{}, nil, ends)
+	return freed, q.setHolds(&change{}, nil, ends)
 }
 
 // Hold is a hold that is also for messages to come.

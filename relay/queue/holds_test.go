@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,6 +78,60 @@ func TestHoldsOfOneHop(t *testing.T) {
 	}
 	h.act(t, 1, Action{Action: "release", Filter: hop})
 	h.settle(t, h.claim(t), mail.Relayed, time.Time{})
+}
+
+// TestHoldsCount has each message count once, with its octets, in what a hold or a
+// release of hops answers: as many as it holds, or lets go.
+func TestHoldsCount(t *testing.T) {
+	com, net, out := Filter{Hop: "example.com"}, Filter{Hop: "example.net"}, Filter{Connector: "out"}
+	for _, test := range []struct {
+		name    string
+		held    []Filter // before
+		action  string
+		filter  Filter
+		want    int
+		octets  int64
+		waiting int // what is held by then; of all four
+	}{
+		{"hold a hop", nil, "hold", com, 2, 11, 2},
+		{"hold a connector", nil, "hold", out, 4, 1111, 4},
+		{"release a hop", []Filter{com}, "release", com, 2, 11, 0},
+		{"release a connector's hops", []Filter{{Hop: "example.com", Connector: "out"}, {Hop: "example.net", Connector: "out"}}, "release", out, 3, 111, 0},
+		{"release a hop whose connector is held", []Filter{com, out}, "release", com, 0, 0, 4},
+		{"release all", []Filter{com, net}, "release", Filter{All: true}, 3, 111, 0},
+		{"release all, a connector", []Filter{out}, "release", Filter{All: true}, 4, 1111, 0},
+		{"release all, with messages that are held themselves", []Filter{com, {Recipient: "both@example.com"}}, "release", Filter{All: true}, 2, 11, 0},
+		{"release all, a standing hold alone", []Filter{{Recipient: "a@example.org"}}, "release", Filter{All: true}, 1, 1000, 0},
+		{"release all of a domain", []Filter{com, {Recipient: "a@example.org"}}, "release", Filter{All: true, Domain: "example.org"}, 1, 1000, 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := open(t, nil)
+			h.put(t, "1", "a@example.com")
+			h.put(t, strings.Repeat("x", 10), "both@example.com", "both@example.net")
+			h.put(t, strings.Repeat("x", 100), "a@example.net")
+			h.put(t, strings.Repeat("x", 1000), "a@example.org")
+			for _, f := range test.held {
+				if _, err := h.Act(t.Context(), Action{Action: "hold", Filter: f}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, dry := range []bool{true, false} {
+				got, err := h.Act(t.Context(), Action{Action: test.action, Filter: test.filter, DryRun: dry})
+				if err != nil || got.Messages != test.want || got.Bytes != test.octets || len(got.IDs) != test.want {
+					t.Errorf("Act(dry run %t) = %+v, %v, want %d messages, %d octets", dry, got, err, test.want, test.octets)
+				}
+			}
+			if list, err := h.List(t.Context(), Filter{State: "held"}, "", 10); err != nil || len(list) != test.waiting {
+				t.Errorf("%d messages are held then (%v), want %d", len(list), err, test.waiting)
+			}
+			if test.action != "release" {
+				return
+			}
+			if facts := stated[event.QueueReleased](t, h.rec, 1); facts[0].Affected != test.want {
+				t.Errorf("queue_released says %d, want %d", facts[0].Affected, test.want)
+			}
+		})
+	}
 }
 
 func TestStandingHoldOfWhatIsThere(t *testing.T) {

@@ -186,6 +186,16 @@ func (s *schedule) group(e *entry, h *hopQueue) *group {
 	return nil
 }
 
+// firstIn returns the first hop of e that is one of hops, or nil.
+func (s *schedule) firstIn(e *entry, hops map[*hopQueue]bool) *hopQueue {
+	for _, h := range s.groups(e) {
+		if hops[h] {
+			return h
+		}
+	}
+	return nil
+}
+
 // newGroup gives e a group for h, which is in none of h's places yet.
 func (s *schedule) newGroup(e *entry, h *hopQueue, w when, tried bool) *group {
 	ref, g := s.slots.take()
@@ -218,6 +228,17 @@ func (h *groupHeap) first() *group {
 		return nil
 	}
 	return h.of.slots.at(h.items[0])
+}
+
+// all are the groups in h, in no order.
+func (h *groupHeap) all() iter.Seq[*group] {
+	return func(yield func(*group) bool) {
+		for _, ref := range h.items {
+			if !yield(h.of.slots.at(ref)) {
+				return
+			}
+		}
+	}
 }
 
 func (h *groupHeap) key(i int) int64 {

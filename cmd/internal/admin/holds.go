@@ -31,8 +31,10 @@ func lasts(action string, f queue.Filter, standing []queue.Hold) bool {
 	case "hold":
 		return f.Lasting()
 	case "release":
+		all := f == queue.Filter{All: true}
+		f.All = false
 		return slices.ContainsFunc(standing, func(h queue.Hold) bool {
-			return f.All || h.Filter == f || onlyHop(f) && onlyHop(h.Filter) && covers(f, h.Filter)
+			return all || h.Filter == f || onlyHop(f) && onlyHop(h.Filter) && covers(f, h.Filter)
 		})
 	}
 	return false

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"net/http"
+	"reflect"
 	"testing"
 
 	"waybill/logtrack/trackapi"
@@ -33,6 +34,22 @@ func TestQueueHeld(t *testing.T) {
 	}
 }
 
+// What a hold and a release of a next hop did has the messages' octets.
+func TestHopActionsCount(t *testing.T) {
+	f := newFixture(t)
+	f.put("a@source.test", "x@hop.test")
+	var list trackapi.QueuedMessages
+	f.ask(request("GET", "/api/v1/queue/messages", ""), http.StatusOK, &list)
+	want := trackapi.QueueActed{Messages: 1, Bytes: list.Messages[0].Size, IDs: []string{list.Messages[0].QueueID}, Lasting: true}
+	for _, action := range []string{`"hold", "filter": {"queue": "hop.test"}`, `"release", "filter": {"all": true}`, `"hold", "filter": {"queue": "hop.test"}`, `"release", "filter": {"queue": "hop.test"}`} {
+		var did trackapi.QueueActed
+		f.ask(request("POST", "/api/v1/queue/actions", `{"action": `+action+`}`), http.StatusOK, &did)
+		if !reflect.DeepEqual(did, want) || did.Bytes == 0 {
+			t.Errorf("%s: %+v, want %+v", action, did, want)
+		}
+	}
+}
+
 // A release says whether it ended a hold for messages to come.
 func TestReleaseLasting(t *testing.T) {
 	for _, test := range []struct {
@@ -47,6 +64,7 @@ func TestReleaseLasting(t *testing.T) {
 		{"a next hop", `{"queue": "a.test"}`, `{"queue": "a.test"}`, true},
 		{"a next hop of the connector", `{"queue": "a.test", "connector": "out"}`, `{"connector": "out"}`, true},
 		{"the connector of the next hop", `{"connector": "out"}`, `{"queue": "a.test"}`, false},
+		{"all of a sender", `{"sender": "@shop.test"}`, `{"all": true, "sender": "@shop.example"}`, false},
 		{"of messages by their state", `{"sender": "@shop.test"}`, `{"sender": "@shop.test", "state": "held"}`, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
