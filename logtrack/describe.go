@@ -34,6 +34,9 @@ func describe(r *event.Record) (summary, level string) {
 	case event.RecipientRelayed:
 		return info("%s: relayed to %s after %s", ev.Recipient, where(ev.Hop), span(ev.TTotal))
 	case event.RecipientBounced:
+		if ev.Actor != "" {
+			return alarm("%s: given up by %s%s", ev.Recipient, ev.Actor, because(ev.Reason))
+		}
 		if ev.ClassRule == "operator" {
 			return alarm("%s: ended by an operator: %s", ev.Recipient, said(ev.Answer))
 		}

@@ -47,6 +47,10 @@ func addSections(out *trackapi.Timeline, r *event.Record, stages []trackapi.Stag
 		nextHop(&ev, check)
 	case event.RecipientDropped:
 		change("dropped", ev.Actor, 0, "%s was removed%s", ev.Recipient, because(ev.Reason))
+	case event.RecipientBounced:
+		if ev.Actor != "" {
+			change("bounced", ev.Actor, 0, "%s was given up%s", ev.Recipient, because(ev.Reason))
+		}
 	case event.AdminActed:
 		if ev.Target != "" {
 			change("redirected", ev.Actor, 0, "%s to %s%s", ev.Action, ev.Target, because(ev.Reason))

@@ -2,6 +2,7 @@ package logtrack
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +32,7 @@ func TestUnderstood(t *testing.T) {
 			}
 			info := event.Info{MailFrom: "a@example.org"}
 			yes := event.Answer{Code: 250, Reply: "queued"}
-			write(0, event.MessageQueued{Info: info, Recipients: []event.Recipient{{Address: "late@example.com"}, {Address: "gone@example.com"}, {Address: "ok@example.com"}, {Address: "stopped@example.com"}}})
+			write(0, event.MessageQueued{Info: info, Recipients: []event.Recipient{{Address: "late@example.com"}, {Address: "gone@example.com"}, {Address: "ok@example.com"}, {Address: "stopped@example.com"}, {Address: "ended@example.com"}, {Address: "once@example.com"}}})
 			write(time.Second, event.AttemptFinished{Info: info, Answer: slow, Disposition: mail.Deferred, Attempt: 1, Recipients: []event.Recipient{
 				to("late@example.com", mail.Deferred, slow), to("gone@example.com", mail.Deferred, slow), to("ok@example.com", mail.Deferred, slow), to("stopped@example.com", mail.Deferred, slow),
 			}})
@@ -41,6 +42,10 @@ func TestUnderstood(t *testing.T) {
 			write(2*time.Second, event.RecipientBounced{Final: event.Final{Info: info, Answer: no, Recipient: "gone@example.com"}})
 			write(2*time.Second, event.RecipientRelayed{Final: event.Final{Info: info, Answer: yes, Recipient: "ok@example.com"}})
 			write(3*time.Second, event.RecipientDropped{Final: event.Final{Info: info, Recipient: "stopped@example.com"}, Actor: "ops"})
+			byHand := event.Answer{Code: 554, Reply: "Returned by the administrator.", Class: mail.ClassPolicy, ClassRule: "operator", Permanence: mail.Permanent, Explanation: "an operator gave it up"}
+			mx := event.Hop{RemoteName: "mx.example.com"} // which had a word before
+			write(4*time.Second, event.RecipientBounced{Final: event.Final{Info: info, Hop: mx, Answer: byHand, Recipient: "ended@example.com"}, Actor: "ann", Reason: "as agreed"})
+			write(5*time.Second, event.RecipientBounced{Final: event.Final{Info: info, Hop: mx, Answer: byHand, Recipient: "once@example.com"}}) // as older versions told it
 			if sealed {
 				seal(s)
 			}
@@ -51,14 +56,34 @@ func TestUnderstood(t *testing.T) {
 				"ok@example.com":   {},
 
 				"stopped@example.com": {},
+				"ended@example.com":   {"operator", "permanent", byHand.Explanation},
+				"once@example.com":    {"operator", "permanent", byHand.Explanation},
 			}
+			actors := map[string]string{"stopped@example.com": "ops", "ended@example.com": "ann", "once@example.com": "an operator"}
 			for _, r := range tl.Message.Recipients {
 				if got := [3]string{r.ClassRule, r.Permanence, r.Explanation}; got != want[r.Address] {
 					t.Errorf("%s: %q, want %q", r.Address, got, want[r.Address])
 				}
+				if r.Actor != actors[r.Address] {
+					t.Errorf("%s: actor %q, want %q", r.Address, r.Actor, actors[r.Address])
+				}
 			}
 			if got := tl.Timeline[1].Summary; !strings.HasSuffix(got, "("+slow.Explanation+")") {
 				t.Errorf("summary %q", got)
+			}
+			last := len(tl.Timeline) - 1
+			if got, want := tl.Timeline[last-1].Summary, "ended@example.com: given up by ann: as agreed"; got != want {
+				t.Errorf("summary %q, want %q", got, want)
+			}
+			if got, want := tl.Timeline[last].Summary, "once@example.com: ended by an operator: "; !strings.HasPrefix(got, want) {
+				t.Errorf("summary %q, want %q", got, want)
+			}
+			var changes []string
+			for _, c := range tl.Changes {
+				changes = append(changes, c.Name+" by "+c.Actor+": "+c.Detail)
+			}
+			if want := []string{"dropped by ops: stopped@example.com was removed", "bounced by ann: ended@example.com was given up: as agreed"}; !slices.Equal(changes, want) {
+				t.Errorf("changes %q, want %q", changes, want)
 			}
 			rows := must1[*trackapi.Messages](t)(s.Messages(t.Context(), trackapi.Query{}))
 			for _, r := range rows.Messages[0].Recipients {

@@ -518,6 +518,23 @@ func TestTimelineTellsRepeatedAttemptsOnce(t *testing.T) {
 	}
 }
 
+// Who gave a recipient up by hand is named, and not the last next hop.
+func TestTimelineSaysWhoEndedIt(t *testing.T) {
+	tl := &trackapi.Timeline{Message: trackapi.Message{QueueID: "01J9ZC3K5V8Q2M7RXT4W6Y0ABC", Recipients: []trackapi.Recipient{
+		{Address: "a@example.com", Disposition: "bounced", RemoteHost: "mx.example.com", Actor: "ann"},
+		{Address: "b@example.com", Disposition: "bounced", RemoteHost: "mx.example.com"},
+	}}}
+	var out bytes.Buffer
+	if err := (&env{out: &out, noColor: true}).drawTimeline(tl, false); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"a@example.com  by ann\n", "b@example.com  by mx.example.com\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("got\n%s\nwant %q", out.String(), want)
+		}
+	}
+}
+
 func TestForemost(t *testing.T) {
 	now := time.Now()
 	greylisted := trackapi.QueuedRecipient{State: "deferred", Attempts: 3, Next: now.Add(time.Minute), Reply: "451 4.7.1 greylisted"}

@@ -300,8 +300,8 @@ func (e *env) drawTimeline(tl *trackapi.Timeline, full bool) error {
 	b.WriteByte('\n')
 	for _, r := range m.Recipients {
 		fmt.Fprintf(&b, "  %s  %s", e.paint(cellStyle("DISPOSITION", r.Disposition), fmt.Sprintf("%-9s", r.Disposition)), clean(r.Address))
-		if r.RemoteHost != "" {
-			fmt.Fprintf(&b, "  %s", e.paint("dim", "by "+clean(r.RemoteHost)))
+		if by := or(r.Actor, r.RemoteHost); by != "" {
+			fmt.Fprintf(&b, "  %s", e.paint("dim", "by "+clean(by)))
 		}
 		if !r.Next.IsZero() {
 			fmt.Fprintf(&b, "  %s", e.paint("yellow", "next attempt "+until(r.Next)))

@@ -67,6 +67,7 @@ type Recipient struct {
 	Permanence  string    `json:"permanence,omitempty"`  // temporary, permanent: whether the failure goes away when one waits
 	Explanation string    `json:"explanation,omitempty"` // one line: what the failure means, and who must act
 	RemoteHost  string    `json:"remote_host,omitempty"`
+	Actor       string    `json:"actor,omitempty"` // who removed or bounced it by hand; remote_host is then that of the last attempt
 	Connector   string    `json:"connector_out,omitempty"`
 	Queue       string    `json:"queue,omitempty"`
 	At          time.Time `json:"at"`                    // of the latest fact

@@ -138,7 +138,12 @@ func (w *Writer) fill(r *event.Record) bool {
 	case event.RecipientRelayed:
 		w.final(&ev.Final, r, "SEND", "SMTP")
 	case event.RecipientBounced:
-		w.final(&ev.Final, r, "FAIL", "SMTP")
+		if ev.Actor == "" {
+			w.final(&ev.Final, r, "FAIL", "SMTP")
+			break
+		}
+		w.final(&ev.Final, r, "FAIL", "ADMIN")
+		row[sourceContext] = strings.TrimSpace(ev.Actor + " " + ev.Reason)
 	case event.RecipientExpired:
 		w.final(&ev.Final, r, "FAIL", "QUEUE")
 		row[statuses] = status(550, "4.4.7", "QUEUE.Expired; message expired; "+status(ev.Code, ev.Enhanced, ev.Reply))

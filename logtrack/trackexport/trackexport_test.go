@@ -30,6 +30,7 @@ func TestRoundTrip(t *testing.T) {
 		event.RecipientBounced{Final: final("bob@dest.example", 550, "5.1.1", "no such user")},
 		event.RecipientExpired{Final: final("late@dest.example", 451, "4.7.1", "later")},
 		event.RecipientDropped{Final: final("gone@dest.example", 0, "", ""), Actor: "ann", Reason: "asked for"},
+		event.RecipientBounced{Final: final("ended@dest.example", 554, "5.7.1", "Returned by the administrator."), Actor: "ann", Reason: "as agreed"},
 	}
 	var out bytes.Buffer
 	w, err := NewWriter(&out, at)
@@ -50,8 +51,8 @@ func TestRoundTrip(t *testing.T) {
 	if err := w.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	if lines != 6 {
-		t.Errorf("%d lines, want 6", lines)
+	if lines != 7 {
+		t.Errorf("%d lines, want 7", lines)
 	}
 	text := out.String()
 	in := csv.NewReader(strings.NewReader(text))
@@ -59,6 +60,9 @@ func TestRoundTrip(t *testing.T) {
 	rows, err := in.ReadAll()
 	if err != nil || len(rows) != lines || len(rows[0]) != 30 || len(Columns()) != 30 {
 		t.Fatalf("%d rows of %d columns, %v", len(rows), len(rows[0]), err)
+	}
+	if row := rows[len(rows)-1]; row[eventID] != "FAIL" || row[source] != "ADMIN" || row[sourceContext] != "ann as agreed" {
+		t.Errorf("what an operator gave up is %q of %q by %q, want FAIL of ADMIN by ann as agreed", row[eventID], row[source], row[sourceContext])
 	}
 
 	// The subject's line end makes a row of two lines, as Exchange never has.
@@ -94,7 +98,7 @@ func TestRoundTrip(t *testing.T) {
 			got[ev.Recipient] = "dropped"
 		}
 	}
-	for to, want := range map[string]string{`"a;b"@dest.example`: "relayed", "bob@dest.example": "bounced 5.1.1", "late@dest.example": "expired", "gone@dest.example": "dropped"} {
+	for to, want := range map[string]string{`"a;b"@dest.example`: "relayed", "bob@dest.example": "bounced 5.1.1", "late@dest.example": "expired", "gone@dest.example": "dropped", "ended@dest.example": "bounced 5.7.1"} {
 		if got[to] != want {
 			t.Errorf("%s is %q, want %q", to, got[to], want)
 		}

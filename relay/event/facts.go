@@ -373,7 +373,11 @@ type Final struct {
 type RecipientRelayed struct{ Final }
 
 // RecipientBounced says that the recipient failed for good. Final.
-type RecipientBounced struct{ Final }
+type RecipientBounced struct {
+	Final
+	Actor  string `json:"actor,omitzero"`  // who gave it up; empty when a next hop or the relay did
+	Reason string `json:"reason,omitzero"` // of the actor
+}
 
 // RecipientExpired says that the message's lifetime ended. Final.
 type RecipientExpired struct{ Final }

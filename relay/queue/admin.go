@@ -161,7 +161,7 @@ func (q *Queue) Act(ctx context.Context, a Action) (Affected, error) {
 // Acted states that a was done to so many messages, or that it failed.
 func (q *Queue) Acted(a *Action, messages int, err error) error {
 	ev := event.AdminActed{
-		Actor: a.Actor, Action: a.Action, Reason: a.Reason, Filter: a.Filter.String(), Target: a.To, Affected: messages, Result: "ok",
+		Actor: a.Actor, Action: a.Action, Reason: a.Reason, Filter: a.Filter.String(), Target: a.To, Affected: messages, Result: "ok", ClientIP: a.Client,
 	}
 	if err != nil {
 		ev.Result = "error"
@@ -444,7 +444,13 @@ func (q *Queue) bounceRecipients(c *change, emit event.Emitter, m *stored, index
 	for k, i := range index {
 		m.States[i].endWait(now)
 		m.States[i].note(&outcomes[k])
-		if err := q.stateFinal(c, emit.Source(event.SourceAdmin), m, i, &outcomes[k], hopOf(m.States[i].Hop), now); err != nil {
+		hop := hopOf(m.States[i].Hop)
+		if err := q.stateLate(c, emit.Source(event.SourceAdmin), m, i, hop, now); err != nil {
+			return err
+		}
+		m.States[i].Disposition = mail.Bounced
+		ev := event.RecipientBounced{Final: finalOf(m, i, hop, answerOf(&outcomes[k]), now), Actor: a.Actor, Reason: clip(a.Reason, 256)} // each recipient has it
+		if err := q.state(c, emit.Source(event.SourceAdmin), ev); err != nil {
 			return err
 		}
 	}

@@ -124,7 +124,7 @@ func TestRemoveAndBounce(t *testing.T) {
 	id := h.put(t, "x", "a@example.com", "b@example.net", "c@example.net")
 	l := h.claim(t)
 	h.act(t, 1, Action{Action: "remove", Filter: Filter{Domain: "example.com"}, Reason: "spam"})
-	h.act(t, 1, Action{Action: "bounce", Filter: Filter{Recipient: "c@example.net"}, Reason: "wrong"})
+	h.act(t, 1, Action{Action: "bounce", Filter: Filter{Recipient: "c@example.net"}, Reason: "wrong" + strings.Repeat("!", 1000)})
 	if fmt.Sprint(asked) != "[2]" {
 		t.Errorf("reports were asked for recipients %v, want [2]", asked)
 	}
@@ -156,6 +156,9 @@ func TestRemoveAndBounce(t *testing.T) {
 	}
 	if evs := find[event.RecipientDropped](h.rec); len(evs) != 2 || evs[0].Reason != "spam" || evs[0].Actor != "op" {
 		t.Errorf("dropped = %+v", evs)
+	}
+	if evs := find[event.RecipientBounced](h.rec); len(evs) != 1 || evs[0].Reason != "wrong"+strings.Repeat("!", 251) || evs[0].Actor != "op" || evs[0].ClassRule != "operator" || evs[0].Code != 554 || evs[0].Recipient != "c@example.net" {
+		t.Errorf("bounced = %+v", evs)
 	}
 	if ev := find[event.MessageRetired](h.rec)[0]; ev.Dropped != 2 || ev.Bounced != 1 || ev.Relayed != 0 {
 		t.Errorf("retired = %+v", ev)

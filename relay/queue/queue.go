@@ -15,6 +15,7 @@
 package queue
 
 import (
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -264,6 +265,7 @@ type Action struct {
 	Action string // one of [Actions]
 	Filter Filter
 	Actor  string
+	Client netip.Addr // where the actor asked from, if that is known
 	Reason string
 	Until  time.Time // hold
 	To     string    // redirect: "host:port"

@@ -454,8 +454,8 @@ func TestActions(t *testing.T) {
 	for _, r := range f.facts.Named("admin_acted") {
 		ev := r.Event.(event.AdminActed)
 		names = append(names, ev.Action)
-		if ev.Actor != "local" || ev.Result != "ok" || ev.Filter == "" {
-			t.Errorf("fact %+v, want actor, result and filter", ev)
+		if ev.Actor != "local" || ev.Result != "ok" || ev.Filter == "" || ev.ClientIP != netip.MustParseAddr("127.0.0.1") {
+			t.Errorf("fact %+v, want actor, result, filter and the caller's address", ev)
 		}
 	}
 	if got, want := strings.Join(names, " "), "hold release hold release retry reroute bounce remove"; got != want {

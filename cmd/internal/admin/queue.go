@@ -146,7 +146,7 @@ func (h *Handler) act(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	act := queue.Action{
-		Action: in.Action, Filter: f, Actor: actor(r), Reason: in.Reason, Until: in.Until, Via: in.Via, Report: in.DSN, DryRun: in.DryRun,
+		Action: in.Action, Filter: f, Actor: actor(r), Client: clientIP(r), Reason: in.Reason, Until: in.Until, Via: in.Via, Report: in.DSN, DryRun: in.DryRun,
 	}
 	switch {
 	case in.Action == "redirect":

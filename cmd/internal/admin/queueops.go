@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	netmail "net/mail"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,6 +30,7 @@ type Drain struct {
 	To     string // "host:port"
 	Via    string // the send connector whose settings count; empty: each recipient's own
 	Actor  string
+	Client netip.Addr // where the actor asked from
 	Reason string
 }
 
@@ -115,7 +117,7 @@ func (h *Handler) drain(w http.ResponseWriter, r *http.Request) {
 	if !decodeBody(w, r, &in) {
 		return
 	}
-	order := Drain{Via: in.Via, Actor: actor(r), Reason: in.Reason}
+	order := Drain{Via: in.Via, Actor: actor(r), Client: clientIP(r), Reason: in.Reason}
 	if !in.Stop {
 		var p *trackapi.Problem
 		if order.To, p = h.nextHop(in.To, in.Via); p != nil {

@@ -2,9 +2,13 @@ package admin
 
 import (
 	"bytes"
+	"net/http"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
+	"waybill/logtrack/trackapi"
 	"waybill/relay/mail"
 )
 
@@ -98,5 +102,23 @@ func TestReadHeader(t *testing.T) {
 	}
 	if got := readHeader([]byte("no header")); got != (mail.Header{}) {
 		t.Errorf("readHeader() = %+v of no header", got)
+	}
+}
+
+// A drain is told who asked for it, and from where: that goes into its fact.
+func TestDrainHasItsCaller(t *testing.T) {
+	var got []Drain
+	f := newFixture(t, func(o *Options) {
+		o.Drain = func(d Drain) error { got = append(got, d); return nil }
+		o.Drained = func() trackapi.QueueDrain { return trackapi.QueueDrain{} }
+		o.SendConnectors = func() []string { return nil }
+	})
+	for _, body := range []string{`{"to": "relay2.test", "reason": "moving"}`, `{"stop": true}`} {
+		f.ask(request("POST", "/api/v1/queue/drain", body, "RemoteAddr", "[::1]:40000"), http.StatusOK, nil)
+	}
+	by := netip.IPv6Loopback()
+	want := []Drain{{To: "relay2.test:25", Actor: "local", Client: by, Reason: "moving"}, {Actor: "local", Client: by}}
+	if !slices.Equal(got, want) {
+		t.Errorf("orders %+v, want %+v", got, want)
 	}
 }

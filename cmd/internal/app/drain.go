@@ -52,7 +52,7 @@ func (a *App) Drain(order admin.Drain) error {
 		a.queue.Shut("")
 		a.queue.Reroute()
 		a.deliver.ProbeNow()
-		act := queue.Action{Action: "drain", Actor: order.Actor, Reason: strings.TrimSuffix("ended: "+order.Reason, ": "), Filter: queue.Filter{All: true}}
+		act := queue.Action{Action: "drain", Actor: order.Actor, Client: order.Client, Reason: strings.TrimSuffix("ended: "+order.Reason, ": "), Filter: queue.Filter{All: true}}
 		return a.queue.Acted(&act, a.queue.Brief().Messages, nil)
 	}
 	if order.Via != "" {
@@ -65,7 +65,7 @@ func (a *App) Drain(order admin.Drain) error {
 	a.queue.Shut("draining to " + order.To)
 	a.queue.Reroute()
 	a.deliver.ProbeNow()
-	return a.queue.Acted(&queue.Action{Action: "drain", To: order.To, Actor: order.Actor, Reason: order.Reason, Filter: queue.Filter{All: true}}, now.started, nil)
+	return a.queue.Acted(&queue.Action{Action: "drain", To: order.To, Actor: order.Actor, Client: order.Client, Reason: order.Reason, Filter: queue.Filter{All: true}}, now.started, nil)
 }
 
 // Drained says how far a drain has come.
