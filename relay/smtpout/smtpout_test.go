@@ -131,6 +131,9 @@ func TestReplies(t *testing.T) {
 		{"MAIL 550", on("MAIL", 550, "5.7.1 no"), "bounced 550 5.7.1 at MAIL"},
 		{"MAIL 421", on("MAIL", 421, "4.7.0 no"), "deferred 421 4.7.0 at MAIL"},
 		{"MAIL 354", on("MAIL", 354, "what"), "deferred 354 at MAIL other"},
+		{"MAIL 530", on("MAIL", 530, "5.7.57 not authenticated"), "deferred 530 5.7.57 at MAIL"},
+		{"MAIL 530, TLS", on("MAIL", 530, "5.7.0 Must issue a STARTTLS command first"), "deferred 530 5.7.0 at MAIL"},
+		{"MAIL 535", on("MAIL", 535, "5.7.8 log in"), "deferred 535 5.7.8 at MAIL"},
 		{"MAIL dropped", do("MAIL", drop), fmt.Sprintf(lost, "MAIL")},
 		{"MAIL reset", do("MAIL", reset), fmt.Sprintf(lost, "MAIL")},
 
@@ -142,6 +145,8 @@ func TestReplies(t *testing.T) {
 			h.OnRcpt("a@y.example", 550, "5.1.1 no")
 			h.OnRcpt("b@y.example", 450, "4.2.0 later")
 		}, "bounced 550 5.1.1 at RCPT; deferred 450 4.2.0 at RCPT"},
+		{"RCPT 530 for both", on("RCPT", 530, "5.7.0 log in"), "deferred 530 5.7.0 at RCPT"},
+		{"RCPT 530 for one", do("RCPT a@y.example", relaytest.Action{Reply: "530 5.7.0 log in"}), "deferred 530 5.7.0 at RCPT; relayed 250 2.0.0"},
 		{"RCPT 421 at the second", do("RCPT b@y.example", relaytest.Action{Reply: "421 4.7.0 no", Close: true}), "deferred 421 4.7.0 at RCPT"},
 		{"RCPT dropped after a refusal", func(h *relaytest.SmartHost) {
 			h.OnRcpt("a@y.example", 550, "5.1.1 no")
@@ -153,12 +158,14 @@ func TestReplies(t *testing.T) {
 
 		{"DATA 451", on("DATA", 451, "4.3.0 no"), "deferred 451 4.3.0 at DATA"},
 		{"DATA 554", on("DATA", 554, "5.7.1 no"), "bounced 554 5.7.1 at DATA"},
+		{"DATA 530", on("DATA", 530, "5.7.0 log in"), "deferred 530 5.7.0 at DATA"},
 		{"DATA 250", on("DATA", 250, "what"), "deferred 250 at DATA other"},
 		{"DATA 421", on("DATA", 421, "4.3.2 no"), "deferred 421 4.3.2 at DATA"},
 		{"DATA dropped", do("DATA", drop), fmt.Sprintf(lost, "DATA")},
 
 		{"dot 451", on(".", 451, "4.7.1 later"), "deferred 451 4.7.1 at ."},
 		{"dot 550", on(".", 550, "5.7.1 spam"), "bounced 550 5.7.1 at ."},
+		{"dot 530", on(".", 530, "5.7.0 log in"), "deferred 530 5.7.0 at ."},
 		{"dot 421", on(".", 421, "4.3.0 no"), "deferred 421 4.3.0 at ."},
 		{"dot 354", on(".", 354, "what"), "deferred 354 at . other uncertain"},
 		{"dot dropped", do(".", drop), fmt.Sprintf(lost, ".") + " uncertain"},
@@ -203,6 +210,40 @@ func TestReplies(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestLoginWanted has a host that wants a login refuse mail for good only where none
+// can be had, and another smart host take it.
+func TestLoginWanted(t *testing.T) {
+	wants := func() *relaytest.SmartHost {
+		h := relaytest.NewSmartHost(t)
+		h.On("MAIL", 530, "5.7.0 authentication required")
+		return h
+	}
+	t.Run("another smart host", func(t *testing.T) {
+		open := relaytest.NewSmartHost(t)
+		c := smart(t, func(o *Options) { o.SmartHosts[1].Cost = o.SmartHosts[0].Cost + 1 }, wants(), open)
+		if got := brief(c.Attempt(t.Context(), outHop, message(sample)).Outcomes); got != "relayed 250 2.0.0" {
+			t.Errorf("outcomes = %s, want it relayed by the other", got)
+		}
+	})
+	t.Run("a session that was good before", func(t *testing.T) {
+		h := relaytest.NewSmartHost(t)
+		c := smart(t, nil, h)
+		c.Attempt(t.Context(), outHop, message(sample))
+		h.On("MAIL", 530, "5.7.0 authentication required")
+		if got, want := brief(c.Attempt(t.Context(), outHop, message(sample)).Outcomes), "deferred 530 5.7.0 at MAIL"; got != want {
+			t.Errorf("outcomes = %s, want %s", got, want)
+		}
+	})
+	t.Run("a domain's own host", func(t *testing.T) {
+		c, res := byMX(t, nil, wants().Port())
+		res.SetMX("y.example", "mx1.y.example")
+		res.SetAddrs("mx1.y.example", "127.0.0.1")
+		if got, want := brief(c.Attempt(t.Context(), route.Hop{Connector: "out", Name: "y.example"}, message(sample)).Outcomes), "bounced 530 5.7.0 at MAIL"; got != want {
+			t.Errorf("outcomes = %s, want %s", got, want)
+		}
+	})
 }
 
 func lines(r Result) string {

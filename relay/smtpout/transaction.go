@@ -88,7 +88,7 @@ func (a *attempt) transact(s *session) *failure {
 		}
 		return t.refused
 	case !t.bdat && t.data.Code != 354:
-		f := said("DATA", s.at, t.data)
+		f := t.said("DATA", t.data)
 		if s.dirty = true; f.lost {
 			s.cause = f.cause
 		}
@@ -217,7 +217,7 @@ func (t *transaction) answered(c command) {
 		}
 		return
 	}
-	f := said(c.verb, s.at, s.r.reply())
+	f := t.said(c.verb, s.r.reply())
 	if f.lost {
 		t.breakOff(f)
 		return
@@ -243,6 +243,22 @@ func (t *transaction) answered(c command) {
 	t.refused = f
 	t.a.outcomes[c.rcpt] = f.outcome(t.a.m.Envelope.Recipients[c.rcpt].Address)
 }
+
+// said is the failure that a reply to the transaction tells. A smart host that wants
+// a login, or TLS first (RFC 4954 section 6, RFC 3207 section 4), refuses how we are
+// set up, and not the message. As with a login that it refused, that is ours to mend,
+// so it bounces no mail. A domain's own host means it for good: nobody has a login there.
+func (t *transaction) said(verb string, r mail.Reply) *failure {
+	f := said(verb, t.s.at, r)
+	if len(t.s.c.opts.SmartHosts) > 0 && wantsLogin(r.Code) {
+		f.permanent = false
+	}
+	return f
+}
+
+// wantsLogin reports whether code is one by which a host asks for another way to
+// log in, for TLS before it, or for any.
+func wantsLogin(code int) bool { return code == 530 || code == 534 || code == 535 || code == 538 }
 
 func (t *transaction) breakOff(f *failure) {
 	t.lost = f
@@ -295,7 +311,7 @@ func (t *transaction) content() {
 		return
 	}
 	if f == nil {
-		f = said(".", s.at, s.r.reply())
+		f = t.said(".", s.r.reply())
 		if f.lost {
 			s.cause = f.cause
 		}
