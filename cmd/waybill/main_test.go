@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -26,6 +27,7 @@ import (
 	"waybill/cmd/internal/app"
 	"waybill/cmd/internal/config"
 	"waybill/logtrack/trackapi"
+	"waybill/logtrack/trackhttp"
 	"waybill/relay/relaytest"
 	"waybill/relay/tlsconf"
 )
@@ -455,6 +457,45 @@ func TestWhyThereIsNoSession(t *testing.T) {
 			got := errw.String()
 			if code != test.code || !strings.Contains(got, "cannot open a session with mx.example.com:25") || !strings.Contains(got, test.hint) || test.hint == "" && strings.Contains(got, "hint") {
 				t.Errorf("= %d %q, want %d with a hint of %q", code, got, test.code, test.hint)
+			}
+		})
+	}
+}
+
+// An address alone is the recipient, most likely.
+func TestRouteExplainWantsTo(t *testing.T) {
+	for _, args := range [][]string{{"b@example.org"}, {"a@example.com", "--from", "c@example.com"}} {
+		code, _, errw := execute(append([]string{"route", "explain"}, args...)...)
+		if want := "--to " + args[0]; code != exitUsage || !strings.Contains(errw, want) {
+			t.Errorf("route explain %v = %d %q, want %d and %q", args, code, errw, exitUsage, want)
+		}
+	}
+	if code, _, errw := execute("route", "explain", "--to", "b@example.org", "what"); code != exitUsage || !strings.Contains(errw, `takes no "what"`) {
+		t.Errorf("route explain with more = %d %q, want %d", code, errw, exitUsage)
+	}
+}
+
+// What the API says of a parameter is about the command line: it exits as other
+// mistakes there do, with how the command goes.
+func TestProblemsOfTheAPI(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		problem *trackapi.Problem
+		want    int
+	}{
+		{"a wrong parameter", trackapi.BadParameter("state", "unknown state", "queued, active"), exitUsage},
+		{"not found", &trackapi.Problem{Type: "about:blank", Title: "Not found", Status: http.StatusNotFound}, exitNo},
+		{"refused", &trackapi.Problem{Type: "about:blank", Title: "Nothing was changed", Status: http.StatusBadRequest}, exitNo},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { trackhttp.WriteProblem(w, test.problem) }))
+			defer s.Close()
+			code, out, errw := execute("queue", "messages", "--state", "asleep", "--api", s.URL)
+			if code != test.want || out != "" || !strings.Contains(errw, test.problem.Error()) {
+				t.Errorf("= %d %q %q, want %d and %q", code, out, errw, test.want, test.problem.Error())
+			}
+			if usage := strings.Contains(errw, `hint: "waybill help queue messages" shows flags and examples`); usage != (test.want == exitUsage) {
+				t.Errorf("%q: says how the command goes: %t", errw, usage)
 			}
 		})
 	}

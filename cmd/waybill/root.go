@@ -100,6 +100,9 @@ func (e *env) explain(err error) int {
 		if problem.Status == http.StatusUnauthorized {
 			fmt.Fprintln(errw, "hint: give a token with --token-file, or WAYBILL_TOKEN_FILE")
 		}
+		if problem.IsBadParameter() {
+			return exitUsage
+		}
 		return exitNo
 	}
 	if unreachable(err) {

@@ -57,7 +57,15 @@ func routeExplainCmd(e *env) *cobra.Command {
 		Short: "Every candidate connector, why it lost, the winner and its next hops",
 		Example: `  waybill route explain --from a@example.com --to b@example.org
   waybill route explain --to b@example.org --size 50000000 --no-dns`,
-		Args: cobra.NoArgs,
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case len(args) == 0:
+				return nil
+			case to == "":
+				return usagef("the recipient goes behind a flag: --to %s", args[0])
+			}
+			return usagef("route explain takes no %q beside its flags", args[0])
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, problems := config.Load(path)
 			if problems.Errors() {

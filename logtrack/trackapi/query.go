@@ -48,9 +48,12 @@ func ValueFields() []string {
 	}
 }
 
+// badParameter is the type of the problem of a wrong parameter.
+const badParameter = "urn:waybill:problem:bad_parameter"
+
 // BadParameter makes the problem of a wrong parameter.
 func BadParameter(field, detail, hint string) *Problem {
-	return &Problem{Type: "urn:waybill:problem:bad_parameter", Title: "Bad parameter", Status: http.StatusBadRequest, Detail: detail, Field: field, Hint: hint}
+	return &Problem{Type: badParameter, Title: "Bad parameter", Status: http.StatusBadRequest, Detail: detail, Field: field, Hint: hint}
 }
 
 // A Term is one filter: a field and the value that it must have, or must not.

@@ -448,6 +448,10 @@ type Problem struct { //nolint:errname // its name in RFC 9457
 	Hint   string `json:"hint,omitempty"`
 }
 
+// IsBadParameter reports whether p is of a wrong parameter: asked like this, the
+// answer is always the same.
+func (p *Problem) IsBadParameter() bool { return p.Type == badParameter }
+
 // Error makes a Problem an error.
 func (p *Problem) Error() string {
 	s := p.Title

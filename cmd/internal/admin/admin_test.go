@@ -490,8 +490,12 @@ func TestBadActions(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := f.do(request("POST", "/api/v1/queue/actions", test.body))
-			if p := isProblem(t, w); w.Code != test.want || p.Field != test.field {
+			p := isProblem(t, w)
+			if w.Code != test.want || p.Field != test.field {
 				t.Errorf("= %d %+v, want %d about %q", w.Code, p, test.want, test.field)
+			}
+			if parameter := test.field != "" && test.field != "action"; p.IsBadParameter() != parameter {
+				t.Errorf("IsBadParameter() = %t of %+v, want %t", !parameter, p, parameter)
 			}
 		})
 	}

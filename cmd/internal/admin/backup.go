@@ -26,7 +26,7 @@ func (h *Handler) backup(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !filepath.IsAbs(in.Dir) {
-		trackhttp.WriteProblem(w, badField("dir", "not an absolute path", "name a new directory on the host of the relay"))
+		trackhttp.WriteProblem(w, trackapi.BadParameter("dir", "not an absolute path", "name a new directory on the host of the relay"))
 		return
 	}
 	fact := event.AdminActed{Actor: actor(r), Action: "backup", Filter: "dir=" + in.Dir, Result: "ok", ClientIP: clientIP(r)}

@@ -73,14 +73,14 @@ func (h *Handler) queueMessages(w http.ResponseWriter, r *http.Request) {
 	if s := q.Get("limit"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 || n > 1000 {
-			problem(w, http.StatusBadRequest, "Bad parameter", "limit must be a number from 1 to 1000", "limit", "")
+			trackhttp.WriteProblem(w, trackapi.BadParameter("limit", "limit must be a number from 1 to 1000", ""))
 			return
 		}
 		limit = n
 	}
 	after := mail.QueueID(q.Get("cursor"))
 	if after != "" && !mail.ValidID(string(after)) {
-		problem(w, http.StatusBadRequest, "Bad parameter", "not a cursor of this list", "cursor", "leave it out to begin again")
+		trackhttp.WriteProblem(w, trackapi.BadParameter("cursor", "not a cursor of this list", "leave it out to begin again"))
 		return
 	}
 	find := h.opts.Queue.List
@@ -138,11 +138,11 @@ func (h *Handler) act(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !in.Until.IsZero() && (in.Action != "hold" || in.Until.Before(time.Now())) {
-		problem(w, http.StatusBadRequest, "Bad parameter", "until is a time to come, and only for hold", "until", "")
+		trackhttp.WriteProblem(w, trackapi.BadParameter("until", "until is a time to come, and only for hold", ""))
 		return
 	}
 	if in.DSN && in.Action != "remove" {
-		problem(w, http.StatusBadRequest, "Bad parameter", "dsn is only for remove; bounce always makes one", "dsn", "")
+		trackhttp.WriteProblem(w, trackapi.BadParameter("dsn", "dsn is only for remove; bounce always makes one", ""))
 		return
 	}
 	act := queue.Action{
@@ -155,7 +155,7 @@ func (h *Handler) act(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	case in.To != "" || in.Via != "":
-		problem(w, http.StatusBadRequest, "Bad parameter", "to and via are only for redirect", "to", "")
+		trackhttp.WriteProblem(w, trackapi.BadParameter("to", "to and via are only for redirect", ""))
 		return
 	}
 	lasting := lasts(in.Action, f, h.opts.Queue.Holds())
@@ -188,7 +188,7 @@ func (h *Handler) act(w http.ResponseWriter, r *http.Request) {
 func queryFilter(q url.Values) (queue.Filter, *trackapi.Problem) {
 	for key := range q {
 		if !slices.Contains([]string{"queue_id", "sender", "recipient", "domain", "queue", "connector", "connector_in", "state", "older_than", "limit", "cursor"}, key) {
-			return queue.Filter{}, badField(key, "unknown parameter", "queue_id, sender, recipient, domain, queue, connector, connector_in, state, older_than, limit, cursor")
+			return queue.Filter{}, trackapi.BadParameter(key, "unknown parameter", "queue_id, sender, recipient, domain, queue, connector, connector_in, state, older_than, limit, cursor")
 		}
 	}
 	return convertFilter(trackapi.QueueFilter{
@@ -202,10 +202,10 @@ func queryFilter(q url.Values) (queue.Filter, *trackapi.Problem) {
 // too, is not enough.
 func actionFilter(in trackapi.QueueFilter) (queue.Filter, *trackapi.Problem) {
 	if in == (trackapi.QueueFilter{}) {
-		return queue.Filter{}, badField("filter", "an empty filter would select the whole queue", "say so with \"all\": true")
+		return queue.Filter{}, trackapi.BadParameter("filter", "an empty filter would select the whole queue", "say so with \"all\": true")
 	}
 	if in.QueueID != "" && !mail.ValidID(strings.ToUpper(in.QueueID)) {
-		return queue.Filter{}, badField("queue_id", "not a whole queue ID", "GET /api/v1/queue/messages?queue_id= finds it by its beginning")
+		return queue.Filter{}, trackapi.BadParameter("queue_id", "not a whole queue ID", "GET /api/v1/queue/messages?queue_id= finds it by its beginning")
 	}
 	return convertFilter(in)
 }
@@ -218,18 +218,14 @@ func convertFilter(in trackapi.QueueFilter) (queue.Filter, *trackapi.Problem) {
 	if in.OlderThan != "" {
 		var d config.Duration
 		if err := d.UnmarshalText([]byte(in.OlderThan)); err != nil || d < 0 {
-			return f, badField("older_than", "not a duration", "such as 90s, 15m, 4h or 2d")
+			return f, trackapi.BadParameter("older_than", "not a duration", "such as 90s, 15m, 4h or 2d")
 		}
 		f.OlderThan = time.Duration(d)
 	}
 	if in.State != "" && !slices.Contains(states, in.State) {
-		return f, badField("state", "unknown state", strings.Join(states, ", "))
+		return f, trackapi.BadParameter("state", "unknown state", strings.Join(states, ", "))
 	}
 	return f, nil
-}
-
-func badField(field, detail, hint string) *trackapi.Problem {
-	return &trackapi.Problem{Type: "about:blank", Title: "Bad parameter", Status: http.StatusBadRequest, Detail: detail, Field: field, Hint: hint}
 }
 
 func queuedMessage(m *queue.Message) trackapi.QueuedMessage {

@@ -83,10 +83,10 @@ func badJSON(w http.ResponseWriter, err error) {
 func (h *Handler) nextHop(to, via string) (hostport string, p *trackapi.Problem) {
 	host, port, err := config.SmartHost{Host: to}.Split()
 	if err != nil || to == "" {
-		return "", badField("to", fmt.Sprintf("%.80q is not a host", to), "such as relay2.example.com, or 192.0.2.1:2525")
+		return "", trackapi.BadParameter("to", fmt.Sprintf("%.80q is not a host", to), "such as relay2.example.com, or 192.0.2.1:2525")
 	}
 	if names := h.opts.SendConnectors(); via != "" && !slices.Contains(names, via) {
-		return "", badField("via", fmt.Sprintf("there is no send connector %.80q", via), "one of "+strings.Join(names, ", "))
+		return "", trackapi.BadParameter("via", fmt.Sprintf("there is no send connector %.80q", via), "one of "+strings.Join(names, ", "))
 	}
 	return net.JoinHostPort(host, strconv.Itoa(int(port))), nil
 }
@@ -173,7 +173,9 @@ func (h *Handler) envelope(w http.ResponseWriter, r *http.Request) {
 
 // importMessage queues a message that is given with its envelope.
 func (h *Handler) importMessage(w http.ResponseWriter, r *http.Request) {
-	bad := func(detail, field, hint string) { trackhttp.WriteProblem(w, badField(field, detail, hint)) }
+	bad := func(detail, field, hint string) {
+		problem(w, http.StatusBadRequest, "The message was not read", detail, field, hint)
+	}
 	form, err := r.MultipartReader()
 	if err != nil {
 		problem(w, http.StatusUnsupportedMediaType, "Want a form", err.Error(), "", "send multipart/form-data with the parts envelope and content, in this order")

@@ -21,7 +21,7 @@ func (h *Handler) throttles(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	for key := range q {
 		if !slices.Contains([]string{"rule", "key", "all", "limit"}, key) {
-			trackhttp.WriteProblem(w, badField(key, "unknown parameter", "rule, key, all, limit"))
+			trackhttp.WriteProblem(w, trackapi.BadParameter(key, "unknown parameter", "rule, key, all, limit"))
 			return
 		}
 	}
@@ -29,7 +29,7 @@ func (h *Handler) throttles(w http.ResponseWriter, r *http.Request) {
 	if s := q.Get("limit"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 || n > 10000 {
-			trackhttp.WriteProblem(w, badField("limit", "limit must be a number from 1 to 10000", ""))
+			trackhttp.WriteProblem(w, trackapi.BadParameter("limit", "limit must be a number from 1 to 10000", ""))
 			return
 		}
 		sel.Limit = n
@@ -52,7 +52,7 @@ func (h *Handler) throttles(w http.ResponseWriter, r *http.Request) {
 
 func (h *Handler) knownRule(name string) *trackapi.Problem {
 	if rules := h.opts.Throttles.Rules(); name != "" && !slices.Contains(rules, name) {
-		return badField("rule", "there is no such rule", strings.Join(rules, ", "))
+		return trackapi.BadParameter("rule", "there is no such rule", strings.Join(rules, ", "))
 	}
 	return nil
 }
@@ -79,7 +79,7 @@ func (h *Handler) actOnThrottles(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusBadRequest, "Unknown action", in.Action, "action", "release")
 		return
 	case in.Rule == "" && in.Key == "":
-		problem(w, http.StatusBadRequest, "Bad parameter", "nothing is named", "key", "name a rule, a key, or both")
+		trackhttp.WriteProblem(w, trackapi.BadParameter("key", "nothing is named", "name a rule, a key, or both"))
 		return
 	case p != nil:
 		trackhttp.WriteProblem(w, p)
