@@ -120,7 +120,7 @@ func describe(r *event.Record) (summary, level string) {
 }
 
 func describeQueued(ev *event.MessageQueued) (summary, level string) {
-	summary = fmt.Sprintf("Accepted from %s for %s (%s)", or(ev.MailFrom, "an unnamed sender"), recipients(ev.Recipients), octets(ev.Size))
+	summary = fmt.Sprintf("Accepted from %s%s (%s)", or(ev.MailFrom, "an unnamed sender"), whom(" for ", ev.Recipients), octets(ev.Size))
 	if ev.ClientIP.IsValid() {
 		summary += ", handed in by " + ev.ClientIP.String()
 	}
@@ -131,6 +131,14 @@ func describeQueued(ev *event.MessageQueued) (summary, level string) {
 		summary += ", made from " + string(ev.Parent)
 	}
 	return summary, levelInfo
+}
+
+// whom names recipients behind word. Other servers' logs do not always tell them.
+func whom(word string, list []event.Recipient) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return word + recipients(list)
 }
 
 func describeRouted(ev *event.MessageRouted) (summary, level string) {
@@ -153,7 +161,7 @@ func describeDSN(ev *event.DSNQueued) (summary, level string) {
 	if ev.Suppressed != "" {
 		return info("No %s report was made: %s", ev.Kind, or(suppressed[ev.Suppressed], ev.Suppressed))
 	}
-	return info("Queued a %s report to the sender about %s as %s", ev.Kind, recipients(ev.Recipients), ev.DSN)
+	return info("Queued a %s report to the sender%s as %s", ev.Kind, whom(" about ", ev.Recipients), ev.DSN)
 }
 
 func describeHeld(ev *event.QueueHeld) (summary, level string) {

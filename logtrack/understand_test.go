@@ -94,3 +94,43 @@ func TestUnderstood(t *testing.T) {
 		})
 	}
 }
+
+// TestImportedCourse holds that facts which another server's log gives one time read
+// in the order of a message's life, whatever their IDs are.
+func TestImportedCourse(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	at := time.Now().Add(-time.Hour).UTC().Truncate(time.Second)
+	id, dsn := mail.QueueID(mail.NewID(at)), mail.QueueID(mail.NewID(at))
+	info := event.Info{MailFrom: "a@example.org"}
+	gone := event.Recipient{Address: "gone@example.com", Disposition: mail.Bounced, Code: 550}
+	facts := []event.Event{ // from the last to the first
+		event.MessageRetired{Info: info, Bounced: 1, Attempts: 1},
+		event.DSNQueued{Info: info, Kind: "failed", DSN: dsn},
+		event.RecipientBounced{Final: event.Final{Info: info, Answer: event.Answer{Code: 550}, Recipient: gone.Address, Attempts: 1}},
+		event.AttemptFinished{Info: info, Hop: event.Hop{RemoteName: "mx.example.com"}, Answer: event.Answer{Code: 550}, Disposition: mail.Bounced, Recipients: []event.Recipient{gone}, Attempt: 1},
+		event.QueueHeld{Actor: "hold", Affected: 1},
+		event.MessageQueued{Info: info},
+		event.RecipientRefused{Refusal: event.Refusal{Code: 554}, Recipient: "x@example.com"},
+	}
+	for _, ev := range facts {
+		s.Write(&event.Record{ID: mail.NewID(at), Time: at, Source: event.SourceImport, Message: id, Event: ev})
+	}
+	tl := must1[*trackapi.Timeline](t)(s.Message(t.Context(), string(id)))
+	var names []string
+	for _, en := range tl.Timeline {
+		names = append(names, en.Event)
+	}
+	want := []string{"recipient_refused", "message_queued", "queue_held", "attempt_finished", "recipient_bounced", "dsn_queued", "message_retired"}
+	if !slices.Equal(names, want) {
+		t.Errorf("timeline %v, want %v", names, want)
+	}
+	if got, want := tl.Timeline[1].Summary, "Accepted from a@example.org (0 octets)"; got != want {
+		t.Errorf("queued: %q, want %q", got, want)
+	}
+	if got, want := tl.Timeline[5].Summary, "Queued a failed report to the sender as "+string(dsn); got != want {
+		t.Errorf("report: %q, want %q", got, want)
+	}
+	if r := tl.Message.Recipients; len(r) != 1 || r[0].RemoteHost != "mx.example.com" || r[0].Attempts != 1 {
+		t.Errorf("recipients %+v, want what the attempt says of them", r)
+	}
+}

@@ -3,6 +3,7 @@ package trackimport
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -38,7 +39,8 @@ type pfMessage struct {
 	mechanism  string
 	recipients int
 	pending    map[string]int // attempts of recipients without a final word
-	finals     map[string]bool
+	finals     map[string]mail.Disposition
+	parent     mail.QueueID // of a report: the message that it is about
 	attempts   int
 	relayed    int
 	bounced    int
@@ -221,7 +223,7 @@ func (p *postfix) message(id string, delay time.Duration) *pfMessage {
 	if m := p.messages.get(key); m != nil {
 		return m
 	}
-	m := &pfMessage{pending: map[string]int{}, finals: map[string]bool{}}
+	m := &pfMessage{pending: map[string]int{}, finals: map[string]mail.Disposition{}}
 	first := p.at.Add(-delay)
 	if t, ok := longIDTime(id); ok && t.Before(p.at.Add(time.Hour)) && t.After(p.at.AddDate(0, -2, 0)) {
 		first = t
@@ -334,7 +336,7 @@ func (p *postfix) queued(m *pfMessage, rest string) error {
 		return errPassed // it came back from the deferred queue
 	}
 	p.state(m, event.MessageQueued{
-		Info: m.Info, Recipients: []event.Recipient{}, ClientPort: m.port, ClientName: m.client, AuthMechanism: m.mechanism,
+		Info: m.Info, Parent: m.parent, Recipients: []event.Recipient{}, ClientPort: m.port, ClientName: m.client, AuthMechanism: m.mechanism,
 		TAccept: event.Since(mail.IDTime(string(m.Message)), p.at),
 	})
 	return nil
@@ -420,7 +422,7 @@ func (p *postfix) attempt(id, rest string) error {
 
 func (m *pfMessage) final(to string, d mail.Disposition) {
 	if len(m.finals) < maxRecipients {
-		m.finals[to] = true
+		m.finals[to] = d
 	}
 	switch d { //nolint:exhaustive // the final ones of Postfix
 	case mail.Relayed:
@@ -459,17 +461,32 @@ func (p *postfix) report(m *pfMessage, rest string) error {
 	if !ok || !isPostfixID(id) {
 		return errPassed
 	}
-	kind := "failed"
+	kind, about := "failed", m.ended(mail.Bounced, mail.Expired)
 	switch {
 	case strings.HasPrefix(what, "delay"):
-		kind = "delayed"
+		kind, about = "delayed", slices.Sorted(maps.Keys(m.pending))
 	case strings.HasPrefix(what, "delivery status"):
-		kind = "relayed"
+		kind, about = "relayed", m.ended(mail.Relayed)
 	}
 	report := p.message(id, 0)
-	report.MailFrom = event.NullSender
-	p.state(m, event.DSNQueued{Info: m.Info, Kind: kind, Recipients: []event.Recipient{}, DSN: report.Message})
+	report.MailFrom, report.parent = event.NullSender, m.Message
+	list := make([]event.Recipient, len(about))
+	for i, to := range about {
+		list[i].Address = to
+	}
+	p.state(m, event.DSNQueued{Info: m.Info, Kind: kind, Recipients: list, DSN: report.Message})
 	return nil
+}
+
+// ended lists the recipients that ended as one of ds, in the order of their addresses.
+func (m *pfMessage) ended(ds ...mail.Disposition) (list []string) {
+	for to, d := range m.finals {
+		if slices.Contains(ds, d) {
+			list = append(list, to)
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // rejected reads "reject: RCPT from mail.example[192.0.2.1]: 554 5.7.1 <a@b>:

@@ -161,6 +161,12 @@ func TestPostfixMessage(t *testing.T) {
 	if len(d) != 1 || d[0].DSN == "" || queued[1].MailFrom != "<>" {
 		t.Errorf("report %+v", d)
 	}
+	if to := d[0].Recipients; len(to) != 1 || to[0].Address != "nobody@dest.example" {
+		t.Errorf("the report is about %+v, want the recipient that bounced before", to)
+	}
+	if queued[1].Parent == "" || queued[1].Parent != facts[0].Message {
+		t.Errorf("the report is of %q, want %q", queued[1].Parent, facts[0].Message)
+	}
 	for _, r := range facts {
 		if ev, ok := r.Event.(event.MessageQueued); ok && ev.MailFrom == "<>" && r.Message != d[0].DSN {
 			t.Errorf("the report is %s, and is queued as %s", d[0].DSN, r.Message)
