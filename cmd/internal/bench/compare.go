@@ -5,6 +5,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
 )
 
 // connections are how many a relay is loaded over.
@@ -35,6 +37,8 @@ func compare(o options) error {
 			}
 			ceiling[conns] = append(ceiling[conns], rate)
 		}
+		syscall.Sync() // the first relay shall not wait for what that has left to do
+		time.Sleep(settleMost)
 		order := slices.Clone(subjects)
 		if round%2 == 1 {
 			slices.Reverse(order)

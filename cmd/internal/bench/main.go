@@ -94,7 +94,7 @@ func flags(o *options) (fs *flag.FlagSet, relays, only *string) {
 	fs.SetOutput(io.Discard) // main tells errors, and help the rest
 	fs.IntVar(&o.n, "n", 20000, "messages that count in a round: Postfix takes a quarter of them, tracking half")
 	fs.IntVar(&o.warm, "warm", 2000, "messages that each relay takes before those that count, in the parts compare, tracking, latency, large and soak")
-	fs.IntVar(&o.rounds, "rounds", 3, "rounds; tables have their medians")
+	fs.IntVar(&o.rounds, "rounds", 4, "rounds; tables have their medians. In an even number each relay is first as often as last")
 	fs.IntVar(&o.size, "size", 10<<10, "octets of a message")
 	fs.DurationVar(&o.pairTime, "pair-time", 90*time.Second, fmt.Sprintf("how long tracking, transcripts and logins may take; they make at least %d rounds", leastRounds))
 	fs.IntVar(&o.queued, "queued", 100000, "messages of the part queue")
