@@ -161,7 +161,7 @@ func (in *Incoming) flush() error {
 // writeFailed answers for a write that failed: a full disk is the guard's
 // business and passes, too many open files pass too, anything else stops the queue.
 func (q *Queue) writeFailed(err error) error {
-	if isFull(err) || errors.Is(err, errNoRoom) {
+	if isFull(err) || errors.Is(err, errNoRoom) || errors.Is(err, errLogFull) {
 		q.guard.full()
 		return fullReply(err)
 	}
@@ -215,18 +215,17 @@ func (in *Incoming) Commit(ctx context.Context, d mail.Draft) error {
 	}
 	size := in.Size()
 	q.lastSize.Store(size)
-	seg, off, err := in.finish(id, traitsOf(d.SevenBit))
+	ct, err := in.finish(id, traitsOf(d.SevenBit))
 	if err != nil {
 		in.discard(nil)
 		return err
 	}
-	c := &change{segs: []*segment{seg}, dir: seg.own}
-	if err := q.enqueue(c, id, d, size, seg, off, now); err != nil {
-		in.discard(seg)
+	c := &change{}
+	if err := q.enqueue(c, id, d, size, ct, now); err != nil {
+		in.discard(in.own)
 		return err
 	}
 	if in.own == nil {
-		in.fit()
 		c.after(func() {
 			if q.recent.addContent(id, in.buf, in.n, now) {
 				in.buf = nil
@@ -234,9 +233,9 @@ func (in *Incoming) Commit(ctx context.Context, d mail.Draft) error {
 		})
 	}
 	if err := q.submit(c); err != nil {
-		in.discard(seg)
-		if errors.Is(err, errLogFull) {
-			return fullReply(err)
+		in.discard(in.own)
+		if noRoom(err) {
+			return q.writeFailed(err)
 		}
 		return storageReply(err)
 	}
@@ -279,15 +278,12 @@ func (q *Queue) isKept(id ident) bool {
 	return q.kept.index[id] != nil
 }
 
-// finish brings the content to where it stays.
-func (in *Incoming) finish(id ident, is traits) (*segment, int64, error) {
+// finish makes the content ready to be committed: a large one is where it stays then.
+func (in *Incoming) finish(id ident, is traits) (*content, error) {
 	q := in.q
 	if in.own == nil {
-		seg, off, err := q.contents.append(id, in.buf.b[:contentHeader+in.n], is)
-		if err != nil {
-			return nil, 0, q.writeFailed(err)
-		}
-		return seg, off, nil
+		in.fit()
+		return newContent(id, in.buf.b[:contentHeader+in.n], is), nil
 	}
 	err := in.flush()
 	if err == nil {
@@ -306,20 +302,22 @@ func (in *Incoming) finish(id ident, is traits) (*segment, int64, error) {
 	}
 	if err != nil {
 		q.contents.abort(in.own)
-		return nil, 0, err
+		return nil, err
 	}
-	return in.own, 0, nil
+	return &content{seg: in.own}, nil
 }
 
-// enqueue adds a new message, whose content is in seg at off, to c.
-func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segment, off int64, now time.Time) error {
+// enqueue adds a new message, whose content is ct, to c.
+func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, ct *content, now time.Time) error {
 	at := now.UTC().Truncate(time.Microsecond)
 	m := &stored{
 		Message: Message{
 			Draft: d, Size: size, AcceptedAt: at, ExpiresAt: at.Add(q.opts.Lifetime),
 			States: make([]State, len(d.Envelope.Recipients)),
 		},
-		loc: location{seg.seq, off},
+	}
+	if ct.seg != nil {
+		m.loc = ct.location()
 	}
 	due := at
 	if r := d.Envelope.Release.UTC().Truncate(time.Microsecond); r.After(at) { // RFC 4865: its life begins when it may leave
@@ -342,6 +340,7 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 	if n := int64(len(value) + stateRoom*len(m.States)); n > q.recordBytes {
 		return tooMany("envelope", n, q.recordBytes)
 	}
+	c.bring(ct)
 	c.set = append(c.set, pair{key, value, !q.isKept(id)})
 
 	emit := q.opts.Emitter.Message(d.ID, d.UID)
@@ -368,7 +367,9 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, seg *segm
 	ws, _ := q.waits(m, decisions)
 	m.asRead()
 	c.after(func() {
-		q.contents.commit(seg, id, size)
+		m.loc = ct.location()
+		message.segment = m.loc.seq
+		q.contents.commit(ct.seg, id, size)
 		q.recent.add(id, m, len(value)+recordRoom, now)
 		e := q.sched.add(message)
 		q.heldOnArrival(e, m, holds)

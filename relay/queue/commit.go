@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -60,8 +59,8 @@ type change struct {
 	lines   []byte         // those of them that are durable, as JSON lines
 	rows    int            // how many
 	sheet   *sheet         // that facts and lines are written on
-	segs    []*segment     // contents that must be on disk first
-	dir     bool           // one of them is a new file
+	small   []*content     // contents that the committer writes
+	segs    []*segment     // files of large contents, which are on disk; their names may not be
 	apply   func()         // after the commit, with q.mu held
 	arrived []arrival
 	done    chan error
@@ -87,6 +86,16 @@ func (c *change) after(f func()) {
 	}
 }
 
+// bring has c bring a content, of which the pair that is set next says where it is.
+func (c *change) bring(ct *content) {
+	ct.record = len(c.set)
+	if ct.seg == nil {
+		c.small = append(c.small, ct)
+	} else {
+		c.segs = append(c.segs, ct.seg)
+	}
+}
+
 // size estimates the room that c takes in an entry, or in a transaction.
 func (c *change) size() int64 {
 	n := int64(len(c.lines))
@@ -106,10 +115,11 @@ type committer struct {
 	closed  bool
 	wake    chan struct{} // holds one token when something waits
 
-	join, pack []byte // the facts of a group, for the commit under way
-	entry      []byte // of the journal, as above
-	took       []byte // how long the messages of the last row took, for the next one
-	floor      uint64 // the lowest number of a segment that an entry can be in
+	join, pack []byte     // the facts of a group, for the commit under way
+	entry      []byte     // of the journal, as above
+	list       []*content // that come with it
+	took       []byte     // how long the messages of the last row took, for the next one
+	floor      uint64     // the lowest number of a segment that an entry can be in
 }
 
 // submit hands c to the committer and waits until it is durable.
@@ -148,13 +158,17 @@ func (q *Queue) take() []*change {
 	for {
 		q.com.mu.Lock()
 		if n := len(q.com.waiting); n > 0 {
-			var octets, keys int64
+			var octets, keys, contents int64
 			take := 0
 			for take < n {
 				c := q.com.waiting[take]
 				octets += c.size()
 				keys += int64(len(c.set) + len(c.del))
-				if take > 0 && (octets > q.batchBytes || keys > q.batchKeys) {
+				for _, ct := range c.small {
+					contents += int64(len(ct.rec))
+				}
+				// A segment whose end a group finds too short must still be one to be used again.
+				if take > 0 && (octets > q.batchBytes || keys > q.batchKeys || octets+contents > q.contents.limit/16) {
 					break
 				}
 				take++
@@ -187,11 +201,17 @@ func (q *Queue) commitLoop() {
 		}
 		q.latency.begin(time.Now())
 		row, err := q.commitGroup(group)
-		q.latency.end(time.Now())
-		if errors.Is(err, errLogFull) {
-			for _, c := range group {
-				c.done <- errLogFull
+		for noRoom(err) {
+			if !isExhausted(err) {
+				q.guard.full()
 			}
+			if group = refuse(group, err); len(group) == 0 {
+				break
+			}
+			row, err = q.commitGroup(group)
+		}
+		q.latency.end(time.Now())
+		if len(group) == 0 {
 			continue
 		}
 		if err != nil {
@@ -221,6 +241,25 @@ func (q *Queue) commitLoop() {
 	}
 }
 
+// refuse answers those of group that bring a content, or all when none does, that
+// there is no room, and returns the others: of them the database can take the entry.
+func refuse(group []*change, err error) (others []*change) {
+	for _, c := range group {
+		if len(c.small) == 0 {
+			others = append(others, c)
+		}
+	}
+	for _, c := range group {
+		if len(c.small) > 0 || len(others) == len(group) {
+			c.done <- err
+		}
+	}
+	if len(others) == len(group) {
+		return nil
+	}
+	return others
+}
+
 // acknowledge says that group is durable: first to those for whom a client
 // waits. Who is woken first runs first when the processors are busy, and what is
 // due for delivery, a settlement and the facts can all wait a little longer.
@@ -237,9 +276,9 @@ func acknowledge(group []*change) {
 	}
 }
 
-// commitGroup makes the group durable: first the contents that are elsewhere,
-// then, by one sync, the other contents and the entry of the journal behind them.
-// It returns the sequence of the outbox row.
+// commitGroup makes the group durable, by one write and one sync: its small contents
+// and the entry of the journal behind them. It returns the sequence of the outbox
+// row. When there is no room, everything is as it was.
 func (q *Queue) commitGroup(group []*change) (row uint64, err error) {
 	if err := q.failure(); err != nil {
 		return 0, err
@@ -252,11 +291,21 @@ func (q *Queue) commitGroup(group []*change) (row uint64, err error) {
 			return 0, err
 		}
 	}
+	if q.com.entry == nil {
+		q.com.entry = make([]byte, 0, entryRoom/4)
+	}
 	entry := appendEntry(q.com.entry[:0])
+	list := q.com.list[:0]
 	rows := 0
 	for _, c := range group {
-		for _, p := range c.set {
+		list = append(list, c.small...)
+		for i, p := range c.set {
 			entry = appendSet(entry, p.key, p.value)
+			for _, ct := range c.small {
+				if ct.record == i {
+					ct.entry = len(entry) - len(p.value)
+				}
+			}
 		}
 		for _, k := range c.del {
 			entry = appendDelete(entry, k)
@@ -269,8 +318,10 @@ func (q *Queue) commitGroup(group []*change) (row uint64, err error) {
 		facts = pair{outboxKey(row), q.groupFacts(group), true}
 		entry = appendSet(entry, facts.key, facts.value)
 	}
-	q.com.entry = entry
-	if err := q.write(group, entry); err != nil {
+	q.com.entry, q.com.list = entry, list
+	err = q.write(group, list, entry)
+	clear(list)
+	if err != nil {
 		return 0, err
 	}
 	q.overlay.put(group, facts, q.journal, q.com.floor)
@@ -303,71 +354,76 @@ func (q *Queue) groupFacts(group []*change) []byte {
 	return bytes.Clone(q.com.pack)
 }
 
-// write brings the entry of group onto the disk, and the contents that it names.
-func (q *Queue) write(group []*change, entry []byte) error {
-	s, off, floor, err := q.contents.place(q.journal, len(entry))
-	if noRoom(err) {
+// write brings the group onto the disk: list, which are its small contents, and
+// entry, which names them.
+func (q *Queue) write(group []*change, list []*content, entry []byte) error {
+	p, err := q.contents.place(q.journal, list, len(entry))
+	if noRoom(err) && len(list) == 0 {
 		return q.writeDirectly(group, entry)
 	}
 	if err != nil {
 		return err
 	}
-	defer q.contents.abort(s)
-	q.com.floor = floor
-	if err := q.syncContents(group, s); err != nil {
-		return err
+	q.com.floor = p.floor
+	if err = q.syncNames(group); err == nil {
+		err = q.writePlaced(group, p, list, entry)
 	}
-	above := s.seq + 1
+	q.contents.abort(p.seg)
+	if err == nil {
+		return nil
+	}
+	for _, ct := range list {
+		q.contents.abort(ct.seg)
+		ct.seg = nil
+	}
+	if isFull(err) && len(list) == 0 { // a file system that gives no blocks in advance
+		return q.writeDirectly(group, entry)
+	}
+	return err
+}
+
+// writePlaced writes and syncs what has its place.
+func (q *Queue) writePlaced(group []*change, p placed, list []*content, entry []byte) error {
+	above := p.seg.seq + 1
 	for _, c := range group {
 		for _, s := range c.segs {
 			above = max(above, s.seq+1)
 		}
+		for _, ct := range c.small {
+			value := c.set[ct.record].value
+			relocate(value, ct.location())
+			copy(entry[ct.entry:], value)
+		}
 	}
 	sealEntry(entry, q.secret, q.journal, above)
-	if _, err = s.f.WriteAt(entry, off); isFull(err) { // a file system that gives no blocks in advance
-		return q.writeDirectly(group, entry)
-	}
+	err := q.contents.write(p, list, entry)
 	if err != nil {
-		err = fmt.Errorf("write journal: %w", err)
+		err = fmt.Errorf("write segment: %w", err)
 	} else {
-		err = q.contents.sync(s)
+		err = q.contents.sync(p.seg)
 	}
 	if err != nil { // it was refused: it should not be there at the next start
-		clear(entry[:entryHeader])
-		_, _ = s.f.WriteAt(entry[:entryHeader], off) // may well fail, too
+		var none [entryHeader]byte
+		_, _ = p.seg.f.WriteAt(none[:], p.entry) // may well fail, too
 	}
 	return err
 }
 
 // writeDirectly does it when no segment has room for the entry.
 func (q *Queue) writeDirectly(group []*change, entry []byte) error {
-	if err := q.syncContents(group, nil); err != nil {
+	if err := q.syncNames(group); err != nil {
 		return err
 	}
 	return q.commitDirectly(entry)
 }
 
-// syncContents syncs the segments that the group names, but for the one that is
-// synced later.
-func (q *Queue) syncContents(group []*change, later *segment) error {
-	var segs []*segment
-	dir := false
+// syncNames brings the names of the group's large contents onto the disk. What is
+// in them was synced by the sessions that wrote them.
+func (q *Queue) syncNames(group []*change) error {
 	for _, c := range group {
-		dir = dir || c.dir
-		for _, s := range c.segs {
-			// A large content was synced by the session that wrote it.
-			if s != later && !s.own && !slices.Contains(segs, s) {
-				segs = append(segs, s)
-			}
+		if len(c.segs) > 0 {
+			return q.contents.syncDir()
 		}
-	}
-	for _, s := range segs {
-		if err := q.contents.sync(s); err != nil {
-			return err
-		}
-	}
-	if dir {
-		return q.contents.syncDir()
 	}
 	return nil
 }

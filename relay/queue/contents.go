@@ -85,7 +85,7 @@ type segment struct {
 	used    int64  // octets given out
 	sealed  bool   // nothing more is given out
 	pinned  bool   // never removed by this process
-	pending int    // written or being written, not yet committed
+	pending int    // placed or being written, not yet committed
 	entry   uint64 // of the journal, the last one that is here
 	live    int    // messages whose content is here
 	bytes   int64  // of those
@@ -113,8 +113,8 @@ func segmentNumber(name string) (uint64, error) {
 // contents keeps the contents of all messages in files beside Badger, and the
 // journal between them.
 //
-// A content is appended before its message is committed, is synced by the
-// committer, and is referred to from then on. A segment goes when nothing
+// A small content is written and synced by the committer, with the entry of the journal that
+// names it; a large one is written and synced before. It is referred to from then on. A segment goes when nothing
 // refers to it any more and Badger knows its part of the journal; the keys of the messages that were in it are deleted
 // only after that, so that a deleted key that comes back names no content.
 type contents struct {
@@ -145,6 +145,8 @@ type contents struct {
 	}
 	closed bool
 	bytes  int64 // given out, over all segments
+
+	parts [][]byte // of the write under way; the committer's own
 }
 
 // newSegment makes the next segment's file. c.mu is held.
@@ -208,6 +210,9 @@ func (c *contents) ready(seq uint64, old string) (*segment, error) {
 	}
 	if err = s.f.allocate(c.limit); err == nil {
 		err = c.syncDir()
+	}
+	if !c.noSync {
+		s.f.direct()
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.f.Close(), c.fs.remove(path))
@@ -286,34 +291,24 @@ func (c *contents) wanted(s *segment) bool {
 // full reports whether a shared segment was used nearly to its end.
 func (c *contents) full(s *segment) bool { return s.used >= c.limit-c.limit/16 }
 
-// append writes a small content into the active segment. rec has room for the
-// header in front. The caller must answer with commit or abort.
-func (c *contents) append(id ident, rec []byte, is traits) (*segment, int64, error) {
+// content is one that a change brings: a large one is in a file of its own
+// already, a small one is placed and written by the committer.
+type content struct {
+	rec    []byte   // header and content of a small one
+	record int      // which of its change's pairs says where it is
+	entry  int      // where the value of that is in the entry under way
+	seg    *segment // where it is; of a small one known once it was placed
+	off    int64
+}
+
+func (ct *content) location() location { return location{ct.seg.seq, ct.off} }
+
+// newContent is a small content. rec has room for the header in front, and is not
+// changed until the commit has ended.
+func newContent(id ident, rec []byte, is traits) *content {
 	body := rec[contentHeader:]
 	putContentHeader(rec, id, int64(len(body)), crc32.Checksum(body, castagnoli), is)
-	need := (int64(len(rec)) + contentAlign - 1) &^ (contentAlign - 1)
-
-	c.mu.Lock()
-	for c.active == nil || c.active.used+need > c.limit {
-		if err := c.rotate(); err != nil {
-			c.mu.Unlock()
-			return nil, 0, fmt.Errorf("new segment: %w", err)
-		}
-	}
-	s, off := c.active, c.active.used
-	s.used += need
-	if s.used > c.limit/2 {
-		c.makeSpare()
-	}
-	s.pending++
-	c.bytes += need
-	c.mu.Unlock()
-
-	if _, err := s.f.WriteAt(rec, off); err != nil {
-		c.abort(s)
-		return nil, 0, fmt.Errorf("write segment: %w", err)
-	}
-	return s, off, nil
+	return &content{rec: rec}
 }
 
 // create opens a file for one large content.
@@ -329,30 +324,30 @@ func (c *contents) create() (*segment, error) {
 	return s, nil
 }
 
-// writeContent writes a content that is at hand, into the active segment or a
-// file of its own. The caller must answer with commit or abort.
-func (q *Queue) writeContent(id ident, content []byte) (*segment, int64, error) {
-	rec := make([]byte, contentHeader+len(content))
-	copy(rec[contentHeader:], content)
-	if len(content) <= smallContent {
-		return q.contents.append(id, rec, 0)
+// takeContent takes a content that is at hand. Where it goes into a file of its
+// own, the caller must answer with commit or abort.
+func (q *Queue) takeContent(id ident, text []byte) (*content, error) {
+	rec := pages(contentHeader + len(text))
+	copy(rec[contentHeader:], text)
+	ct := newContent(id, rec, 0)
+	if len(text) <= smallContent {
+		return ct, nil
 	}
 	s, err := q.contents.create()
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	putContentHeader(rec, id, int64(len(content)), crc32.Checksum(content, castagnoli), 0)
 	if _, err = s.f.WriteAt(rec, 0); err == nil {
 		err = q.contents.sync(s)
 	}
 	if err != nil {
 		q.contents.abort(s)
-		return nil, 0, err
+		return nil, err
 	}
-	return s, 0, nil
+	return &content{seg: s}, nil
 }
 
-// commit says that the message id now refers to size octets in s.
+// commit says that the message id now refers to size octets in s, which are written.
 func (c *contents) commit(s *segment, id ident, size int64) {
 	c.mu.Lock()
 	s.pending--
@@ -757,11 +752,15 @@ func getBuffer(n int) *buffer {
 			if b, ok := bufferPools[i].Get().(*buffer); ok {
 				return b
 			}
-			return &buffer{make([]byte, size)}
+			return &buffer{pages(size)}
 		}
 	}
-	return &buffer{make([]byte, n)}
+	return &buffer{pages(n)}
 }
+
+// pages returns n octets with room behind them up to the end of a page: Go has what
+// is as large as that begin with one, as a direct write wants it.
+func pages(n int) []byte { return make([]byte, n, roundUp(int64(n), page)) }
 
 func putBuffer(b *buffer) {
 	reuse.Spoil(b.b)

@@ -77,6 +77,15 @@ func (f *faultyFile) WriteAt(p []byte, off int64) (int, error) {
 	return f.file.WriteAt(p, off)
 }
 
+func (f *faultyFile) writeParts(parts [][]byte, off int64) error {
+	f.f.mu.Lock()
+	defer f.f.mu.Unlock()
+	if f.f.writeErr != nil {
+		return f.f.writeErr
+	}
+	return f.file.writeParts(parts, off)
+}
+
 func openFaulty(t *testing.T) (*harness, *faulty) {
 	f := &faulty{free: 100 << 30}
 	return open(t, func(o *Options) { o.tune.fs = f }), f

@@ -28,12 +28,43 @@ type file interface {
 	io.Closer
 	allocate(size int64) error // reserves blocks and sets the size
 	sync() error               // data, and what is needed to find them
+	direct()                   // has writeParts go past the page cache, where the file system lets it
+	// units are what the sizes of parts, and of a write as a whole, must be multiples of.
+	units() (part, whole int64)
+	writeParts(parts [][]byte, off int64) error // one behind the other; off is a multiple of whole
 }
 
 // disk is the real file system.
 type disk struct{}
 
-type diskFile struct{ *os.File }
+type diskFile struct {
+	*os.File
+	past   *os.File // the same, for writes past the page cache; or nil
+	sector int64    // what those are multiples of; 0: there never were any
+}
+
+// page is what direct writes begin and end at: so no two have to do with one block
+// of a file system, or with one page of its cache.
+const page = 4096
+
+func (f *diskFile) units() (part, whole int64) {
+	if f.sector == 0 {
+		return contentAlign, contentAlign
+	}
+	return f.sector, page
+}
+
+// Close closes the file.
+func (f *diskFile) Close() error {
+	err := f.File.Close()
+	if f.past != nil {
+		err = errors.Join(err, f.past.Close())
+	}
+	return err
+}
+
+// roundUp returns the least multiple of unit, a power of two, that is not below n.
+func roundUp(n, unit int64) int64 { return (n + unit - 1) &^ (unit - 1) }
 
 func (disk) mkdirAll(dir string) error { return os.MkdirAll(dir, 0o700) }
 
@@ -42,7 +73,7 @@ func (disk) create(name string) (file, error) {
 	if err != nil {
 		return nil, err
 	}
-	return diskFile{f}, nil
+	return &diskFile{File: f}, nil
 }
 
 func (disk) reuse(old, name string) (file, error) {
@@ -53,7 +84,7 @@ func (disk) reuse(old, name string) (file, error) {
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(name))
 	}
-	return diskFile{f}, nil
+	return &diskFile{File: f}, nil
 }
 
 func (disk) open(name string) (file, error) {
@@ -61,7 +92,7 @@ func (disk) open(name string) (file, error) {
 	if err != nil {
 		return nil, err
 	}
-	return diskFile{f}, nil
+	return &diskFile{File: f}, nil
 }
 
 func (disk) remove(name string) error               { return os.Remove(name) }

@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-func (f diskFile) allocate(size int64) error {
+func (f *diskFile) allocate(size int64) error {
 	for {
 		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
 		switch {
@@ -22,12 +23,83 @@ func (f diskFile) allocate(size int64) error {
 	}
 }
 
-func (f diskFile) sync() error {
+func (f *diskFile) sync() error {
 	for {
 		if err := unix.Fdatasync(int(f.Fd())); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
+}
+
+// direct opens the file once more, to be written past the page cache. A copy there
+// and what the kernel does with dirty pages costs more than all else about a
+// write of this size, and what is written here is seldom read from the file.
+func (f *diskFile) direct() {
+	past, err := os.OpenFile(f.Name(), os.O_WRONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return // without it all is as it should be, and slower
+	}
+	for _, sector := range []int64{512, page} { // the first that the device takes
+		if _, err = unix.Pwrite(int(past.Fd()), aligned(nil, sector), 0); err == nil {
+			f.past, f.sector = past, sector
+			return
+		}
+	}
+	_ = past.Close() // nothing was written
+}
+
+// iovMost is how many parts one call takes (IOV_MAX).
+const iovMost = 1024
+
+func (f *diskFile) writeParts(parts [][]byte, off int64) error {
+	if f.past != nil {
+		for i, part := range parts {
+			parts[i] = aligned(part, int64(len(part)))
+		}
+		err := writeVector(f.past, parts, off)
+		if !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+		_ = f.past.Close() // the file system has changed its mind
+		f.past = nil
+	}
+	return writeVector(f.File, parts, off)
+}
+
+func writeVector(f *os.File, parts [][]byte, off int64) error {
+	for len(parts) > 0 {
+		n, err := unix.Pwritev(int(f.Fd()), parts[:min(len(parts), iovMost)], off)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return &os.PathError{Op: "pwritev", Path: f.Name(), Err: err}
+		case n == 0:
+			return io.ErrShortWrite
+		}
+		off += int64(n)
+		for len(parts) > 0 && n >= len(parts[0]) {
+			n -= len(parts[0])
+			parts = parts[1:]
+		}
+		if n > 0 {
+			parts[0] = parts[0][n:]
+		}
+	}
+	return nil
+}
+
+// aligned returns b, or where it does not begin at a page a copy that does, of n
+// octets.
+func aligned(b []byte, n int64) []byte {
+	if b != nil && uintptr(unsafe.Pointer(unsafe.SliceData(b)))%page == 0 { //nolint:gosec // only asked where it is
+		return b
+	}
+	room := make([]byte, n+page)
+	skip := -uintptr(unsafe.Pointer(&room[0])) % page //nolint:gosec // as above
+	copied := room[skip : int64(skip)+n]
+	copy(copied, b)
+	return copied
 }
 
 func (disk) space(dir string) (free, size int64, err error) {

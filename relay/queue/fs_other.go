@@ -10,9 +10,22 @@ import (
 )
 
 // allocate sets the size; other systems have no common way to reserve blocks.
-func (f diskFile) allocate(size int64) error { return f.Truncate(size) }
+func (f *diskFile) allocate(size int64) error { return f.Truncate(size) }
 
-func (f diskFile) sync() error { return f.Sync() }
+func (f *diskFile) sync() error { return f.Sync() }
+
+// direct leaves all to the page cache.
+func (f *diskFile) direct() {}
+
+func (f *diskFile) writeParts(parts [][]byte, off int64) error {
+	for _, part := range parts {
+		if _, err := f.WriteAt(part, off); err != nil {
+			return err
+		}
+		off += int64(len(part))
+	}
+	return nil
+}
 
 // space reports no shortage: on systems other than Linux the disk guard is off,
 // and operators watch the disk themselves.

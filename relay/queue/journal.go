@@ -359,32 +359,83 @@ func (c *contents) entries(m mark, secret secret) (list []logged, err error) {
 	return list, nil
 }
 
-// place gives an entry of n octets its place: the segment, which has something
-// pending until abort, the offset, and the lowest number of a segment that a later
-// entry can be in. It returns errNoRoom when there is none.
-func (c *contents) place(number uint64, n int) (s *segment, off int64, floor uint64, err error) {
-	need := (int64(n) + contentAlign - 1) &^ (contentAlign - 1)
-	if need > c.limit {
-		return nil, 0, 0, errNoRoom
-	}
+// placed is where a group goes: its contents, one behind the other, and the entry
+// of the journal behind them.
+type placed struct {
+	seg             *segment
+	from, entry, to int64
+	floor           uint64 // the lowest number of a segment that a later entry can be in
+}
+
+// place gives a group its place: list, and an entry of n octets. The segment has
+// each of the list and the entry pending, until commit or abort. It returns
+// errNoRoom when there is none.
+func (c *contents) place(number uint64, list []*content, n int) (p placed, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	floor = c.floor()
-	for c.active == nil || c.active.used+need > c.limit {
+	p.floor = c.floor()
+	for !p.fit(c.active, list, n, c.limit) {
+		if c.active != nil && c.active.used == 0 { // it would not fit into another, either
+			return p, errNoRoom
+		}
 		if err := c.rotate(); err != nil {
-			return nil, 0, 0, fmt.Errorf("new segment: %w", err)
+			return p, fmt.Errorf("new segment: %w", err)
 		}
 	}
-	s = c.active
-	off = s.used
-	s.used += need
+	s := p.seg
+	c.bytes += p.to - s.used
+	s.used = p.to
 	if s.used > c.limit/2 {
 		c.makeSpare()
 	}
-	s.pending++
+	s.pending += len(list) + 1
 	s.entry = number
-	c.bytes += need
-	return s, off, floor, nil
+	for _, ct := range list {
+		ct.seg = s
+	}
+	return p, nil
+}
+
+// fit lays a group out behind what s has, and reports whether it has room there.
+func (p *placed) fit(s *segment, list []*content, n int, limit int64) bool {
+	if s == nil {
+		return false
+	}
+	part, whole := s.f.units()
+	p.seg, p.from = s, s.used
+	at := s.used
+	for _, ct := range list {
+		ct.off = at
+		at += roundUp(int64(len(ct.rec)), part)
+	}
+	p.entry = at
+	p.to = roundUp(at+int64(n), whole)
+	return p.to <= limit
+}
+
+// write writes a group to where it was placed.
+func (c *contents) write(p placed, list []*content, entry []byte) error {
+	parts := c.parts[:0]
+	for i, ct := range list {
+		end := p.entry
+		if i+1 < len(list) {
+			end = list[i+1].off
+		}
+		parts = append(parts, fill(ct.rec, end-ct.off))
+	}
+	parts = append(parts, fill(entry, p.to-p.entry))
+	c.parts = parts
+	err := p.seg.f.writeParts(parts, p.from)
+	clear(parts)
+	return err
+}
+
+// fill returns b with zeros behind it, n octets in all.
+func fill(b []byte, n int64) []byte {
+	had := len(b)
+	b = slices.Grow(b, int(n)-had)[:n]
+	clear(b[had:])
+	return b
 }
 
 // floor is the lowest number of a shared segment that something may still be

@@ -1280,32 +1280,6 @@ func (f *syncing) create(name string) (file, error) {
 	return syncingFile{inner, name, f}, nil
 }
 
-// TestContentsBeforeTheirEntry has a segment end between a content and its entry:
-// the content is on the disk before the entry is written elsewhere.
-func TestContentsBeforeTheirEntry(t *testing.T) {
-	fs := &syncing{}
-	h := openUnsaved(t, func(o *Options) { o.tune.fs = fs })
-	h.put(t, "x", "a@example.com")
-	fs.taken()
-	var ended *segment
-	h.Queue.opts.tune.beforeCommit = func() error {
-		if ended == nil {
-			h.contents.mu.Lock()
-			ended = h.contents.active
-			h.contents.seal()
-			h.contents.mu.Unlock()
-		}
-		return nil
-	}
-	h.put(t, "y", "a@example.com")
-	h.contents.mu.Lock()
-	want := []string{ended.name(), h.contents.active.name()}
-	h.contents.mu.Unlock()
-	if got := fs.taken(); !slices.Equal(got, want) {
-		t.Errorf("synced %v, want %v", got, want)
-	}
-}
-
 // TestStartSyncsWhatItFinds has a process killed before its sync has ended: a start
 // takes what it finds, and so it must be on the disk before the database says so.
 func TestStartSyncsWhatItFinds(t *testing.T) {

@@ -638,7 +638,7 @@ func (q *Queue) stateFinal(c *change, emit event.Emitter, m *stored, i int, o *m
 	}
 }
 
-// stateReports queues the DSNs of m and says so. Their contents are written
+// stateReports queues the DSNs of m and says so. Those in files of their own are written
 // before; when the change fails, the caller aborts c.segs.
 func (q *Queue) stateReports(c *change, emit event.Emitter, m *stored, reports []Report, now time.Time) error {
 	emit = emit.Source(event.SourceDSN)
@@ -666,13 +666,15 @@ func (q *Queue) stateReports(c *change, emit event.Emitter, m *stored, reports [
 		if err := q.state(c, emit, fact); err != nil {
 			return err
 		}
-		seg, off, err := q.writeContent(id, r.Content)
+		ct, err := q.takeContent(id, r.Content)
 		if err != nil {
 			return q.writeFailed(err)
 		}
-		c.segs = append(c.segs, seg)
-		c.dir = c.dir || seg.own
-		if err := q.enqueue(c, id, d, int64(len(r.Content)), seg, off, now); err != nil {
+		had := len(c.segs)
+		if err := q.enqueue(c, id, d, int64(len(r.Content)), ct, now); err != nil {
+			if ct.seg != nil && len(c.segs) == had { // it was not brought
+				q.contents.abort(ct.seg)
+			}
 			return err
 		}
 	}

@@ -56,7 +56,7 @@ func (b *rebuild) writeContent(id ident, size int64, content io.Reader) (locatio
 		}
 		return loc, errors.Join(writeContentAt(f, 0, id, size, content), f.Sync(), f.Close())
 	}
-	need := (contentHeader + size + contentAlign - 1) &^ (contentAlign - 1)
+	need := roundUp(contentHeader+size, contentAlign)
 	if b.file == nil || b.loc.off+need > segmentSize {
 		if err := b.endSegment(); err != nil {
 			return location{}, err

@@ -15,14 +15,18 @@ import (
 
 // The record of one message, the value of its key. DESIGN.md draws it.
 const (
-	recordVersion = 4
+	recordVersion = 5
 	recordFirst   = 1 // the oldest version that is still read
+	recordPlaced  = 5 // since then the location is at the end, in full size
 	recordLive    = 1
 	recordDone    = 2
 	recordKept    = 3 // done, and everything that a live one has
 	// stateRoom is what a recipient's part of a record grows by at most when it is
 	// deferred, without the next hop's words.
 	stateRoom = 48
+	// locationSize is what a location takes at the end of a record, before the checksum:
+	// the committer puts it there when it knows it.
+	locationSize = 16
 	// maxWhys is how many different meanings of failures a record keeps; what
 	// recipients were told in other ways is explained anew. By taste.
 	maxWhys = 32
@@ -54,7 +58,20 @@ type stored struct {
 
 // end is where the room of a content of size octets ends.
 func (l location) end(size int64) int64 {
-	return (l.off + contentHeader + size + contentAlign - 1) &^ (contentAlign - 1)
+	return roundUp(l.off+contentHeader+size, contentAlign)
+}
+
+// append appends l in its full size.
+func (l location) append(b []byte) []byte {
+	b = binary.LittleEndian.AppendUint64(b, l.seq)
+	return binary.LittleEndian.AppendUint64(b, uint64(l.off)) //nolint:gosec // offsets are positive
+}
+
+// relocate has a record that this program encoded say that the content is at l.
+func relocate(record []byte, l location) {
+	body := record[:len(record)-4]
+	l.append(body[:len(body)-locationSize])
+	binary.LittleEndian.PutUint32(record[len(body):], crc32.Checksum(body, castagnoli))
 }
 
 func (m *stored) clone() *stored {
@@ -139,8 +156,6 @@ func encodeKept(b []byte, m *stored) []byte {
 
 func (e *encoder) live(m *stored, start int) []byte {
 	e.str(string(m.ID))
-	e.uint(m.loc.seq)
-	e.int(m.loc.off)
 	e.int(m.Size)
 	e.time(m.AcceptedAt)
 	e.time(m.ExpiresAt)
@@ -222,6 +237,12 @@ func (e *encoder) live(m *stored, start int) []byte {
 		e.int(int64(s.backoff))
 		e.int(int64(s.queued))
 	}
+	return e.end(m.loc, start)
+}
+
+// end appends what each record ends with.
+func (e *encoder) end(l location, start int) []byte {
+	e.b = l.append(e.b)
 	return binary.LittleEndian.AppendUint32(e.b, crc32.Checksum(e.b[start:], castagnoli))
 }
 
@@ -231,9 +252,7 @@ func encodeDone(b []byte, id mail.QueueID, loc location) []byte {
 	start := len(b)
 	e := &encoder{b: append(b, recordVersion, recordDone)}
 	e.str(string(id))
-	e.uint(loc.seq)
-	e.int(loc.off)
-	return binary.LittleEndian.AppendUint32(e.b, crc32.Checksum(e.b[start:], castagnoli))
+	return e.end(loc, start)
 }
 
 // decoder reads what encoder wrote. After the first error everything is zero.
@@ -347,9 +366,7 @@ func decodeRecord(b []byte) (*stored, error) {
 		d.live(m, b[0])
 		m.done, m.kept = true, true
 	case recordDone:
-		m.done = true
-		m.ID = mail.QueueID(d.str())
-		m.loc.seq, m.loc.off = d.uint(), d.int()
+		d.done(m, b[0])
 	default:
 		return nil, fmt.Errorf("%w: kind %d", errRecord, body[1])
 	}
@@ -362,9 +379,33 @@ func decodeRecord(b []byte) (*stored, error) {
 	return m, nil
 }
 
+// done reads what is left of a message that is finished.
+func (d *decoder) done(m *stored, version byte) {
+	m.done = true
+	m.ID = mail.QueueID(d.str())
+	if version < recordPlaced {
+		m.loc.seq, m.loc.off = d.uint(), d.int()
+	} else {
+		m.loc = d.location()
+	}
+}
+
+// location reads one in its full size.
+func (d *decoder) location() location {
+	if len(d.s) < locationSize {
+		d.fail()
+		return location{}
+	}
+	b := []byte(d.s[:locationSize])
+	d.s = d.s[locationSize:]
+	return location{binary.LittleEndian.Uint64(b), int64(binary.LittleEndian.Uint64(b[8:]))} //nolint:gosec // checked by the caller
+}
+
 func (d *decoder) live(m *stored, version byte) {
 	m.ID = mail.QueueID(d.str())
-	m.loc.seq, m.loc.off = d.uint(), d.int()
+	if version < recordPlaced {
+		m.loc.seq, m.loc.off = d.uint(), d.int()
+	}
 	m.Size = d.int()
 	m.AcceptedAt, m.ExpiresAt = d.time(), d.time()
 	m.UID = d.str()
@@ -456,5 +497,8 @@ func (d *decoder) live(m *stored, version byte) {
 		if s.Disposition == 0 {
 			d.fail()
 		}
+	}
+	if version >= recordPlaced {
+		m.loc = d.location()
 	}
 }

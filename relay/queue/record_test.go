@@ -93,6 +93,7 @@ func TestRecordRoundTrip(t *testing.T) {
 // TestRecordVersions reads what this version and those before it wrote, and
 // writes what this one does.
 func TestRecordVersions(t *testing.T) {
+	meaningless := func(m *stored) { m.States[0].LastRule, m.States[0].LastMeans = "", "" }
 	for _, test := range []struct {
 		name  string
 		since func(m *stored) // takes away what came later
@@ -100,19 +101,21 @@ func TestRecordVersions(t *testing.T) {
 		{"v1", func(m *stored) {
 			v := &m.Envelope
 			v.RequireTLS, v.Priority, v.Release, v.DeliverBy = false, 0, time.Time{}, mail.DeliverBy{}
+			meaningless(m)
 		}},
 		{"v2", func(m *stored) {
 			v := &m.Envelope
 			v.RequireTLS, v.Priority, v.Release, v.DeliverBy = false, 0, time.Time{}, mail.DeliverBy{} // it could tell, but was not asked
+			meaningless(m)
 		}},
-		{"v3", func(*stored) {}},
-		{"v4", nil},
+		{"v3", meaningless},
+		{"v4", func(*stored) {}},
+		{"v5", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			want := fullRecord()
 			if test.since != nil {
 				test.since(want)
-				want.States[0].LastRule, want.States[0].LastMeans = "", ""
 			}
 			path := filepath.Join("testdata", "record-"+test.name+".bin")
 			if test.since == nil && *update {
@@ -135,6 +138,27 @@ func TestRecordVersions(t *testing.T) {
 				t.Errorf("this version writes something else now: a change of the layout takes a new version")
 			}
 		})
+	}
+}
+
+// TestRelocate has the committer write into a record where the content is: nothing
+// else of it changes.
+func TestRelocate(t *testing.T) {
+	m := fullRecord()
+	to := location{1 << 40, 1<<33 + 512}
+	want := *m
+	want.loc = to
+	kept := want
+	kept.done, kept.kept, kept.finished = true, true, time.UnixMicro(5).UTC()
+	kept.loc = m.loc
+	for name, test := range map[string]struct{ was, want []byte }{
+		"live": {encodeRecord(nil, m), encodeRecord(nil, &want)},
+		"kept": {encodeKept(nil, &kept), func() []byte { k := kept; k.loc = to; return encodeKept(nil, &k) }()},
+		"done": {encodeDone(nil, m.ID, m.loc), encodeDone(nil, m.ID, to)},
+	} {
+		if relocate(test.was, to); !bytes.Equal(test.was, test.want) {
+			t.Errorf("%s: relocated:\n%x\nwant\n%x", name, test.was, test.want)
+		}
 	}
 }
 

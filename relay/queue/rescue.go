@@ -284,9 +284,7 @@ func carveRecord(s string) (m *stored, n int) {
 	d := &decoder{s: s[2:]}
 	m = &stored{}
 	if s[1] == recordDone {
-		m.done = true
-		m.ID = mail.QueueID(d.str())
-		m.loc.seq, m.loc.off = d.uint(), d.int()
+		d.done(m, s[0])
 	} else {
 		d.live(m, s[0])
 	}
@@ -493,7 +491,7 @@ func (r *rescue) scanContents(each func(id ident, loc location, size int64)) {
 			if s.own {
 				break
 			}
-			off += (contentHeader+size+contentAlign-1)&^(contentAlign-1) - contentAlign // the loop goes on behind it
+			off += roundUp(contentHeader+size, contentAlign) - contentAlign // the loop goes on behind it
 		}
 		_ = f.Close() // opened for reading
 	}

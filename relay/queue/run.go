@@ -324,25 +324,22 @@ func (q *Queue) moveContent(id ident, from *segment) error {
 	if r, ok := r.(interface{ SevenBit() bool }); ok {
 		is = traitsOf(r.SevenBit())
 	}
-	rec := make([]byte, contentHeader+m.Size)
+	rec := pages(contentHeader + int(m.Size))
 	_, err = io.ReadFull(r, rec[contentHeader:])
 	if err = errors.Join(err, r.Close()); err != nil {
 		return err
 	}
-	to, off, err := q.contents.append(id, rec, is)
-	if err != nil {
-		_ = q.writeFailed(err)
-		return err
-	}
+	ct := newContent(id, rec, is)
 	m = m.clone()
-	m.loc = location{to.seq, off}
-	c := &change{segs: []*segment{to}}
+	c := &change{}
+	c.bring(ct)
 	value := encodeRecord
 	if m.kept {
 		value = encodeKept
 	}
 	c.set = []pair{{key: messageKey(string(m.ID)), value: value(nil, m)}}
 	c.apply = func() {
+		to := ct.seg
 		q.contents.commit(to, id, m.Size)
 		q.contents.forget(from, id)
 		e, k := q.sched.find(id), q.kept.index[id]
@@ -358,11 +355,7 @@ func (q *Queue) moveContent(id ident, from *segment) error {
 		}
 		q.contents.release(from, m.Size)
 	}
-	if err := q.submit(c); err != nil {
-		q.contents.abort(to)
-		return err
-	}
-	return nil
+	return q.submit(c)
 }
 
 // Reroute asks the router again about every recipient that waits, after a new
