@@ -22,6 +22,8 @@ var (
 	// failed. The queue does nothing more until it is opened again.
 	ErrStorage = errors.New("queue storage failed")
 
+	// errRefused says that there is no room for a group. Nothing has changed.
+	errRefused = errors.New("no room in the queue")
 	// errTooLarge says that a change is more than a transaction of the database takes.
 	errTooLarge = errors.New("too large a change")
 )
@@ -201,10 +203,7 @@ func (q *Queue) commitLoop() {
 		}
 		q.latency.begin(time.Now())
 		row, err := q.commitGroup(group)
-		for noRoom(err) {
-			if !isExhausted(err) {
-				q.guard.full()
-			}
+		for errors.Is(err, errRefused) || errors.Is(err, errLogFull) {
 			if group = refuse(group, err); len(group) == 0 {
 				break
 			}
@@ -358,8 +357,8 @@ func (q *Queue) groupFacts(group []*change) []byte {
 // entry, which names them.
 func (q *Queue) write(group []*change, list []*content, entry []byte) error {
 	p, err := q.contents.place(q.journal, list, len(entry))
-	if noRoom(err) && len(list) == 0 {
-		return q.writeDirectly(group, entry)
+	if noRoom(err) {
+		return q.writeElsewhere(group, list, entry, err)
 	}
 	if err != nil {
 		return err
@@ -376,13 +375,32 @@ func (q *Queue) write(group []*change, list []*content, entry []byte) error {
 		q.contents.abort(ct.seg)
 		ct.seg = nil
 	}
-	if isFull(err) && len(list) == 0 { // a file system that gives no blocks in advance
-		return q.writeDirectly(group, entry)
+	if errors.Is(err, errRefused) {
+		return q.writeElsewhere(group, list, entry, err)
 	}
 	return err
 }
 
-// writePlaced writes and syncs what has its place.
+// writeElsewhere does it when no segment has room for the group: its entry can be
+// in the database, contents can not.
+func (q *Queue) writeElsewhere(group []*change, list []*content, entry []byte, why error) error {
+	if len(list) > 0 {
+		if !isExhausted(why) {
+			q.guard.full()
+		}
+		if !errors.Is(why, errRefused) {
+			why = fmt.Errorf("%w: %w", errRefused, why)
+		}
+		return why
+	}
+	if err := q.syncNames(group); err != nil {
+		return err
+	}
+	return q.commitDirectly(entry)
+}
+
+// writePlaced writes and syncs what has its place. When the write, and not the sync, meets
+// a full disk, as it does where a file system gives no blocks in advance, the error is errRefused.
 func (q *Queue) writePlaced(group []*change, p placed, list []*content, entry []byte) error {
 	above := p.seg.seq + 1
 	for _, c := range group {
@@ -397,9 +415,12 @@ func (q *Queue) writePlaced(group []*change, p placed, list []*content, entry []
 	}
 	sealEntry(entry, q.secret, q.journal, above)
 	err := q.contents.write(p, list, entry)
-	if err != nil {
+	switch {
+	case isFull(err):
+		err = fmt.Errorf("%w: write segment: %w", errRefused, err)
+	case err != nil:
 		err = fmt.Errorf("write segment: %w", err)
-	} else {
+	default:
 		err = q.contents.sync(p.seg)
 	}
 	if err != nil { // it was refused: it should not be there at the next start
@@ -407,14 +428,6 @@ func (q *Queue) writePlaced(group []*change, p placed, list []*content, entry []
 		_, _ = p.seg.f.WriteAt(none[:], p.entry) // may well fail, too
 	}
 	return err
-}
-
-// writeDirectly does it when no segment has room for the entry.
-func (q *Queue) writeDirectly(group []*change, entry []byte) error {
-	if err := q.syncNames(group); err != nil {
-		return err
-	}
-	return q.commitDirectly(entry)
 }
 
 // syncNames brings the names of the group's large contents onto the disk. What is

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -107,6 +108,9 @@ func TestFailureStopsTheQueue(t *testing.T) {
 		fault func(*harness, *faulty)
 	}{
 		{"sync of a segment", false, func(_ *harness, f *faulty) { f.set(func(f *faulty) { f.syncErr = boom }) }},
+		{"full disk at a sync", false, func(_ *harness, f *faulty) {
+			f.set(func(f *faulty) { f.syncErr = fmt.Errorf("%w: %w", boom, syscall.ENOSPC) })
+		}},
 		{"sync of a large content", true, func(_ *harness, f *faulty) { f.set(func(f *faulty) { f.syncErr = boom }) }},
 		{"write to a segment", false, func(_ *harness, f *faulty) { f.set(func(f *faulty) { f.writeErr = boom }) }},
 		{"commit", false, func(h *harness, _ *faulty) { h.Queue.opts.tune.beforeCommit = func() error { return boom } }},
