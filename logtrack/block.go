@@ -78,7 +78,7 @@ type encoded struct {
 	head  *header
 	body  []byte
 	posts []posting // sorted
-	roll  *rollup
+	roll  *youngRollup
 }
 
 // widen makes room in the ranges for r, whose event id has the time id.

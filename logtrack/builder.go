@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
-	"sync"
 
 	"waybill/relay/event"
 )
@@ -224,7 +223,10 @@ type builder struct {
 	records []event.Value
 	facts   []event.Value
 	elems   []event.Value
+	warmed  int64
 	posts   []posting
+	sorting []posting
+	roll    []byte
 	places  map[int64]int
 }
 
@@ -251,7 +253,7 @@ func encodeBlock(seq uint32, recs []event.Record) *encoded {
 
 // encodeRows is encodeBlock for records whose ranges are known.
 func encodeRows(seq uint32, x *rows, h *header) *encoded {
-	b := builders.Get().(*builder)
+	b := builders.get()
 	defer b.release()
 	b.rows, b.head = x, h
 	h.seq, h.rows = seq, len(x.recs)
@@ -261,7 +263,7 @@ func encodeRows(seq uint32, x *rows, h *header) *encoded {
 	for t, run := range h.types {
 		b.addType(byte(t), run) // far fewer types than 256
 	}
-	e := &encoded{head: h, body: b.body(), posts: b.postings(), roll: rollupOf(x.recs)}
+	e := &encoded{head: h, body: b.body(), posts: b.postings(), roll: rollupOf(x.recs).young(&b.roll)}
 	h.bytes = len(e.body)
 	for _, name := range pruned {
 		switch c := b.find(name); {
@@ -275,9 +277,9 @@ func encodeRows(seq uint32, x *rows, h *header) *encoded {
 }
 
 // builders are kept, because their room is as large as a block.
-var builders = sync.Pool{New: func() any {
+var builders = newSpare(1, func() *builder {
 	return &builder{at: make([]*colBuild, len(layout.columns)), dicts: map[string]*dictBuild{}, places: map[int64]int{}}
-}}
+})
 
 // release empties b, so that it holds nothing of its block, for the next one.
 func (b *builder) release() {
@@ -293,7 +295,42 @@ func (b *builder) release() {
 	}
 	clear(b.texts[:cap(b.texts)])
 	b.rows, b.head, b.cols, b.nprev, b.nlists = nil, nil, b.cols[:0], 0, 0
-	builders.Put(b)
+	if cap(b.data)+cap(b.raw) <= maxSpare {
+		builders.put(b)
+	}
+}
+
+// maxSpare is how much room for columns, in octets, is kept for the next block;
+// many times that of the facts of a relay. Transcripts take more.
+const maxSpare = 1 << 20
+
+// spare keeps a few things for their room, for who needs one next. A pool keeps
+// some for each processor, and forgets them when memory is collected, twenty
+// times a minute under load.
+type spare[T any] struct {
+	kept chan *T
+	make func() *T
+}
+
+func newSpare[T any](most int, fresh func() *T) *spare[T] {
+	return &spare[T]{kept: make(chan *T, most), make: fresh}
+}
+
+func (s *spare[T]) get() *T {
+	select {
+	case x := <-s.kept:
+		return x
+	default:
+		return s.make()
+	}
+}
+
+// put gives back what get gave. It is dropped when there are enough.
+func (s *spare[T]) put(x *T) {
+	select {
+	case s.kept <- x:
+	default:
+	}
 }
 
 func (b *builder) sortByType() {
@@ -362,8 +399,23 @@ func (b *builder) addType(t byte, run typeRun) {
 		r := &b.recs[row]
 		b.records[i], b.facts[i] = r.Value(), event.ValueOf(r.Event)
 	}
+	p := planNames[run.name]
+	b.warmed += warm(b.facts, p.typ.Size())
 	b.addLeaves(t, layout.heads, b.records)
-	b.addLeaves(t, layout.facts[planNames[run.name].place], b.facts)
+	b.addLeaves(t, layout.facts[p.place], b.facts)
+}
+
+// warm reads a word of each line of memory that structs of the size lie in. They
+// were written long ago, all over the memory: here a processor waits for many at
+// once, and in the loops over columns for each by itself. The sum has no meaning.
+func warm(structs []event.Value, size uintptr) (sum int64) {
+	const line = 64
+	for _, v := range structs {
+		for at := uintptr(0); at < size; at += line {
+			sum += v.Field(at).Word()
+		}
+	}
+	return sum
 }
 
 // addLeaves adds the values of structs, unless they say nothing.
@@ -940,6 +992,8 @@ func (b *builder) postings() []posting {
 			posts = appendPostings(posts, p.post, p.key, c.list)
 		}
 	}
-	b.posts = sortPostings(b.appendUndelivered(posts))
-	return append(make([]posting, 0, len(b.posts)), b.posts...) // not nil
+	b.posts = b.appendUndelivered(posts)
+	b.sorting = resized(b.sorting, len(b.posts))
+	posts = slices.Compact(sorted(b.posts, b.sorting))
+	return append(make([]posting, 0, len(posts)), posts...) // not nil
 }

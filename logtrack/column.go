@@ -501,9 +501,11 @@ func readEventIDs(src []byte, ts []int64) (*column, error) {
 	return c, nil
 }
 
-// The codecs are shared: EncodeAll and DecodeAll may be called at once.
+// The codecs are shared: EncodeAll and DecodeAll may be called at once. Who encodes
+// waits for others: one encoder takes more than a megabyte, and blocks are
+// mostly made one after the other.
 var (
-	encoder = must(zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2),
+	encoder = must(zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1),
 		zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true)))
 	decoder = must(zstd.NewReader(nil, zstd.WithDecoderConcurrency(4), zstd.WithDecoderMaxMemory(maxColumn), zstd.WithDecoderLowmem(true)))
 )

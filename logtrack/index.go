@@ -28,16 +28,17 @@ type posting uint64
 // postingOf makes the posting of a value. Who is found by it is rechecked, so
 // that a collision costs time and nothing else.
 func postingOf(post byte, value string) posting {
-	return posting(post)<<56 | posting(xxhash.Sum64String(value)>>24)<<16
+	return posting(post)<<56 | posting(xxhash.Sum64String(value)>>24)<<hashShift
 }
 
 func (p posting) kind() byte { return byte(p >> 56) }
 
 // hash is the value's hash, 40 bits.
-func (p posting) hash() uint64 { return uint64(p) >> 16 & (1<<hashBits - 1) }
+func (p posting) hash() uint64 { return uint64(p) >> hashShift & (1<<hashBits - 1) }
 
 const (
 	hashBits  = 40
+	hashShift = 16      // where a posting has its hash
 	runBlocks = 128     // by taste: 5 MiB of postings in memory
 	runMost   = 1 << 16 // blocks whose place a posting has room for
 	runChunk  = 128     // entries for each one in the directory
@@ -52,8 +53,8 @@ const (
 // fresh is a stored block that is in no run yet.
 type fresh struct {
 	seq   uint32
-	posts []posting // sorted; nil when they could not be worked out: anything may be in the block
-	roll  *rollup   // nil when it could not be worked out
+	posts []posting    // sorted; nil when they could not be worked out: anything may be in the block
+	roll  *youngRollup // nil when it could not be worked out
 }
 
 func (f *fresh) may(p posting) bool {
@@ -118,7 +119,7 @@ func encodeRun(blocks []fresh) []byte {
 			all = append(all, p|posting(i))
 		}
 	}
-	slices.Sort(all)
+	all = sorted(all, make([]posting, total)) // those alike are in the order of their blocks
 	var dirs, data []byte
 	sections := 0
 	for len(all) > 0 {
@@ -346,7 +347,10 @@ func (p *partition) settleIndex(all bool) error {
 		if err != nil {
 			return fmt.Errorf("read back index: %w", err)
 		}
-		roll := mergeRollups(young[:n])
+		roll, err := mergeRollups(young[:n])
+		if err != nil {
+			return fmt.Errorf("make rollup: %w", err)
+		}
 		err = p.update(func(txn *badger.Txn) error {
 			if roll != nil {
 				if err := txn.Set(rollKey(r), roll.encode()); err != nil {
@@ -400,6 +404,7 @@ func readIndex(db *badger.DB, heads []*header, log *zap.Logger) (runs []*run, yo
 		return nil, nil, fmt.Errorf("read index: %w", err)
 	}
 	bound(heads, runs...)
+	var room []byte
 	for _, h := range heads {
 		if done[h.seq] {
 			continue
@@ -408,7 +413,10 @@ func readIndex(db *badger.DB, heads []*header, log *zap.Logger) (runs []*run, yo
 		f := fresh{seq: h.seq}
 		f.posts, err = postingsOf(v)
 		if err == nil {
-			f.roll, err = rollupOfView(v)
+			var r *rollup
+			if r, err = rollupOfView(v); err == nil {
+				f.roll = r.young(&room)
+			}
 		}
 		if err != nil && !errors.Is(err, errUnknownFact) {
 			log.Error("track block cannot be indexed", zap.Uint32("block", h.seq), zap.Error(err))
@@ -449,6 +457,30 @@ func appendPostings(posts []posting, post byte, key func(string) string, dict []
 }
 
 func sortPostings(posts []posting) []posting {
-	slices.Sort(posts)
-	return slices.Compact(posts)
+	return slices.Compact(sorted(posts, make([]posting, len(posts))))
+}
+
+// sorted is list sorted by kind and hash; those alike keep their order. It is in
+// list or in room, which has the same length: octet by octet from the last one
+// on, which takes a quarter of the time that comparing takes.
+func sorted(list, room []posting) []posting {
+	for shift := hashShift; shift < 64; shift += 8 {
+		var at [257]int
+		for _, p := range list {
+			at[int(byte(p>>shift))+1]++ //nolint:gosec // the octet
+		}
+		if slices.Contains(at[:], len(list)) { // all have the same octet
+			continue
+		}
+		for k := range 255 {
+			at[k+1] += at[k]
+		}
+		for _, p := range list {
+			k := byte(p >> shift) //nolint:gosec // the octet
+			room[at[k]] = p
+			at[k]++
+		}
+		list, room = room, list
+	}
+	return list
 }

@@ -1,6 +1,7 @@
 package logtrack
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -162,5 +163,35 @@ func TestIndexIsRebuilt(t *testing.T) {
 	}
 	if got := ask(); !slices.Equal(got, want) {
 		t.Errorf("once finished %d rows are found, want %d", len(got), len(want))
+	}
+}
+
+// TestSorted compares with a sort that compares: postings that share octets of
+// their hashes, that are alike but for their block, and none.
+func TestSorted(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 5))
+	for _, test := range []struct {
+		name string
+		n    int
+		mask posting // of what differs
+	}{
+		{"none", 0, 0},
+		{"one", 1, ^posting(0)},
+		{"all bits", 3000, ^posting(0)},
+		{"kinds only", 300, 0xff << 56},
+		{"one octet in the midst, and blocks", 3000, 0xff<<32 | runMost - 1},
+		{"alike", 300, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			list := make([]posting, test.n)
+			for i := range list {
+				list[i] = posting(rng.Uint64()) & test.mask
+			}
+			want := slices.Clone(list)
+			slices.SortStableFunc(want, func(a, b posting) int { return cmp.Compare(a>>hashShift, b>>hashShift) })
+			if got := sorted(list, make([]posting, len(list))); !slices.Equal(got, want) {
+				t.Errorf("%d postings are not in order, or not those that were given", test.n)
+			}
+		})
 	}
 }

@@ -115,15 +115,15 @@ type clientRow struct {
 }
 
 // rollBuilders are kept for their room.
-var rollBuilders = sync.Pool{New: func() any {
+var rollBuilders = newSpare(1, func() *rollBuilder {
 	b := &rollBuilder{}
 	for d := range b.index {
 		b.index[d] = map[string]uint32{}
 	}
 	return b
-}}
+})
 
-func newRollBuilder() *rollBuilder { return rollBuilders.Get().(*rollBuilder) }
+func newRollBuilder() *rollBuilder { return rollBuilders.get() }
 
 // release empties b for the next rollup.
 func (b *rollBuilder) release() {
@@ -132,7 +132,7 @@ func (b *rollBuilder) release() {
 	}
 	*b = rollBuilder{rows: b.rows[:0], index: b.index} // what was made has the dictionaries
 	if cap(b.rows) <= blockRows {
-		rollBuilders.Put(b)
+		rollBuilders.put(b)
 	}
 }
 
@@ -200,20 +200,17 @@ func (b *rollBuilder) done() *rollup {
 func (b *rollBuilder) rollup() *rollup {
 	defer b.release()
 	rows := len(b.rows)
-	r := &rollup{rows: rows, dims: make([]rollDim, rollWidth)}
-	room := make([]int64, (rollWidth+4)*rows)
-	column := func() (c []int64) {
-		c, room = room[:rows:rows], room[rows:]
-		return c
-	}
+	r := rollPool.Get().(*rollup)
+	r.reset()
+	r.rows = rows
 	for d := range r.dims {
-		codes := column()
+		codes := resized(r.dims[d].codes, rows)
 		for i := range b.rows {
 			codes[i] = int64(b.rows[i].codes[d])
 		}
 		r.dims[d] = rollDim{dict: b.dicts[d], codes: codes}
 	}
-	r.minute, r.bucket, r.n, r.sum = column(), column(), column(), column()
+	r.minute, r.bucket, r.n, r.sum = resized(r.minute, rows), resized(r.bucket, rows), resized(r.n, rows), resized(r.sum, rows)
 	for i := range b.rows {
 		row := &b.rows[i]
 		r.minute[i], r.bucket[i], r.n[i], r.sum[i] = row.minute, row.bucket, row.n, row.sum
@@ -440,6 +437,79 @@ func rollupOfView(v *view) (*rollup, error) {
 	return b.rollup(), nil
 }
 
+// youngRollup is the rollup of a block whose run is not made yet. Its numbers are
+// as appendNums writes them: an octet or two each, and none of those that are
+// the same in all rows, as most are.
+type youngRollup struct {
+	rows   int
+	lo, hi int64
+	dicts  [rollWidth][]string
+	nums   [rollWidth + len(rollNums)][]byte // codes of the dimensions, then rollNums
+}
+
+// young packs r, which nobody may use any more. room is for what is packed, and used again.
+func (r *rollup) young(room *[]byte) *youngRollup {
+	y := &youngRollup{rows: r.rows, lo: r.lo, hi: r.hi}
+	raw, entries := (*room)[:0], 0
+	for _, d := range r.dims { // their texts are parts of facts, which would stay in memory
+		entries += len(d.dict)
+		for _, s := range d.dict {
+			raw = append(raw, s...)
+		}
+	}
+	texts, list := string(raw), make([]string, 0, entries)
+	for i, d := range r.dims {
+		from := len(list)
+		for _, s := range d.dict {
+			list, texts = append(list, texts[:len(s)]), texts[len(s):]
+		}
+		y.dicts[i] = list[from:len(list):len(list)]
+	}
+	raw = raw[:0]
+	var ends [len(y.nums)]int
+	for i := range y.nums {
+		raw = appendNums(raw, *r.column(i))
+		ends[i] = len(raw)
+	}
+	all, at := slices.Clone(raw), 0
+	for i, end := range ends {
+		y.nums[i], at = all[at:end:end], end
+	}
+	*room = raw
+	rollPool.Put(r)
+	return y
+}
+
+// column is a column of r as youngRollup has them.
+func (r *rollup) column(i int) *[]int64 {
+	if i < len(r.dims) {
+		return &r.dims[i].codes
+	}
+	return [...]*[]int64{&r.minute, &r.bucket, &r.n, &r.sum}[i-len(r.dims)]
+}
+
+// read reads the columns that want asks for into room.
+func (y *youngRollup) read(room *rollup, want func(column string) bool) (*rollup, error) {
+	room.reset()
+	room.rows, room.lo, room.hi = y.rows, y.lo, y.hi
+	for i := range y.nums {
+		if i < rollWidth {
+			if !want(rollDims[i]) {
+				continue
+			}
+			room.dims[i].dict = y.dicts[i]
+		} else if !want(rollNums[i-rollWidth]) {
+			continue
+		}
+		c := room.column(i)
+		var err error
+		if *c, _, err = readNumsInto(*c, y.nums[i], y.rows); err != nil {
+			return nil, err
+		}
+	}
+	return room, nil
+}
+
 // encode writes r as it is stored.
 func (r *rollup) encode() []byte {
 	out := make([]byte, bodyStart, 64<<10)
@@ -535,12 +605,12 @@ func readRollupInto(room *rollup, src []byte, want func(column string) bool) (*r
 		return r, nil
 	}
 	type entry struct {
-		name        string
+		name        []byte
 		raw, packed int
 	}
 	list := make([]entry, dims+4)
 	for i := range list {
-		if list[i].name, src, err = readString(src); err != nil {
+		if list[i].name, src, err = readOctets(src); err != nil {
 			return nil, err
 		}
 		if list[i].raw, src, err = readUvarint(src, maxColumn); err != nil {
@@ -562,8 +632,8 @@ func readRollupInto(room *rollup, src []byte, want func(column string) bool) (*r
 		name := ""
 		if i >= dims {
 			name = rollNums[i-dims]
-		} else if e.name == rollDims[i] {
-			name = e.name
+		} else if string(e.name) == rollDims[i] {
+			name = rollDims[i]
 		}
 		if name == "" || !want(name) {
 			continue
@@ -941,11 +1011,18 @@ func (q *rolling) roll(ctx context.Context, sn *snapshot, p *partition, f *filte
 	all := func(seqs []uint32) bool {
 		return !slices.ContainsFunc(seqs, func(seq uint32) bool { return left[seq] == nil })
 	}
+	room := rollPool.Get().(*rollup)
+	defer rollPool.Put(room)
 	for i := range young {
-		if r := young[i].roll; r != nil && left[young[i].seq] != nil {
-			q.add(r)
-			take([]uint32{young[i].seq})
+		if young[i].roll == nil || left[young[i].seq] == nil {
+			continue
 		}
+		r, err := young[i].roll.read(room, func(column string) bool { return q.want[column] })
+		if err != nil {
+			return nil, nil, err
+		}
+		q.add(r)
+		take([]uint32{young[i].seq})
 	}
 	var stored []*run
 	for _, r := range runs {
@@ -1005,20 +1082,27 @@ func (sn *snapshot) eachRollup(ctx context.Context, p *partition, runs []*run, w
 }
 
 // mergeRollups makes one rollup of those of blocks; nil when one is absent.
-func mergeRollups(blocks []fresh) *rollup {
+func mergeRollups(blocks []fresh) (*rollup, error) {
+	if slices.ContainsFunc(blocks, func(f fresh) bool { return f.roll == nil }) {
+		return nil, nil //nolint:nilnil // it is made later
+	}
 	total := 0
 	for i := range blocks {
-		if blocks[i].roll == nil {
-			return nil
-		}
 		total += blocks[i].roll.rows
 	}
 	b := newRollBuilder()
 	b.rows = slices.Grow(b.rows, total)
+	room := rollPool.Get().(*rollup)
+	defer rollPool.Put(room)
 	for i := range blocks {
-		b.merge(blocks[i].roll)
+		r, err := blocks[i].roll.read(room, func(string) bool { return true })
+		if err != nil {
+			b.release()
+			return nil, err
+		}
+		b.merge(r)
 	}
-	return b.done()
+	return b.done(), nil
 }
 
 // restoreRollups makes the rollups of runs that have none of this version, from
@@ -1037,6 +1121,7 @@ func (p *partition) restoreRollups() error {
 		return nil
 	}
 	runs = slices.Clone(runs)
+	var room []byte
 	for i, r := range runs {
 		if r.roll != nil {
 			continue
@@ -1050,9 +1135,12 @@ func (p *partition) restoreRollups() error {
 			if err != nil {
 				return fmt.Errorf("restore rollup: %w", err)
 			}
-			blocks = append(blocks, fresh{seq: seq, roll: roll})
+			blocks = append(blocks, fresh{seq: seq, roll: roll.young(&room)})
 		}
-		roll := mergeRollups(blocks)
+		roll, err := mergeRollups(blocks)
+		if err != nil {
+			return fmt.Errorf("restore rollup: %w", err)
+		}
 		if err := p.update(func(txn *badger.Txn) error { return txn.Set(rollKey(r), roll.encode()) }); err != nil {
 			return fmt.Errorf("restore rollup: %w", err)
 		}

@@ -223,12 +223,17 @@ func TestMergedRollupsLoseNothing(t *testing.T) {
 		want := newRollBuilder()
 		want.merge(rollupOf(recs))
 		var parts []fresh
+		var room []byte
 		for len(recs) > 0 {
 			n := min(1+rng.IntN(60), len(recs))
-			parts = append(parts, fresh{roll: rollupOf(recs[:n])})
+			parts = append(parts, fresh{roll: rollupOf(recs[:n]).young(&room)})
 			recs = recs[n:]
 		}
-		if g, w := rollRows(mergeRollups(parts)), rollRows(want.done()); !slices.Equal(g, w) {
+		got, err := mergeRollups(parts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g, w := rollRows(got), rollRows(want.done()); !slices.Equal(g, w) {
 			t.Fatalf("seed %d: %d rows of parts, %d of all", seed, len(g), len(w))
 		}
 	}

@@ -59,9 +59,10 @@ var undeliveredGetters = func() map[string][]getter {
 
 // appendUndelivered adds the postings of facts that tell of an undelivered recipient.
 func (b *builder) appendUndelivered(posts []posting) []posting {
+	told := b.tellsUndelivered()
 	for _, run := range b.head.types {
 		all, some := undeliveredPred.fact(run.name), undeliveredGetters[run.name]
-		if !all && some == nil {
+		if !all && (some == nil || !told) {
 			continue
 		}
 		for _, i := range b.order[run.start : run.start+run.n] {
@@ -72,6 +73,15 @@ func (b *builder) appendUndelivered(posts []posting) []posting {
 		}
 	}
 	return posts
+}
+
+// tellsUndelivered reports whether a fact has a disposition of an undelivered
+// recipient among its fields: in most blocks none has.
+func (b *builder) tellsUndelivered() bool {
+	return slices.ContainsFunc(undeliveredPred.field.nums, func(name string) bool {
+		c := b.find(colKey(name, false))
+		return c != nil && slices.ContainsFunc(c.nums, undeliveredPred.num)
+	})
 }
 
 func appendUndeliveredFact(posts []posting, r *event.Record) []posting {
