@@ -276,7 +276,7 @@ func (a *aggregation) fromRollups(ctx context.Context, sn *snapshot, f *filter, 
 	ends.skip, ends.skipFrom, ends.skipTo = true, q.lo*rollMinute, q.hi*rollMinute
 	may := make(map[viewKey]bool, len(blocks)) // what the filters and indexes allow
 	for _, b := range blocks {
-		if b.recs == nil {
+		if b.part != nil {
 			may[viewKey{b.part, b.head.seq}] = true
 		}
 	}
@@ -302,7 +302,7 @@ func (a *aggregation) fromRollups(ctx context.Context, sn *snapshot, f *filter, 
 		}
 	}
 	for _, b := range blocks {
-		if b.recs != nil {
+		if b.part == nil {
 			jobs = append(jobs, job{b, f})
 		}
 	}

@@ -55,26 +55,23 @@ func (s *Store) backup(ctx context.Context, dir string) (*BackupInfo, error) {
 	info := &BackupInfo{}
 	// First what is in memory: a block that is stored meanwhile is in both then,
 	// which the next start notices, and never in neither.
-	type block struct {
-		seq  uint32
-		recs []event.Record
-	}
-	var blocks []block
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
 		return nil, os.ErrClosed
 	}
-	for _, m := range s.memBlocks() {
-		blocks = append(blocks, block{m.seq, slices.Clip(m.recs)})
-	}
+	blocks := s.memory()
 	s.mu.Unlock()
 	for _, b := range blocks {
-		part, err := writeJournal(filepath.Join(dir, "journal"), b.seq, b.recs)
+		recs, err := b.facts()
 		if err != nil {
 			return nil, err
 		}
-		info.Facts += int64(len(b.recs))
+		part, err := writeJournal(filepath.Join(dir, "journal"), b.head.seq, recs)
+		if err != nil {
+			return nil, err
+		}
+		info.Facts += int64(len(recs))
 		info.Journal = append(info.Journal, part)
 	}
 	if err := s.backupPartitions(ctx, filepath.Join(dir, "parts"), info); err != nil {

@@ -100,12 +100,23 @@ type wantedBlock struct {
 	ids []string
 }
 
-// blocksOf lists the stored blocks that may have facts about messages, but for
-// those that skip has been told of.
+// blocksOf lists the blocks that are stored or encoded and may have facts about
+// messages, but for those that skip has been told of.
 func (sn *snapshot) blocksOf(ctx context.Context, ids []position, skip func(id string, key viewKey) bool) (blocks []wantedBlock, err error) {
 	keys, accepted := make([]posting, len(ids)), make([]int64, len(ids))
 	for i, pos := range ids {
 		keys[i], accepted[i] = postingOf(postQueueID, pos.id), acceptMS(pos.id)
+	}
+	for _, m := range sn.mem {
+		b := wantedBlock{src: m}
+		for i, pos := range ids {
+			if m.may(keys[i]) && m.head.mayHold(accepted[i]) && !skip(pos.id, viewKey{nil, m.head.seq}) {
+				b.ids = append(b.ids, pos.id)
+			}
+		}
+		if len(b.ids) > 0 {
+			blocks = append(blocks, b)
+		}
 	}
 	for _, p := range sn.parts {
 		found, err := p.lookup(ctx, sn.s.crew, keys, accepted)
@@ -143,7 +154,7 @@ func (h *header) mayHold(accepted int64) bool {
 	return h.hasMsg && accepted >= h.minAcc && accepted <= h.maxAcc
 }
 
-// recordsOf reads the facts of the wanted messages in a stored block.
+// recordsOf reads the facts of the wanted messages in a block that is stored or encoded.
 func (sn *snapshot) recordsOf(src *source, want map[string]bool, set readSet) ([]event.Record, error) {
 	v := sn.view(src)
 	if err := v.need("queue_id"); err != nil {

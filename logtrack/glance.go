@@ -71,7 +71,7 @@ func (sn *snapshot) glances(ctx context.Context, ids []position) (folds map[stri
 	err = parallel(ctx, sn.s.crew, blocks, func(b wantedBlock) error {
 		sn.looked.Add(1)
 		found := make([]glimpse, len(b.ids))
-		err := b.src.part.body(b.src.head.seq, func(body []byte) error { return glanceAt(b.src.head, body, b.ids, found) })
+		err := b.src.body(func(body []byte) error { return glanceAt(b.src.head, body, b.ids, found) })
 		if err != nil && !errors.Is(err, errNotPicked) {
 			sn.failed(b.src, err)
 		}

@@ -13,6 +13,8 @@ import (
 )
 
 // memBlock is a block in memory: the open one, or one that waits to be stored.
+// Once it is encoded, queries read what will be stored, and the rows are gone:
+// with the facts that they point to they take twenty times as much.
 type memBlock struct {
 	seq uint32
 	rows
@@ -21,13 +23,14 @@ type memBlock struct {
 	seg   *segment
 	bytes int
 	kept  bool   // some of recs are not in the journal, because the queue keeps them
-	lent  bool   // somebody may still read recs when the block is stored
+	lent  bool   // somebody may still read recs when the block is encoded
 	upTo  uint64 // records taken when it was full
 	since time.Time
 	full  time.Time // since when it waits to be stored
 
 	encoding sync.Once
 	encoded  *encoded
+	view     *view // of what was encoded, once there are no rows
 }
 
 // rows are the facts of a block, with what is worked out once about each.
@@ -37,26 +40,58 @@ type rows struct {
 	kinds []byte         // their plans' places in journalTypes
 }
 
-// rowsPool has rooms of blocks that are stored: a third of a megabyte each,
-// which a relay under load fills twenty times a second.
-var rowsPool = sync.Pool{New: func() any {
+// spareRows are rooms of blocks that are encoded: a third of a megabyte each, which
+// a relay under load fills twenty times a second and more. One is filled while
+// another is encoded; two more are for a sealer that is late.
+var spareRows = newSpare(4, func() *rows {
 	return &rows{recs: make([]event.Record, 0, blockRows), kinds: make([]byte, 0, blockRows)}
-}}
+})
 
 func newMemBlock(seq uint32, seg *segment) *memBlock {
-	return &memBlock{seq: seq, seg: seg, rows: *rowsPool.Get().(*rows), ids: newIDSet(), since: time.Now()}
+	return &memBlock{seq: seq, seg: seg, rows: *spareRows.get(), ids: newIDSet(), since: time.Now()}
 }
 
-// free gives the room of a stored block back, unless somebody may read it.
+// free lets go of the rows of an encoded block, and gives their room back, unless
+// somebody may read them.
 func (m *memBlock) free() {
-	if m.lent || cap(m.recs) != blockRows {
+	old := m.rows
+	m.rows = rows{}
+	if m.lent || cap(old.recs) != blockRows {
 		return
 	}
-	room := &rows{recs: m.recs[:0], kinds: m.kinds[:0]}
-	clear(m.recs)
-	reuse.Spoil(m.kinds)
-	m.rows = rows{}
-	rowsPool.Put(room)
+	clear(old.recs)
+	reuse.Spoil(old.kinds)
+	spareRows.put(&rows{recs: old.recs[:0], kinds: old.kinds[:0]})
+}
+
+// settle has an encoded block read as what was encoded, without its rows. The
+// store's lock is held.
+func (m *memBlock) settle() {
+	if m.view == nil {
+		e := m.encoded
+		m.view = newView(e.head, func(read func([]byte) error) error { return read(e.body) })
+		m.free()
+	}
+}
+
+// count is the number of the block's facts. The store's lock is held.
+func (m *memBlock) count() int {
+	if m.view != nil {
+		return m.encoded.head.rows
+	}
+	return len(m.recs)
+}
+
+// source is the block for a query, which may read its rows for as long as it
+// wants. The store's lock is held.
+func (m *memBlock) source() *source {
+	if m.view != nil {
+		return &source{head: m.encoded.head, mem: m}
+	}
+	m.lent = true
+	h := m.head
+	h.rows, h.seq = len(m.recs), m.seq
+	return &source{head: &h, recs: slices.Clip(m.recs)}
 }
 
 // add adds r, whose plan has the place kind, and whose event id has the key and
@@ -116,11 +151,11 @@ type idSet struct {
 	some     bool
 }
 
-var idSets = sync.Pool{New: func() any {
+var idSets = newSpare(sealTogether, func() *idSet {
 	return &idSet{keys: make([][16]byte, 0, blockRows), slots: make([]uint32, 2*blockRows)}
-}}
+})
 
-func newIDSet() *idSet { return idSets.Get().(*idSet) }
+func newIDSet() *idSet { return idSets.get() }
 
 // free gives the room of a set back that nobody asks any more.
 func (i *idSet) free() {
@@ -131,7 +166,9 @@ func (i *idSet) free() {
 	}
 	clear(i.slots)
 	i.keys, i.min, i.max, i.some = i.keys[:0], 0, 0, false
-	idSets.Put(i)
+	if cap(i.keys) == blockRows {
+		idSets.put(i)
+	}
 }
 
 // add adds the key of the next row, which has an id or not.
@@ -192,7 +229,7 @@ func (s *Store) inRecent(key [16]byte, ms int64) bool {
 	return false
 }
 
-// inMemory lists the blocks in memory, of which the caller reads no rows. s.mu is held.
+// inMemory lists the blocks in memory. s.mu is held.
 func (s *Store) inMemory() []*memBlock {
 	list := slices.Clone(s.sealing)
 	if s.open != nil {
@@ -201,12 +238,12 @@ func (s *Store) inMemory() []*memBlock {
 	return list
 }
 
-// memBlocks lists the blocks in memory, whose rows the caller may read for as
-// long as it wants. s.mu is held.
-func (s *Store) memBlocks() []*memBlock {
-	list := s.inMemory()
-	for _, m := range list {
-		m.lent = true
+// memory lists the blocks in memory that have facts, for queries. s.mu is held.
+func (s *Store) memory() (list []*source) {
+	for _, m := range s.inMemory() {
+		if src := m.source(); src.head.rows > 0 {
+			list = append(list, src)
+		}
 	}
 	return list
 }

@@ -260,12 +260,13 @@ func (s *Store) Verify(ctx context.Context, queued func(context.Context) (map[ma
 	}
 	s.mu.Lock()
 	v.LeftOut = append(v.LeftOut, s.leftOut...)
-	var mem [][]event.Record
-	for _, m := range s.memBlocks() {
-		mem = append(mem, slices.Clip(m.recs)) // rows below its length do not change
-	}
+	mem := s.memory()
 	s.mu.Unlock()
-	for _, recs := range mem {
+	for _, src := range mem {
+		recs, err := src.facts()
+		if err != nil {
+			return nil, err
+		}
 		for i := range recs {
 			seen(&recs[i])
 			v.Facts++

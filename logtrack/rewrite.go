@@ -112,9 +112,13 @@ func (s *Store) needs(ctx context.Context, p *partition, c change) (bool, error)
 
 // allRecords reads every fact of a block.
 func (s *Store) allRecords(p *partition, h *header) ([]event.Record, error) {
-	v := newViewCache(1).get(p, h) // not in the store's cache: it is read once
-	recs := make([]event.Record, 0, h.rows)
-	for t, run := range h.types {
+	return newViewCache(1).get(p, h).allRecords() // not in the store's cache: it is read once
+}
+
+// allRecords reads every fact of the block.
+func (v *view) allRecords() ([]event.Record, error) {
+	recs := make([]event.Record, 0, v.head.rows)
+	for t, run := range v.head.types {
 		if planNames[run.name] == nil {
 			return nil, errUnknownFact
 		}
@@ -199,7 +203,7 @@ func (s *Store) fill(ctx context.Context, np, p *partition, how renewal, done *r
 		case err != nil && how.whole:
 			return blocks, fmt.Errorf("partition %s, block %d: %w", p.name, h.seq, err)
 		case err != nil:
-			s.damaged(p, h, err)
+			s.damaged(p.name, h, err)
 			done.damaged++
 			continue
 		}

@@ -24,11 +24,11 @@ type hint struct {
 	folded bool   // only values without capitals and beyond ASCII are as they are compared
 }
 
-// sifted is candidates for a stored block, by a picker. want says which of the
+// sifted is candidates for a block that is stored or encoded, by a picker. want says which of the
 // messages found are of use; those are glimpsed, if gather is set.
 func (sn *snapshot) sifted(src *source, preds []*pred, f *filter, want func(position) bool, gather bool) (list []position, err error) {
 	sn.looked.Add(1)
-	err = src.part.body(src.head.seq, func(body []byte) error {
+	err = src.body(func(body []byte) error {
 		k, err := newPicker(src.head, body)
 		if err != nil {
 			return err
@@ -504,7 +504,12 @@ func (sn *snapshot) pickable(src *source, preds []*pred) bool {
 	if src.recs != nil || !slices.ContainsFunc(preds, func(p *pred) bool { return p.text != nil && p.num == nil && p.fact == nil }) {
 		return false
 	}
-	v := sn.s.cache.peek(src.part, src.head)
+	var v *view
+	if src.mem != nil {
+		v = src.mem.view
+	} else {
+		v = sn.s.cache.peek(src.part, src.head)
+	}
 	return v == nil || !v.hasDecoded(preds)
 }
 

@@ -17,7 +17,52 @@ import (
 type source struct {
 	head *header
 	recs []event.Record // of a block in memory
+	mem  *memBlock      // of one that is encoded
 	part *partition     // of a stored one
+}
+
+// body calls read with the body of a block that is stored or encoded.
+func (src *source) body(read func([]byte) error) error {
+	if src.mem != nil {
+		return read(src.mem.encoded.body)
+	}
+	return src.part.body(src.head.seq, read)
+}
+
+// may reports whether a block that is encoded may hold p.
+func (src *source) may(p posting) bool {
+	if src.mem == nil {
+		return false
+	}
+	_, ok := slices.BinarySearch(src.mem.encoded.posts, p)
+	return ok
+}
+
+// allowed reports whether a block in memory may have a fact that passes preds, as
+// its postings tell.
+func (src *source) allowed(preds []*pred) bool {
+	if src.mem == nil {
+		return true
+	}
+	failed := slices.ContainsFunc(preds, func(p *pred) bool { return p.failed })
+	for _, p := range preds {
+		undelivered := failed && slices.Contains(undeliveredPosts, p.post)
+		if p.post != postNone && !slices.ContainsFunc(p.keys, func(k string) bool {
+			key := postingOf(p.post, k)
+			return src.may(key) && (!undelivered || src.may(key.undelivered()))
+		}) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(preds, func(p *pred) bool { return p.cannot(src.head) })
+}
+
+// facts are all facts of a block in memory.
+func (src *source) facts() ([]event.Record, error) {
+	if src.mem == nil {
+		return src.recs, nil
+	}
+	return src.mem.view.allRecords()
 }
 
 // snapshot is what a query sees: all blocks at one moment. It must be released.
@@ -63,13 +108,7 @@ func (s *Store) snapshot(want func(m *meta) bool) (*snapshot, error) {
 			shut = append(shut, p)
 		}
 	}
-	for _, m := range s.memBlocks() {
-		if len(m.recs) > 0 {
-			h := m.head
-			h.rows, h.seq = len(m.recs), m.seq
-			sn.mem = append(sn.mem, &source{head: &h, recs: slices.Clip(m.recs)})
-		}
-	}
+	sn.mem = s.memory()
 	s.mu.Unlock()
 	for _, p := range shut {
 		if err := s.read(p); err != nil {
@@ -111,9 +150,12 @@ func (sn *snapshot) note(format string, args ...any) {
 	sn.notes = append(sn.notes, fmt.Sprintf(format, args...))
 }
 
-// view is the view of a stored block.
+// view is the view of a block that is stored or encoded.
 func (sn *snapshot) view(src *source) *view {
 	sn.looked.Add(1)
+	if src.mem != nil {
+		return src.mem.view
+	}
 	return sn.s.cache.get(src.part, src.head)
 }
 
@@ -123,17 +165,22 @@ func (sn *snapshot) failed(src *source, err error) {
 		return
 	}
 	sn.bad.Add(1)
-	sn.s.damaged(src.part, src.head, err)
+	place := "" // memory
+	if src.part != nil {
+		place = src.part.name
+	}
+	sn.s.damaged(place, src.head, err)
 }
 
 // blocks lists the blocks that pass keep and that the indexes of preds allow.
 func (sn *snapshot) blocks(ctx context.Context, preds []*pred, keep func(h *header) bool) ([]*source, error) {
 	var list []*source
 	for _, m := range sn.mem {
-		if keep(m.head) {
+		if keep(m.head) && m.allowed(preds) {
 			list = append(list, m)
 		}
 	}
+	inMemory := len(list)
 	total, indexed := 0, ""
 	for _, p := range sn.parts {
 		allowed, by, err := sn.indexed(ctx, p, preds)
@@ -155,7 +202,7 @@ func (sn *snapshot) blocks(ctx context.Context, preds []*pred, keep func(h *head
 	if indexed == "" {
 		indexed = "no index"
 	}
-	sn.note("%d of %d sealed blocks may match (%s), and %d in memory", len(list)-len(sn.mem), total, indexed, len(sn.mem))
+	sn.note("%d of %d sealed blocks may match (%s), and %d in memory", len(list)-inMemory, total, indexed, inMemory)
 	return list, nil
 }
 

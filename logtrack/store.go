@@ -359,7 +359,7 @@ func (s *Store) partitionHasID(p *partition, id string, ms int64, seq uint32) bo
 		}
 		found, err := s.cache.get(p, h).hasID(id)
 		if err != nil {
-			s.damaged(p, h, err)
+			s.damaged(p.name, h, err)
 		}
 		if found {
 			return true
@@ -368,9 +368,9 @@ func (s *Store) partitionHasID(p *partition, id string, ms int64, seq uint32) bo
 	return false
 }
 
-func (s *Store) damaged(p *partition, h *header, err error) {
+func (s *Store) damaged(partition string, h *header, err error) {
 	s.readErrors.Add(1)
-	s.log.Error("track block cannot be read; its facts are left out", zap.String("partition", p.name), zap.Uint32("block", h.seq), zap.Error(err))
+	s.log.Error("track block cannot be read; its facts are left out", zap.String("partition", partition), zap.Uint32("block", h.seq), zap.Error(err))
 }
 
 var framePool = sync.Pool{New: func() any { b := make([]byte, 0, 2048); return &b }}
@@ -826,8 +826,11 @@ func (s *Store) sealAll(all bool) (wait time.Duration, ok bool) {
 		if len(list) == 0 {
 			return 0, true
 		}
-		for _, m := range list {
-			m.encode() // at once, so that queries have its index
+		for _, m := range list { // at once, for their rows take much memory
+			m.encode()
+			s.mu.Lock()
+			m.settle()
+			s.mu.Unlock()
 		}
 		if wait > 0 {
 			return wait, true
@@ -888,9 +891,6 @@ func (s *Store) seal(list []*memBlock) error {
 	}
 	s.room.Broadcast()
 	s.mu.Unlock()
-	for _, m := range list {
-		m.free()
-	}
 	if err := p.settleIndex(false); err != nil {
 		s.log.Error("track index stays in memory; it is tried again", zap.String("partition", p.name), zap.Error(err))
 	}
@@ -1069,7 +1069,7 @@ func (s *Store) Stats() Stats {
 		see(m.MinTS)
 	}
 	for _, m := range s.inMemory() {
-		st.Events += int64(len(m.recs))
+		st.Events += int64(m.count())
 		see(m.head.minTS)
 	}
 	if oldest != 0 {
