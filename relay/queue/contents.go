@@ -143,6 +143,7 @@ type contents struct {
 		seq uint64
 		f   file
 	}
+	streak streak
 	closed bool
 	bytes  int64 // given out, over all segments
 
@@ -647,8 +648,12 @@ func (c *contents) read(s *segment, rec []byte, off int64) error {
 	if f == nil && c.reader.f != nil && c.reader.seq == s.seq {
 		f = c.reader.f
 	}
+	from, n := c.streak.next(s.seq, off)
 	c.mu.Unlock()
 	if f != nil {
+		if n > 0 {
+			f.willNeed(from, n)
+		}
 		if err := readFull(f, rec, off); !errors.Is(err, os.ErrClosed) {
 			return err
 		}
@@ -668,6 +673,37 @@ func (c *contents) read(s *segment, rec []byte, off int64) error {
 		_ = f.Close() // it was only read; who still does opens it again
 	}
 	return err
+}
+
+// streak notices that a segment is read from one place on, as a queue is that
+// empties: by several at a time, so that the kernel does not see it.
+type streak struct {
+	seq  uint64
+	last int64 // offset of the last read
+	run  int   // how many were near the one before
+	upto int64 // what was asked for ends here
+}
+
+const (
+	streakNear  = 256 << 10 // of one read to the next
+	streakAfter = 8         // so many of those
+	streakAhead = 1 << 20   // is asked for then
+)
+
+// next takes note of a read, and returns what will be read soon and was not asked
+// for, if that is known.
+func (k *streak) next(seq uint64, off int64) (from, n int64) {
+	if seq != k.seq || off-k.last > streakNear || k.last-off > streakNear {
+		*k = streak{seq: seq, last: off}
+		return 0, 0
+	}
+	k.last = off
+	if k.run++; k.run < streakAfter || off+streakAhead/2 < k.upto {
+		return 0, 0
+	}
+	from = max(off, k.upto)
+	k.upto = from + streakAhead
+	return from, streakAhead
 }
 
 // openFile opens the file of s to read.

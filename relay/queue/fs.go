@@ -31,6 +31,7 @@ type file interface {
 	direct()                   // has writeParts go past the page cache, where the file system lets it
 	// units are what the sizes of parts, and of a write as a whole, must be multiples of.
 	units() (part, whole int64)
+	willNeed(off, n int64)                      // has the file system read this now, if it likes to
 	writeParts(parts [][]byte, off int64) error // one behind the other; off is a multiple of whole
 }
 

@@ -31,6 +31,10 @@ func (f *diskFile) sync() error {
 	}
 }
 
+func (f *diskFile) willNeed(off, n int64) {
+	_ = unix.Fadvise(int(f.Fd()), off, n, unix.FADV_WILLNEED) // it is only advice
+}
+
 // direct opens the file once more, to be written past the page cache. A copy there
 // and what the kernel does with dirty pages costs more than all else about a
 // write of this size, and what is written here is seldom read from the file.

@@ -14,6 +14,8 @@ func (f *diskFile) allocate(size int64) error { return f.Truncate(size) }
 
 func (f *diskFile) sync() error { return f.Sync() }
 
+func (f *diskFile) willNeed(int64, int64) {}
+
 // direct leaves all to the page cache.
 func (f *diskFile) direct() {}
 

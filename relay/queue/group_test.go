@@ -285,3 +285,40 @@ func TestGroupsOfContents(t *testing.T) {
 		})
 	}
 }
+
+// TestStreak has segments read in several ways, and asks what is wanted ahead.
+func TestStreak(t *testing.T) {
+	const step = 10 << 10
+	ahead := func(seqs func(i int) uint64, offs func(i int) int64) (asked, twice int64) {
+		var k streak
+		var upto int64
+		for i := range 1000 {
+			from, n := k.next(seqs(i), offs(i))
+			if n > 0 && from < upto {
+				twice += upto - from
+			}
+			if n > 0 {
+				upto = from + n
+			}
+			asked += n
+		}
+		return asked, twice
+	}
+	one := func(int) uint64 { return 7 }
+	for _, test := range []struct {
+		name        string
+		seqs        func(i int) uint64
+		offs        func(i int) int64
+		least, most int64
+	}{
+		{"one after the other", one, func(i int) int64 { return int64(i) * step }, 1000 * step, 1000*step + 2*streakAhead},
+		{"several at a time", one, func(i int) int64 { return int64(i^7) * step }, 1000 * step, 1000*step + 2*streakAhead},
+		{"anywhere", one, func(i int) int64 { return int64(i*7919%6000) * step }, 0, 0},
+		{"in two segments by turns", func(i int) uint64 { return uint64(i % 2) }, func(i int) int64 { return int64(i) * step }, 0, 0},
+		{"the same again and again", one, func(int) int64 { return step }, streakAhead, streakAhead},
+	} {
+		if asked, twice := ahead(test.seqs, test.offs); asked < test.least || asked > test.most || twice > 0 {
+			t.Errorf("%s: asked for %d octets, %d of them twice, want %d to %d", test.name, asked, twice, test.least, test.most)
+		}
+	}
+}
