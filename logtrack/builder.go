@@ -745,7 +745,12 @@ func (b *builder) column(raw []byte, c *colBuild) ([]byte, byte) {
 		form, dict = form|formShared, nil
 	}
 	raw = binary.AppendUvarint(raw, uint64(entries))
-	if c.name != "queue_id" && c.name != "session_id" && c.name != unique && !constant(codes) { // those tell which rows belong together
+	switch {
+	case constant(codes):
+		raw = appendConstant(raw, int64(codes[0]))
+	case c.name == "queue_id" || c.name == "session_id" || c.name == unique: // they tell which rows belong together
+		raw, b.scratch = appendCodes(raw, codes, b.scratch)
+	default:
 		form |= formPredicted
 		lead := b.lead(c)
 		if lead > 0 {
@@ -757,8 +762,6 @@ func (b *builder) column(raw []byte, c *colBuild) ([]byte, byte) {
 			prev = b.predictors(c)
 		}
 		raw, b.scratch = appendPredictedCodes(raw, codes, lead, prev, b.scratch)
-	} else {
-		raw, b.scratch = appendCodes(raw, codes, b.scratch)
 	}
 	if dict != nil {
 		raw = b.appendDict(raw, dict)
@@ -769,7 +772,10 @@ func (b *builder) column(raw []byte, c *colBuild) ([]byte, byte) {
 // numbers writes a column of numbers.
 func (b *builder) numbers(raw []byte, c *colBuild) ([]byte, byte) {
 	nums, form, lead := c.nums, formNums, 0
-	if len(c.cover) > 1 && !constant(nums) {
+	if constant(nums) {
+		return appendConstant(raw, nums[0]), form
+	}
+	if len(c.cover) > 1 {
 		if lead = b.lead(c); lead < len(nums) {
 			diff, worth := predictedNums(nums, lead, b.predictors(c), b.scratch)
 			if b.scratch = diff; worth {

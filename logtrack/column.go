@@ -421,11 +421,11 @@ func readDict(src []byte) ([]string, []byte, error) {
 	return dict, src[10*n:], nil
 }
 
+// appendConstant is appendNums of one or more that are all n.
+func appendConstant(dst []byte, n int64) []byte { return binary.AppendVarint(append(dst, 0), n) }
+
 // appendCodes writes codes as numbers; scratch is room for them.
 func appendCodes(dst []byte, codes []uint32, scratch []int64) ([]byte, []int64) {
-	if len(codes) > 0 && constant(codes) {
-		return binary.AppendVarint(append(dst, 0), int64(codes[0])), scratch
-	}
 	scratch = resized(scratch, len(codes))
 	for i, c := range codes {
 		scratch[i] = int64(c)

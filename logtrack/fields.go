@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"strings"
 	"unicode/utf8"
+	"unsafe"
 
 	"waybill/relay/event"
 	"waybill/relay/mail"
@@ -103,13 +104,14 @@ const maxPruned = 24
 func same(s string) string { return s }
 
 func lower(s string) string {
-	for i := range len(s) {
-		if c := s[i]; c >= 'A' && c <= 'Z' || c >= utf8.RuneSelf {
-			return strings.ToLower(s)
-		}
+	if isFolded(bytesOf(s)) {
+		return s
 	}
-	return s
+	return strings.ToLower(s)
 }
+
+// bytesOf are the octets of s. They must not be changed.
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) } //nolint:gosec // read only
 
 // trimID is a Message-ID without its angle brackets.
 func trimID(s string) string {
@@ -130,6 +132,9 @@ func ipKey(s string) string {
 // searcher: a lower-case local part (people expect it, although only the
 // domain's owner may fold it) and a folded domain.
 func addressKey(s string) string {
+	if isFolded(bytesOf(s)) && !strings.HasSuffix(s, ".") { // as most are
+		return s
+	}
 	at := strings.LastIndexByte(s, '@')
 	if at < 0 {
 		return lower(s)
@@ -142,6 +147,9 @@ func addressKey(s string) string {
 }
 
 func foldDomain(d string) string {
+	if isFolded(bytesOf(d)) {
+		return strings.TrimSuffix(d, ".")
+	}
 	for i := range len(d) {
 		if d[i] >= utf8.RuneSelf {
 			if a, err := mail.ParseDomain(d); err == nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -101,10 +102,14 @@ func appendRecord(dst []byte, r *event.Record) []byte {
 func appendLeaves(dst []byte, leaves []leaf, v event.Value) []byte {
 	for i := range leaves {
 		l := &leaves[i]
-		switch {
-		case l.isText():
+		switch l.kind {
+		case kindString:
+			dst = appendString(dst, v.Field(l.offset).Text())
+		case kindAddr:
+			dst = appendAddr(dst, v.Field(l.offset).Addr())
+		case kindJSON:
 			dst = appendString(dst, l.text(v))
-		case l.kind == kindList:
+		case kindList:
 			list := v.Field(l.offset)
 			n := list.Len()
 			dst = binary.AppendUvarint(dst, uint64(n+1)) //nolint:gosec // a length, or -1
@@ -120,6 +125,16 @@ func appendLeaves(dst []byte, leaves []leaf, v event.Value) []byte {
 		}
 	}
 	return dst
+}
+
+// appendAddr is appendString of the text of a, which is empty for the zero one.
+func appendAddr(dst []byte, a netip.Addr) []byte {
+	if !a.IsValid() {
+		return append(dst, 0)
+	}
+	var room [64]byte
+	text := a.AppendTo(room[:0])
+	return append(binary.AppendUvarint(dst, uint64(len(text))), text...)
 }
 
 // readJournal calls yield with each whole record of a journal file, and
