@@ -145,8 +145,9 @@ const noULID = 0xff
 
 // idSet is the event ids of one block.
 type idSet struct {
-	keys     [][16]byte // of all rows
-	slots    []uint32   // a row and one, for each row that has an id; twice as many as rows at least
+	keys     [][16]byte  // of all rows
+	slots    []uint32    // a row and one, for each row that has an id; twice as many as rows at least
+	maybe    [256]uint64 // a bit for the last bits of each id: those that follow each other have each its own
 	min, max int64
 	some     bool
 }
@@ -165,6 +166,7 @@ func (i *idSet) free() {
 		}
 	}
 	clear(i.slots)
+	clear(i.maybe[:])
 	i.keys, i.min, i.max, i.some = i.keys[:0], 0, 0, false
 	if cap(i.keys) == blockRows {
 		idSets.put(i)
@@ -191,6 +193,15 @@ func (i *idSet) add(key [16]byte, ms int64, has bool) {
 		}
 	}
 	*i.slot(key) = uint32(len(i.keys)) //nolint:gosec // bounded by the rows of a block
+	word, bit := i.bit(key)
+	*word |= bit
+}
+
+// bit is where maybe tells of key: nearly all keys that are asked for are in no
+// set, and the sets of all recent blocks are more than a processor has at hand.
+func (i *idSet) bit(key [16]byte) (word *uint64, bit uint64) {
+	n := binary.BigEndian.Uint16(key[14:])
+	return &i.maybe[n>>6%256], 1 << (n & 63)
 }
 
 // slot is where key is, or belongs.
@@ -205,7 +216,11 @@ func (i *idSet) slot(key [16]byte) *uint32 {
 }
 
 func (i *idSet) has(key [16]byte, ms int64) bool {
-	return ms >= i.min && ms <= i.max && *i.slot(key) > 0
+	if ms < i.min || ms > i.max {
+		return false
+	}
+	word, bit := i.bit(key)
+	return *word&bit != 0 && *i.slot(key) > 0
 }
 
 // inRecent reports whether an id is in a block in memory. s.mu is held, or the store is not open yet.
