@@ -466,13 +466,15 @@ func (q *Queue) trySettle(l *Lease, s *Settlement, words int) error {
 		q.endWith(c, l, s)
 		err = q.submit(c)
 	}
-	l.finished = err == nil && !m.open()
 	if err != nil {
 		for _, seg := range c.segs {
 			q.contents.abort(seg)
 		}
+		return err
 	}
-	return err
+	l.finished = !m.open()
+	m.recycle() // what was to happen with the commit has, and facts hold no part of it
+	return nil
 }
 
 // brief is s with so many octets of the next hop's words, and of what they mean.
@@ -494,14 +496,15 @@ func (s *State) shorten(words int) {
 	}
 }
 
-// current returns the record as it is now, to be changed. The stripe is held.
+// current returns the record as it is now, to be changed, and to be recycled by who
+// knows that nobody uses it any more. The stripe is held.
 func (l *Lease) current() (*stored, error) {
 	q := l.queue
 	q.mu.Lock()
 	fresh := l.group.leased(l.hop, l.number) && q.sched.message(l.group).version == l.version
 	q.mu.Unlock()
 	if fresh {
-		return l.stored.clone(), nil
+		return l.stored.copied(), nil
 	}
 	m, err := q.read(l.id)
 	if err != nil {
@@ -510,7 +513,7 @@ func (l *Lease) current() (*stored, error) {
 	if !m.AcceptedAt.Equal(l.Message.AcceptedAt) { // it was removed, and came again
 		return nil, ErrNotFound
 	}
-	return m.clone(), nil
+	return m.copied(), nil
 }
 
 // endWith ends the lease together with the change. The group is freed before

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"waybill/relay/mail"
@@ -30,6 +31,8 @@ const (
 	// maxWhys is how many different meanings of failures a record keeps; what
 	// recipients were told in other ways is explained anew. By taste.
 	maxWhys = 32
+	// mostStates is for how many recipients memory is kept that comes back. By taste.
+	mostStates = 16
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -78,6 +81,30 @@ func (m *stored) clone() *stored {
 	c := *m
 	c.States = slices.Clone(m.States)
 	return &c
+}
+
+// copies are records that settlements were made in.
+var copies = sync.Pool{New: func() any { return new(stored) }}
+
+// copied is clone in memory that recycle takes back.
+func (m *stored) copied() *stored {
+	c := copies.Get().(*stored)
+	states := c.States
+	*c = *m
+	c.States = append(states[:0], m.States...)
+	return c
+}
+
+// recycle gives back the memory of a record that nobody uses any more.
+func (m *stored) recycle() {
+	states := m.States
+	clear(states)
+	if cap(states) > mostStates {
+		states = nil
+	}
+	*m = stored{}
+	m.States = states[:0]
+	copies.Put(m)
 }
 
 // open reports whether any recipient is not final.

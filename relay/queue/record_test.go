@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -282,5 +284,33 @@ func TestMatchAddress(t *testing.T) {
 				t.Errorf("matchAddress(%q) = %t, want %t", test.pattern, got, test.want)
 			}
 		})
+	}
+}
+
+// TestRecycle copies a record of few recipients into the memory of one of many.
+func TestRecycle(t *testing.T) {
+	many := &stored{Message: Message{States: make([]State, 9)}, panics: 2}
+	for i := range many.States {
+		many.States[i].Attempts = i + 1
+	}
+	few := &stored{Message: Message{States: []State{{Attempts: 7}}}}
+	for range 100 { // a pool may be empty at any time
+		c := many.copied()
+		if !reflect.DeepEqual(c, many.clone()) {
+			t.Fatalf("copied = %+v, want %+v", c, many)
+		}
+		c.States[0].Attempts++
+		c.recycle()
+		if many.States[0].Attempts != 1 {
+			t.Fatal("a change of a copy is one of the record")
+		}
+		c = few.copied()
+		if !reflect.DeepEqual(c, few.clone()) {
+			t.Fatalf("copied = %+v, want %+v", c, few)
+		}
+		if rest := c.States[:cap(c.States)][1:]; slices.ContainsFunc(rest, func(s State) bool { return s.Attempts != 0 }) {
+			t.Fatalf("memory of a copy has %+v of another", rest)
+		}
+		c.recycle()
 	}
 }
