@@ -17,9 +17,6 @@ const (
 
 // runUnload keeps to that until ctx is done.
 func (a *App) runUnload(ctx context.Context) error {
-	if err := loadSinglePages(); err != nil { // it gets larger, and no worse
-		a.logger.Debug("the program is loaded in larger pieces than are used", zap.Error(err))
-	}
 	timer := time.NewTimer(unloadFirst)
 	defer timer.Stop()
 	for {

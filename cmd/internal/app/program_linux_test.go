@@ -1,12 +1,9 @@
 package app
 
 import (
-	"encoding/binary"
 	"os"
 	"slices"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 func TestCleanMappings(t *testing.T) {
@@ -66,48 +63,5 @@ func TestUnloadProgram(t *testing.T) {
 		if err := unloadProgram(); err != nil {
 			t.Error(err)
 		}
-	}
-}
-
-// TestLoadSinglePages reads a page of every sixteen of this program.
-func TestLoadSinglePages(t *testing.T) {
-	if err := loadSinglePages(); err != nil {
-		t.Skip(err)
-	}
-	if err := unloadProgram(); err != nil {
-		t.Fatal(err)
-	}
-	list, err := ownMappings()
-	if err != nil {
-		t.Fatal(err)
-	}
-	page := uintptr(os.Getpagesize())
-	for _, m := range list {
-		for at := m.from + 8*page; at < m.to; at += 16 * page {
-			if _, _, errno := unix.Syscall(unix.SYS_MADVISE, at, page, unix.MADV_POPULATE_READ); errno != 0 {
-				t.Fatal(errno)
-			}
-		}
-	}
-	pages, err := os.Open("/proc/self/pagemap")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = pages.Close() }()
-	in, all := 0, 0
-	for _, m := range list {
-		entries := make([]byte, (m.to-m.from)/page*8)
-		if _, err := pages.ReadAt(entries, int64(m.from/page*8)); err != nil {
-			t.Fatal(err)
-		}
-		for i := 0; i < len(entries); i += 8 {
-			all++
-			if binary.LittleEndian.Uint64(entries[i:])>>63 == 1 {
-				in++
-			}
-		}
-	}
-	if in < all/16 || in > all/3 {
-		t.Errorf("%d of %d pages are in memory after every sixteenth was read", in, all)
 	}
 }

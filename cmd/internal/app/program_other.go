@@ -4,6 +4,3 @@ package app
 
 // unloadProgram does nothing: only Linux tells where files are mapped.
 func unloadProgram() error { return nil }
-
-// loadSinglePages does nothing, for the same reason.
-func loadSinglePages() error { return nil }
