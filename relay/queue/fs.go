@@ -64,6 +64,16 @@ func (f *diskFile) Close() error {
 	return err
 }
 
+// behind returns the parts that n octets do not fill, and how many of the first of
+// those are.
+func behind(parts [][]byte, n int) (rest [][]byte, done int) {
+	for len(parts) > 0 && n >= len(parts[0]) {
+		n -= len(parts[0])
+		parts = parts[1:]
+	}
+	return parts, n
+}
+
 // roundUp returns the least multiple of unit, a power of two, that is not below n.
 func roundUp(n, unit int64) int64 { return (n + unit - 1) &^ (unit - 1) }
 

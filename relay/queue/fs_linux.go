@@ -70,9 +70,16 @@ func (f *diskFile) writeParts(parts [][]byte, off int64) error {
 	return writeVector(f.File, parts, off)
 }
 
+// writeVector writes parts, and leaves them as they are: who meets an error can
+// write them all in another way.
 func writeVector(f *os.File, parts [][]byte, off int64) error {
+	done := 0 // octets of the first of parts that are written
 	for len(parts) > 0 {
-		n, err := unix.Pwritev(int(f.Fd()), parts[:min(len(parts), iovMost)], off)
+		list := parts[:min(len(parts), iovMost)]
+		if done > 0 { // a short write ended in it
+			list = [][]byte{parts[0][done:]}
+		}
+		n, err := unix.Pwritev(int(f.Fd()), list, off)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -82,13 +89,7 @@ func writeVector(f *os.File, parts [][]byte, off int64) error {
 			return io.ErrShortWrite
 		}
 		off += int64(n)
-		for len(parts) > 0 && n >= len(parts[0]) {
-			n -= len(parts[0])
-			parts = parts[1:]
-		}
-		if n > 0 {
-			parts[0] = parts[0][n:]
-		}
+		parts, done = behind(parts, done+n)
 	}
 	return nil
 }

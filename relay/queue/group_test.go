@@ -322,3 +322,16 @@ func TestStreak(t *testing.T) {
 		}
 	}
 }
+
+// TestBehind goes on after short writes.
+func TestBehind(t *testing.T) {
+	parts := [][]byte{make([]byte, 3), {}, make([]byte, 5)}
+	for n, want := range map[int][2]int{0: {3, 0}, 2: {3, 2}, 3: {1, 0}, 4: {1, 1}, 7: {1, 4}, 8: {0, 0}} {
+		if rest, done := behind(parts, n); len(rest) != want[0] || done != want[1] {
+			t.Errorf("after %d octets: %d parts, %d of the first done, want %v", n, len(rest), done, want)
+		}
+	}
+	if len(parts[0]) != 3 || len(parts[2]) != 5 {
+		t.Error("the parts have changed")
+	}
+}
