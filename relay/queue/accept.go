@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"os"
+	"slices"
 	"time"
 
 	"waybill/relay/event"
@@ -18,6 +19,7 @@ import (
 type Incoming struct {
 	q    *Queue
 	buf  *buffer
+	ct   content  // what is committed
 	n    int      // octets in buf
 	own  *segment // the file of a large content
 	at   int64    // octets in it
@@ -220,7 +222,7 @@ func (in *Incoming) Commit(ctx context.Context, d mail.Draft) error {
 		in.discard(nil)
 		return err
 	}
-	c := &change{}
+	c := newChange()
 	if err := q.enqueue(c, id, d, size, ct, now); err != nil {
 		in.discard(in.own)
 		return err
@@ -283,7 +285,8 @@ func (in *Incoming) finish(id ident, is traits) (*content, error) {
 	q := in.q
 	if in.own == nil {
 		in.fit()
-		return newContent(id, in.buf.b[:contentHeader+in.n], is), nil
+		in.ct = newContent(id, in.buf.b[:contentHeader+in.n], is)
+		return &in.ct, nil
 	}
 	err := in.flush()
 	if err == nil {
@@ -304,7 +307,8 @@ func (in *Incoming) finish(id ident, is traits) (*content, error) {
 		q.contents.abort(in.own)
 		return nil, err
 	}
-	return &content{seg: in.own}, nil
+	in.ct = content{seg: in.own}
+	return &in.ct, nil
 }
 
 // enqueue adds a new message, whose content is ct, to c.
@@ -330,27 +334,28 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, ct *conte
 		m.ExpiresAt = by.Deadline
 	}
 	routing := q.routing.Load()
-	decisions := q.decide(&m.Message)
+	var few [1]route.Decision
+	decisions := q.decide(&m.Message, few[:0])
 	for i := range m.States {
 		m.States[i] = State{Disposition: mail.Queued, Hop: decisions[i].Hop, Due: due, since: at}
 	}
 	held, holds := q.holdOnArrival(m, now)
-	key := messageKey(string(d.ID))
-	value := encodeRecord(make([]byte, 0, 512+len(d.Trace)+96*len(m.States)), m)
+	value, trace := encodeNew(&c.room, m)
 	if n := int64(len(value) + stateRoom*len(m.States)); n > q.recordBytes {
 		return tooMany("envelope", n, q.recordBytes)
 	}
 	c.bring(ct)
-	c.set = append(c.set, pair{key, value, !q.isKept(id)})
+	c.set = append(c.set, pair{messageKey(d.ID), value, !q.isKept(id)})
 
 	emit := q.opts.Emitter.Message(d.ID, d.UID)
 	if !d.Origin.DataEndedAt.IsZero() {
 		c.arrived = append(c.arrived, arrival{len(c.facts), d.Origin.DataEndedAt})
 	}
-	if err := q.state(c, emit.Session(d.Origin.Session), messageQueued(&m.Message, now)); err != nil {
+	queued := messageQueued(&m.Message, now)
+	if err := q.state(c, emit.Session(d.Origin.Session), queued); err != nil {
 		return err
 	}
-	if err := q.stateRoutes(c, emit, &m.Message, decisions, nil); err != nil {
+	if err := q.stateRoutes(c, emit, queued.Info, queued.Recipients, decisions); err != nil {
 		return err
 	}
 	if held != nil {
@@ -363,15 +368,13 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, ct *conte
 			return tooMany("envelope and facts", need, q.changeBytes)
 		}
 	}
-	message := newEntry(id, m)
 	ws, _ := q.waits(m, decisions)
-	m.asRead()
+	m.asRead(trace)
 	c.after(func() {
 		m.loc = ct.location()
-		message.segment = m.loc.seq
 		q.contents.commit(ct.seg, id, size)
 		q.recent.add(id, m, len(value)+recordRoom, now)
-		e := q.sched.add(message)
+		e := q.sched.add(newEntry(id, m))
 		q.heldOnArrival(e, m, holds)
 		us := now.UnixMicro()
 		for _, w := range ws {
@@ -402,11 +405,11 @@ func tooMany(what string, is, most int64) error {
 	}
 }
 
-// decide asks the router about every recipient of m.
-func (q *Queue) decide(m *Message) []route.Decision {
-	ds := make([]route.Decision, len(m.Envelope.Recipients))
-	for i := range ds {
-		ds[i] = q.routeOf(m, i)
+// decide asks the router about every recipient of m, and appends what it says to ds.
+func (q *Queue) decide(m *Message, ds []route.Decision) []route.Decision {
+	ds = slices.Grow(ds, len(m.Envelope.Recipients))
+	for i := range m.Envelope.Recipients {
+		ds = append(ds, q.routeOf(m, i))
 	}
 	return ds
 }
@@ -419,28 +422,26 @@ func (q *Queue) routeOf(m *Message, i int) route.Decision {
 	return d
 }
 
-// stateRoutes states one MessageRouted for each hop of the decisions, of the
-// recipients with the given indexes, or of all when index is nil.
-func (q *Queue) stateRoutes(c *change, emit event.Emitter, m *Message, ds []route.Decision, index []int) error {
-	var told []route.Hop
+// stateRoutes states one MessageRouted for each hop of the decisions, which are about
+// those recipients, in this order. The list stays as it is from now on.
+func (q *Queue) stateRoutes(c *change, emit event.Emitter, info event.Info, recipients []event.Recipient, ds []route.Decision) error {
 next:
 	for k := range ds {
-		for _, h := range told {
-			if h == ds[k].Hop {
+		for l := range ds[:k] {
+			if ds[l].Hop == ds[k].Hop { // told already
 				continue next
 			}
 		}
-		told = append(told, ds[k].Hop)
 		ev := event.MessageRouted{
-			Info: infoOf(m), ConnectorOut: ds[k].Hop.Connector, Queue: ds[k].Hop.Name, Space: ds[k].Space, Why: ds[k].Why,
+			Info: info, ConnectorOut: ds[k].Hop.Connector, Queue: ds[k].Hop.Name, Space: ds[k].Space, Why: ds[k].Why,
 		}
-		for l := k; l < len(ds); l++ {
-			if ds[l].Hop == ds[k].Hop {
-				i := l
-				if index != nil {
-					i = index[l]
+		ev.Recipients = recipients
+		if slices.ContainsFunc(ds, func(d route.Decision) bool { return d.Hop != ds[k].Hop }) {
+			ev.Recipients = nil
+			for l := k; l < len(ds); l++ {
+				if ds[l].Hop == ds[k].Hop {
+					ev.Recipients = append(ev.Recipients, recipients[l])
 				}
-				ev.Recipients = append(ev.Recipients, recipientOf(m, i))
 			}
 		}
 		by := emit.Source(event.SourceRouting)

@@ -379,12 +379,14 @@ func (q *Queue) notLeased(m *stored, index []int) []int {
 // it over reloads and restarts, until a reroute.
 func (q *Queue) redirectRecipients(c *change, emit event.Emitter, m *stored, index []int, a *Action, now time.Time) error {
 	ds := make([]route.Decision, len(index))
+	recipients := make([]event.Recipient, len(index))
 	for k, i := range index {
 		s := &m.States[i]
+		recipients[k] = recipientOf(&m.Message, i)
 		ds[k] = route.Decision{Hop: a.hop(s.Hop), Why: strings.TrimSuffix("redirected to "+a.To+" by "+orDefault(a.Actor, "operator")+": "+clip(a.Reason, maxReply), ": ")}
 		s.Hop, s.Due = ds[k].Hop, now
 	}
-	return q.stateRoutes(c, emit, &m.Message, ds, index)
+	return q.stateRoutes(c, emit, infoOf(&m.Message), recipients, ds)
 }
 
 // wait ends for recipients that an operator makes final.
@@ -398,11 +400,12 @@ func (s *State) endWait(now time.Time) {
 }
 
 func (q *Queue) removeRecipients(c *change, emit event.Emitter, m *stored, index []int, a *Action, now time.Time) error {
+	info := infoOf(&m.Message)
 	for _, i := range index {
 		s := &m.States[i]
 		s.endWait(now)
 		s.Disposition = mail.Dropped
-		ev := event.RecipientDropped{Final: finalOf(m, i, hopOf(s.Hop), event.Answer{}, now), Actor: a.Actor, Reason: a.Reason}
+		ev := event.RecipientDropped{Final: finalOf(m, i, event.Final{Info: info, Hop: hopOf(s.Hop)}, now), Actor: a.Actor, Reason: a.Reason}
 		if err := q.state(c, emit.Source(event.SourceAdmin), ev); err != nil {
 			return err
 		}
@@ -415,7 +418,7 @@ func (q *Queue) removeRecipients(c *change, emit event.Emitter, m *stored, index
 	if m.open() {
 		return nil
 	}
-	return q.state(c, emit, retired(m, now))
+	return q.state(c, emit, retired(m, info, now))
 }
 
 // operatorOutcomes are what recipients are told that an operator gave up.
@@ -441,6 +444,7 @@ func (q *Queue) report(c *change, emit event.Emitter, m *stored, index []int, ou
 
 func (q *Queue) bounceRecipients(c *change, emit event.Emitter, m *stored, index []int, a *Action, now time.Time) error {
 	outcomes := operatorOutcomes(m, index, "Returned by the administrator. "+clip(a.Reason, 256))
+	info := infoOf(&m.Message)
 	for k, i := range index {
 		m.States[i].endWait(now)
 		m.States[i].note(&outcomes[k])
@@ -449,7 +453,7 @@ func (q *Queue) bounceRecipients(c *change, emit event.Emitter, m *stored, index
 			return err
 		}
 		m.States[i].Disposition = mail.Bounced
-		ev := event.RecipientBounced{Final: finalOf(m, i, hop, answerOf(&outcomes[k]), now), Actor: a.Actor, Reason: clip(a.Reason, 256)} // each recipient has it
+		ev := event.RecipientBounced{Final: finalOf(m, i, event.Final{Info: info, Hop: hop, Answer: answerOf(&outcomes[k])}, now), Actor: a.Actor, Reason: clip(a.Reason, 256)} // each recipient has it
 		if err := q.state(c, emit.Source(event.SourceAdmin), ev); err != nil {
 			return err
 		}
@@ -460,5 +464,5 @@ func (q *Queue) bounceRecipients(c *change, emit event.Emitter, m *stored, index
 	if m.open() {
 		return nil
 	}
-	return q.state(c, emit, retired(m, now))
+	return q.state(c, emit, retired(m, info, now))
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"waybill/relay/event"
+	"waybill/relay/mail"
 	"waybill/relay/reuse"
 )
 
@@ -42,30 +43,35 @@ const (
 	keyJournal    = "g/journal" // how far the database knows the journal
 )
 
-func messageKey(id string) []byte { return append([]byte(prefixMessage), id...) }
+func messageKey(id mail.QueueID) string { return prefixMessage + string(id) }
 
 func outboxKey(seq uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte(prefixOutbox), seq)
 }
 
 type pair struct {
-	key, value []byte
-	fresh      bool // the database has never had the key
+	key   string
+	value []byte
+	fresh bool // the database has never had the key
 }
 
-// change is something that becomes durable as a whole, with its facts.
+// change is something that becomes durable as a whole, with its facts. The memory of
+// one that newChange gave is used again once its facts are published: nobody may look
+// at it any more when submit has returned nil.
 type change struct {
 	set     []pair
 	del     [][]byte
 	facts   []event.Record // to publish, in order
 	lines   []byte         // those of them that are durable, as JSON lines
 	rows    int            // how many
-	sheet   *sheet         // that facts and lines are written on
+	forms   []event.Form   // what facts have of lines
 	small   []*content     // contents that the committer writes
 	segs    []*segment     // files of large contents, which are on disk; their names may not be
-	apply   func()         // after the commit, with q.mu held
+	apply   []func()       // after the commit, in order, with q.mu held
 	arrived []arrival
 	done    chan error
+	room    []byte // to write in
+	again   bool   // its memory is used again
 }
 
 // arrival points at a MessageQueued among a change's facts, whose TAccept ends
@@ -75,18 +81,8 @@ type arrival struct {
 	from time.Time
 }
 
-// after has f done after the commit, too, with q.mu held.
-func (c *change) after(f func()) {
-	before := c.apply
-	if before == nil {
-		c.apply = f
-		return
-	}
-	c.apply = func() {
-		before()
-		f()
-	}
-}
+// after has f done after the commit, behind what is to be done already, with q.mu held.
+func (c *change) after(f func()) { c.apply = append(c.apply, f) }
 
 // bring has c bring a content, of which the pair that is set next says where it is.
 func (c *change) bring(ct *content) {
@@ -223,8 +219,8 @@ func (q *Queue) commitLoop() {
 		now := time.Now()
 		q.mu.Lock()
 		for _, c := range group {
-			if c.apply != nil {
-				c.apply()
+			for _, f := range c.apply {
+				f()
 			}
 		}
 		q.mu.Unlock()
@@ -314,7 +310,7 @@ func (q *Queue) commitGroup(group []*change) (row uint64, err error) {
 	var facts pair
 	if rows > 0 {
 		row = q.outbox.next
-		facts = pair{outboxKey(row), q.groupFacts(group), true}
+		facts = pair{string(outboxKey(row)), q.groupFacts(group), true}
 		entry = appendSet(entry, facts.key, facts.value)
 	}
 	q.com.entry, q.com.list = entry, list

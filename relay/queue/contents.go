@@ -306,10 +306,10 @@ func (ct *content) location() location { return location{ct.seg.seq, ct.off} }
 
 // newContent is a small content. rec has room for the header in front, and is not
 // changed until the commit has ended.
-func newContent(id ident, rec []byte, is traits) *content {
+func newContent(id ident, rec []byte, is traits) content {
 	body := rec[contentHeader:]
 	putContentHeader(rec, id, int64(len(body)), crc32.Checksum(body, castagnoli), is)
-	return &content{rec: rec}
+	return content{rec: rec}
 }
 
 // create opens a file for one large content.
@@ -332,7 +332,7 @@ func (q *Queue) takeContent(id ident, text []byte) (*content, error) {
 	copy(rec[contentHeader:], text)
 	ct := newContent(id, rec, 0)
 	if len(text) <= smallContent {
-		return ct, nil
+		return &ct, nil
 	}
 	s, err := q.contents.create()
 	if err != nil {

@@ -60,10 +60,10 @@ func severity(d mail.Disposition) int {
 }
 
 // attemptFinished completes the fact that the settlement brought.
-func attemptFinished(l *Lease, s *Settlement, index []int) event.AttemptFinished {
+func attemptFinished(l *Lease, s *Settlement, index []int, info event.Info) event.AttemptFinished {
 	ev := s.Attempt
 	m := l.Message
-	ev.Info = infoOf(m)
+	ev.Info = info
 	ev.TSched = event.Since(l.Due, l.Claimed)
 	if ev.Queue == "" {
 		ev.Queue, ev.ConnectorOut = l.Hop.Name, l.Hop.Connector
@@ -94,23 +94,26 @@ func attemptFinished(l *Lease, s *Settlement, index []int) event.AttemptFinished
 	return ev
 }
 
-func finalOf(m *stored, i int, hop event.Hop, answer event.Answer, now time.Time) event.Final {
+// finalOf completes f, which is the end of recipient i and has what all of m's
+// recipients have in common, and the address if another fact has it.
+func finalOf(m *stored, i int, f event.Final, now time.Time) event.Final {
 	r, s := &m.Envelope.Recipients[i], &m.States[i]
-	f := event.Final{
-		Info: infoOf(&m.Message), Hop: hop, Answer: answer, Recipient: r.Address.String(), Original: r.ORcpt, Attempts: s.Attempts,
-		Late: s.Late, TTotal: event.Since(m.AcceptedAt, now), TBackoff: event.Secs(s.backoff), TQueue: event.Secs(s.queued),
+	if f.Recipient == "" {
+		f.Recipient = r.Address.String()
 	}
-	if m.brief {
-		f.Original = "" // it is in the fact that the message was queued
+	if !m.brief { // otherwise it is in the fact that the message was queued
+		f.Original = r.ORcpt
 	}
+	f.Attempts, f.Late = s.Attempts, s.Late
+	f.TTotal, f.TBackoff, f.TQueue = event.Since(m.AcceptedAt, now), event.Secs(s.backoff), event.Secs(s.queued)
 	return f
 }
 
 func hopOf(h route.Hop) event.Hop { return event.Hop{ConnectorOut: h.Connector, Queue: h.Name} }
 
 // retired sums a message up.
-func retired(m *stored, now time.Time) event.MessageRetired {
-	ev := event.MessageRetired{Info: infoOf(&m.Message), Recipients: len(m.States), TTotal: event.Since(m.AcceptedAt, now)}
+func retired(m *stored, info event.Info, now time.Time) event.MessageRetired {
+	ev := event.MessageRetired{Info: info, Recipients: len(m.States), TTotal: event.Since(m.AcceptedAt, now)}
 	for i := range m.States {
 		s := &m.States[i]
 		switch s.Disposition {

@@ -363,7 +363,7 @@ func TestDamagedContent(t *testing.T) {
 func TestDamagedRecord(t *testing.T) {
 	h := open(t, nil)
 	bad := h.put(t, "bad", "a@example.com")
-	h.inDatabaseOnly(t, messageKey(string(bad)), []byte{recordVersion, recordLive, 1, 2, 3, 4, 5, 6})
+	h.inDatabaseOnly(t, []byte(messageKey(bad)), []byte{recordVersion, recordLive, 1, 2, 3, 4, 5, 6})
 	good := h.put(t, "good", "b@example.com")
 	h.recent.sweep(time.Now().Add(time.Hour)) // so that they are read
 	l := h.claim(t)                           // the damaged one is met first, and passed over
@@ -400,14 +400,14 @@ func TestResurrected(t *testing.T) {
 	if err := h.reclaim(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	h.inDatabaseOnly(t, messageKey(string(id)), encodeRecord(nil, m))
+	h.inDatabaseOnly(t, []byte(messageKey(id)), encodeRecord(nil, m))
 	h = h.reopen(t, nil)
 	h.idle(t)
 	if ev := find[event.QueueLoaded](h.rec); len(ev) != 1 || ev[0].Dropped != 1 || ev[0].Messages != 0 {
 		t.Errorf("loaded = %+v, want one dropped", ev)
 	}
 	m.ExpiresAt = time.Now().Add(-time.Second)
-	h.inDatabaseOnly(t, messageKey(string(id)), encodeRecord(nil, m))
+	h.inDatabaseOnly(t, []byte(messageKey(id)), encodeRecord(nil, m))
 	for _, want := range []int{1, 0} { // when its lifetime has ended, the key goes
 		if h = h.reopen(t, nil); find[event.QueueLoaded](h.rec)[0].Dropped != want {
 			t.Errorf("loaded = %+v, want %d dropped", find[event.QueueLoaded](h.rec), want)

@@ -156,9 +156,9 @@ func (q *Queue) setHolds(c *change, begin, end []*hold) error {
 		if err != nil {
 			return err
 		}
-		c.set = append(c.set, pair{key: h.key(), value: v})
+		c.set = append(c.set, pair{key: string(h.key()), value: v})
 	}
-	c.apply = func() {
+	c.after(func() {
 		standing := slices.Clone(*q.standing.Load())
 		for _, h := range slices.Concat(end, begin) { // one that begins takes the place of its like
 			if h.standing() {
@@ -176,7 +176,7 @@ func (q *Queue) setHolds(c *change, begin, end []*hold) error {
 		}
 		q.standing.Store(&standing)
 		q.rehold(time.Now())
-	}
+	})
 	return q.submit(c)
 }
 

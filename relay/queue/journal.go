@@ -52,7 +52,7 @@ type logged struct {
 // appendEntry begins an entry in b, which is empty. Its header is written by sealEntry.
 func appendEntry(b []byte) []byte { return append(b, make([]byte, entryHeader)...) }
 
-func appendSet(b, key, value []byte) []byte {
+func appendSet(b []byte, key string, value []byte) []byte {
 	b = append(b, opSet)
 	b = binary.AppendUvarint(b, uint64(len(key)))
 	b = append(b, key...)

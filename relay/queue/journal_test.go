@@ -177,7 +177,7 @@ func newSecret() (s secret) {
 
 // makeEntry makes a whole entry that sets one key.
 func makeEntry(s secret, number uint64, key, value string) []byte {
-	b := appendSet(appendEntry(nil), []byte(key), []byte(value))
+	b := appendSet(appendEntry(nil), key, []byte(value))
 	sealEntry(b, s, number, number+100)
 	return b
 }
@@ -193,7 +193,7 @@ func TestEntry(t *testing.T) {
 		if o.deleted {
 			b = appendDelete(b, []byte(o.key))
 		} else {
-			b = appendSet(b, []byte(o.key), []byte(o.value))
+			b = appendSet(b, o.key, []byte(o.value))
 		}
 	}
 	s := newSecret()
@@ -249,7 +249,7 @@ func TestFindEntries(t *testing.T) {
 }
 
 func FuzzOperations(f *testing.F) {
-	f.Add(appendDelete(appendSet(nil, []byte("m/1"), []byte("value")), []byte("m/2")))
+	f.Add(appendDelete(appendSet(nil, "m/1", []byte("value")), []byte("m/2")))
 	f.Add([]byte{opSet, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Add([]byte{opDelete, 3, 'a'})
 	f.Add([]byte{9})
@@ -259,7 +259,7 @@ func FuzzOperations(f *testing.F) {
 			if value == nil {
 				again = appendDelete(again, key)
 			} else {
-				again = appendSet(again, key, value)
+				again = appendSet(again, string(key), value)
 			}
 		})
 		if err != nil && !errors.Is(err, errJournal) {

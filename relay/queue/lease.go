@@ -174,7 +174,7 @@ func (q *Queue) read(id ident) (*stored, error) {
 // readRecord reads the record of a message.
 func (q *Queue) readRecord(id ident) (*stored, error) {
 	var m *stored
-	err := q.record(messageKey(string(id.QueueID())), func(v []byte) (err error) {
+	err := q.record(messageKey(id.QueueID()), func(v []byte) (err error) {
 		m, err = decodeRecord(v)
 		return err
 	})
@@ -336,7 +336,7 @@ func later(a, b time.Time) time.Time {
 // replace adds to c that m is the record of id from now on, or that nothing of
 // it is left to do. The caller holds the stripe of id.
 func (q *Queue) replace(c *change, id ident, m *stored) {
-	key := messageKey(string(m.ID))
+	key := messageKey(m.ID)
 	finished := !m.open()
 	keep := false
 	if finished {
@@ -454,7 +454,7 @@ func (q *Queue) trySettle(l *Lease, s *Settlement, words int) error {
 			m.States[i].shorten(words)
 		}
 	}
-	c := &change{}
+	c := newChange()
 	if err = q.settle(c, l, m, s); err == nil {
 		for _, p := range c.set {
 			if words > 0 && int64(len(p.value)) > q.recordBytes {
@@ -521,11 +521,8 @@ func (l *Lease) current() (*stored, error) {
 func (q *Queue) endWith(c *change, l *Lease, s *Settlement) {
 	back := s.Reached || s.Elsewhere // or there is another way for all that is parked
 	down := s.DownUntil
-	apply := c.apply
-	c.apply = func() {
-		ended := l.ended.Swap(true)
-		// The record first: a group that has nothing left to do must not look due in between.
-		apply()
+	// The record comes first: a group that has nothing left to do must not look due in between.
+	c.after(func() {
 		now := time.Now().UnixMicro()
 		switch {
 		case back:
@@ -533,10 +530,10 @@ func (q *Queue) endWith(c *change, l *Lease, s *Settlement) {
 		case !down.IsZero():
 			q.sched.lost(l.hop, down.UnixMicro(), now)
 		}
-		if !ended {
+		if !l.ended.Swap(true) {
 			l.end(now)
 		}
-	}
+	})
 }
 
 // settle fills c with the outcomes s of l on m.
@@ -549,9 +546,12 @@ func (q *Queue) settle(c *change, l *Lease, m *stored, s *Settlement) error {
 			index = append(index, k)
 		}
 	}
+	info := infoOf(&m.Message)
+	var told []event.Recipient // of index, where a fact has them already
 	if len(index) > 0 && !s.NoAttempt {
 		m.panics = 0 // it broke nothing this time
-		ev := attemptFinished(l, s, index)
+		ev := attemptFinished(l, s, index, info)
+		told = ev.Recipients
 		if m.brief {
 			for i := range ev.Recipients {
 				ev.Recipients[i].Original = "" // it is in the fact that the message was queued
@@ -573,7 +573,7 @@ func (q *Queue) settle(c *change, l *Lease, m *stored, s *Settlement) error {
 		next = later(end, now)
 	}
 	var moved []int
-	for _, k := range index {
+	for n, k := range index {
 		i, o := l.Index[k], &s.Outcomes[k]
 		st := &m.States[i]
 		st.account(l)
@@ -592,7 +592,11 @@ func (q *Queue) settle(c *change, l *Lease, m *stored, s *Settlement) error {
 			moved = append(moved, i)
 			continue
 		}
-		if err := q.stateFinal(c, emit, m, i, o, hop, now); err != nil {
+		final := event.Final{Info: info, Hop: hop, Answer: answerOf(o)}
+		if told != nil {
+			final.Recipient = told[n].Address
+		}
+		if err := q.stateFinal(c, emit, m, i, o.Disposition, final, now); err != nil {
 			return err
 		}
 	}
@@ -605,7 +609,7 @@ func (q *Queue) settle(c *change, l *Lease, m *stored, s *Settlement) error {
 		return err
 	}
 	if !m.open() {
-		if err := q.state(c, emit, retired(m, now)); err != nil {
+		if err := q.state(c, emit, retired(m, info, now)); err != nil {
 			return err
 		}
 	}
@@ -625,13 +629,13 @@ func (s *State) account(l *Lease) {
 }
 
 // stateFinal gives recipient i its final disposition and the one fact that says so.
-func (q *Queue) stateFinal(c *change, emit event.Emitter, m *stored, i int, o *mail.Outcome, hop event.Hop, now time.Time) error {
-	if err := q.stateLate(c, emit, m, i, hop, now); err != nil {
+func (q *Queue) stateFinal(c *change, emit event.Emitter, m *stored, i int, d mail.Disposition, about event.Final, now time.Time) error {
+	if err := q.stateLate(c, emit, m, i, about.Hop, now); err != nil {
 		return err
 	}
-	m.States[i].Disposition = o.Disposition
-	f := finalOf(m, i, hop, answerOf(o), now)
-	switch o.Disposition {
+	m.States[i].Disposition = d
+	f := finalOf(m, i, about, now)
+	switch d {
 	case mail.Relayed:
 		return q.state(c, emit, event.RecipientRelayed{Final: f})
 	case mail.Expired:
@@ -695,32 +699,29 @@ func (q *Queue) noteError(c *change, l *Lease, s *Settlement, index []int, now t
 			worst = &s.Outcomes[k]
 		}
 	}
-	var failed failure
-	if worst.Disposition != mail.Relayed {
-		failed = failure{clip(worst.Reply.String(), maxReply), worst.Class, worst.ClassRule, clip(worst.Explanation, maxReply)}
+	if !s.NoAttempt {
+		c.after(func() { l.hop.lastAt = now })
 	}
-	attempted := !s.NoAttempt
-	c.after(func() {
-		if attempted {
-			l.hop.lastAt = now
-		}
-		if failed != (failure{}) { // the last error stays until the next
-			l.hop.last = failed
-		}
-	})
+	if worst.Disposition != mail.Relayed { // the last error stays until the next
+		failed := failure{clip(worst.Reply.String(), maxReply), worst.Class, worst.ClassRule, clip(worst.Explanation, maxReply)}
+		c.after(func() { l.hop.last = failed })
+	}
 }
 
 // rerouteInto asks the router again about recipients index of m, and moves and
 // states those whose hop changed.
 func (q *Queue) rerouteInto(c *change, emit event.Emitter, m *stored, index []int, now time.Time) error {
 	var ds []route.Decision
-	var moved []int
+	var moved []event.Recipient
 	for _, i := range index {
 		d := q.routeOf(&m.Message, i)
 		if s := &m.States[i]; d.Hop != s.Hop && !q.staysHeld(s.Hop, d.Hop) {
 			s.Hop, s.Due = d.Hop, now // another way may be open at once
-			ds, moved = append(ds, d), append(moved, i)
+			ds, moved = append(ds, d), append(moved, recipientOf(&m.Message, i))
 		}
 	}
-	return q.stateRoutes(c, emit, &m.Message, ds, moved)
+	if len(ds) == 0 {
+		return nil
+	}
+	return q.stateRoutes(c, emit, infoOf(&m.Message), moved, ds)
 }

@@ -481,7 +481,7 @@ func (q *Queue) deleteKeys(ids []ident) error {
 		q.room.used += int64(len(part)) * 2 * perKey
 		txn := q.db.NewTransaction(true)
 		for _, id := range part {
-			if err := txn.Delete(messageKey(string(id.QueueID()))); err != nil {
+			if err := txn.Delete([]byte(messageKey(id.QueueID()))); err != nil {
 				txn.Discard()
 				return err
 			}

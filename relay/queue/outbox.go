@@ -195,12 +195,12 @@ func (q *Queue) confirmation() (c *change, done func(), err error) {
 	if len(rows) == 0 && told == q.outbox.told {
 		return nil, nil, err
 	}
-	c = &change{set: []pair{{key: []byte(keyTold), value: binary.BigEndian.AppendUint64(nil, told)}}}
+	c = &change{set: []pair{{key: keyTold, value: binary.BigEndian.AppendUint64(nil, told)}}}
 	for _, r := range rows {
 		c.del = append(c.del, outboxKey(r.seq))
 	}
 	if len(rows) > 0 {
-		c.set = append(c.set, pair{key: []byte(keyOutbox), value: binary.BigEndian.AppendUint64(nil, first)})
+		c.set = append(c.set, pair{key: keyOutbox, value: binary.BigEndian.AppendUint64(nil, first)})
 	}
 	return c, func() { q.outbox.confirmed(len(rows), told) }, err
 }

@@ -77,7 +77,7 @@ func (o *overlay) put(group []*change, row pair, number, floor uint64) {
 			o.delete(k)
 		}
 	}
-	if row.key != nil {
+	if row.key != "" {
 		o.set(row)
 	}
 	o.last = number
@@ -97,14 +97,14 @@ func (o *overlay) put(group []*change, row pair, number, floor uint64) {
 
 func (o *overlay) set(p pair) {
 	fresh := p.fresh
-	was, ok := o.young[string(p.key)]
+	was, ok := o.young[p.key]
 	if ok {
 		o.octets -= len(p.key) + len(was.value)
 		fresh = was.fresh
-	} else if was, ok = o.old[string(p.key)]; ok {
+	} else if was, ok = o.old[p.key]; ok {
 		fresh = was.fresh
 	}
-	o.young[string(p.key)] = held{p.value, fresh}
+	o.young[p.key] = held{p.value, fresh}
 	o.octets += len(p.key) + len(p.value)
 }
 
@@ -126,11 +126,11 @@ func (o *overlay) delete(key []byte) {
 
 // find looks for key, first in what the database does not know. When ok is false
 // b is where to look next, to be given back by leave.
-func (o *overlay) find(key []byte) (v []byte, ok bool, b *base) {
+func (o *overlay) find(key string) (v []byte, ok bool, b *base) {
 	o.mu.RLock()
-	e, ok := o.young[string(key)]
+	e, ok := o.young[key]
 	if !ok {
-		e, ok = o.old[string(key)]
+		e, ok = o.old[key]
 	}
 	o.mu.RUnlock()
 	if ok {
@@ -138,8 +138,8 @@ func (o *overlay) find(key []byte) (v []byte, ok bool, b *base) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if e, ok = o.young[string(key)]; !ok { // a save may have ended in between
-		e, ok = o.old[string(key)]
+	if e, ok = o.young[key]; !ok { // a save may have ended in between
+		e, ok = o.old[key]
 	}
 	if ok {
 		return e.value, true, nil
@@ -417,10 +417,10 @@ func (q *Queue) inDatabase(ids []ident) (keys [][]byte, err error) {
 		return nil, ErrClosed
 	}
 	for _, id := range ids {
-		key := messageKey(string(id.QueueID()))
+		key := messageKey(id.QueueID())
 		has, b := q.overlay.forget(key, q.isGone)
 		if b != nil {
-			item, err := b.txn.Get(key)
+			item, err := b.txn.Get([]byte(key))
 			if err == nil {
 				err = item.Value(func(v []byte) error { has = q.isGone(v); return nil })
 			}
@@ -430,7 +430,7 @@ func (q *Queue) inDatabase(ids []ident) (keys [][]byte, err error) {
 			}
 		}
 		if has {
-			keys = append(keys, key)
+			keys = append(keys, []byte(key))
 		}
 	}
 	return keys, nil
@@ -446,12 +446,12 @@ func (q *Queue) isGone(v []byte) bool {
 // forget forgets a key that the database has never had, when its value isGone.
 // Otherwise it reports whether there is one to be deleted, or returns where to look
 // for it, to be given back by leave.
-func (o *overlay) forget(key []byte, isGone func([]byte) bool) (has bool, b *base) {
+func (o *overlay) forget(key string, isGone func([]byte) bool) (has bool, b *base) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	e, ok := o.young[string(key)]
+	e, ok := o.young[key]
 	if !ok {
-		e, ok = o.old[string(key)]
+		e, ok = o.old[key]
 	}
 	switch {
 	case !ok:
@@ -460,8 +460,8 @@ func (o *overlay) forget(key []byte, isGone func([]byte) bool) (has bool, b *bas
 	case e.value == nil || !isGone(e.value):
 		return false, nil
 	case e.fresh:
-		delete(o.young, string(key))
-		delete(o.old, string(key))
+		delete(o.young, key)
+		delete(o.old, key)
 		return false, nil
 	}
 	return true, nil
@@ -469,7 +469,7 @@ func (o *overlay) forget(key []byte, isGone func([]byte) bool) (has bool, b *bas
 
 // record calls f with the record of key as the last commit left it. Its value is
 // good until f returns.
-func (q *Queue) record(key []byte, f func(v []byte) error) error {
+func (q *Queue) record(key string, f func(v []byte) error) error {
 	q.life.RLock() // the files are mapped: nobody reads them once they are closed
 	defer q.life.RUnlock()
 	if q.closed {
@@ -483,7 +483,7 @@ func (q *Queue) record(key []byte, f func(v []byte) error) error {
 		return f(v)
 	}
 	defer q.overlay.leave(b)
-	item, err := b.txn.Get(key)
+	item, err := b.txn.Get([]byte(key))
 	if err != nil {
 		return err
 	}

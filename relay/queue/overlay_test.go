@@ -46,7 +46,7 @@ func TestOverlay(t *testing.T) {
 			}
 		}
 		read := func(k string) (string, bool) {
-			v, ok, b := o.find([]byte(k))
+			v, ok, b := o.find(k)
 			if !ok {
 				o.mu.Lock()
 				b.users--
@@ -71,7 +71,7 @@ func TestOverlay(t *testing.T) {
 				}
 				_, there := model[k]
 				fresh := !there && !ever[k] && rapid.Bool().Draw(t, "fresh")
-				c.set = append(c.set, pair{[]byte(k), value, fresh})
+				c.set = append(c.set, pair{k, value, fresh})
 			}
 			o.put([]*change{c}, pair{}, number, number)
 			e := entry{number: number}
@@ -166,7 +166,7 @@ func TestOverlayForgets(t *testing.T) {
 	}{{known, "done"}, {quick, "none"}, {stays, "live"}} {
 		got := "live"
 		err := h.db.View(func(txn *badger.Txn) error {
-			item, err := txn.Get(messageKey(string(test.id)))
+			item, err := txn.Get([]byte(messageKey(test.id)))
 			if err != nil {
 				return err
 			}
@@ -193,10 +193,10 @@ func TestMarksGoWithTheirRows(t *testing.T) {
 	o.begin(mark{}, &base{})
 	o.base.users++ // it has no transaction to be discarded
 	put := func(n uint64, c *change) { o.put([]*change{c}, pair{}, n, 1) }
-	put(1, &change{set: []pair{{key: []byte(keyOutbox), value: []byte("5")}}, del: [][]byte{outboxKey(4)}})
+	put(1, &change{set: []pair{{key: keyOutbox, value: []byte("5")}}, del: [][]byte{outboxKey(4)}})
 	o.turnOver(false)
 	o.turned(&base{})
-	put(2, &change{set: []pair{{key: []byte(keyOutbox), value: []byte("6")}}, del: [][]byte{outboxKey(5)}})
+	put(2, &change{set: []pair{{key: keyOutbox, value: []byte("6")}}, del: [][]byte{outboxKey(5)}})
 	list, m := o.turnOver(false)
 	got := map[string]string{}
 	for _, s := range list {
@@ -214,8 +214,8 @@ func TestRowsThatComeAndGo(t *testing.T) {
 	o := newOverlay()
 	o.begin(mark{}, &base{})
 	o.base.users++ // it has no transaction to be discarded
-	o.put([]*change{{}}, pair{outboxKey(1), []byte("facts"), true}, 1, 1)
-	o.put([]*change{{}}, pair{outboxKey(2), []byte("facts"), true}, 2, 1)
+	o.put([]*change{{}}, pair{string(outboxKey(1)), []byte("facts"), true}, 1, 1)
+	o.put([]*change{{}}, pair{string(outboxKey(2)), []byte("facts"), true}, 2, 1)
 	o.turnOver(false)
 	o.turned(&base{})
 	o.put([]*change{{del: [][]byte{outboxKey(1), outboxKey(2)}}}, pair{}, 3, 1)

@@ -43,7 +43,7 @@ func (b *rebuild) add(id ident, m *stored, content io.Reader) error {
 	if m.loc, err = b.writeContent(id, m.Size, content); err != nil {
 		return err
 	}
-	return b.set(messageKey(string(m.ID)), encodeRecord(nil, m))
+	return b.set([]byte(messageKey(m.ID)), encodeRecord(nil, m))
 }
 
 // writeContent writes a content of size octets.

@@ -152,15 +152,15 @@ func (r *recent) drop(x *remembered) {
 
 // asRead makes m, which was made of a draft, what reading its record gives, so
 // that it can be remembered: it shares no memory with the draft that somebody may
-// change, and has what the record has.
-func (m *stored) asRead() {
+// change, and has what the record has. trace is a part of that.
+func (m *stored) asRead(trace []byte) {
 	micro := func(at *time.Time) {
 		if *at = at.UTC().Truncate(time.Microsecond); at.UnixMicro() == 0 {
 			*at = time.Time{}
 		}
 	}
 	m.Changed, m.SevenBit = "", false
-	m.Trace = slices.Clone(m.Trace)
+	m.Trace = trace
 	m.Envelope.Recipients = slices.Clone(m.Envelope.Recipients)
 	micro(&m.Origin.MailAt)
 	micro(&m.Origin.DataEndedAt)

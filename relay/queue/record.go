@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -131,7 +132,10 @@ func whysOf(m *stored) (list []why) {
 	return list
 }
 
-type encoder struct{ b []byte }
+type encoder struct {
+	b     []byte
+	trace int // where the trace begins
+}
 
 func (e *encoder) uint(v uint64) { e.b = binary.AppendUvarint(e.b, v) }
 func (e *encoder) int(v int64)   { e.b = binary.AppendVarint(e.b, v) }
@@ -170,6 +174,19 @@ func encodeRecord(b []byte, m *stored) []byte {
 	start := len(b)
 	e := &encoder{b: append(b, recordVersion, recordLive)}
 	return e.live(m, start)
+}
+
+// encodeNew returns the record of m, and the part of it that is m's trace. It is
+// written in room first, so that it takes no more memory than it needs: it stays until
+// the next save.
+func encodeNew(room *[]byte, m *stored) (record, trace []byte) {
+	e := &encoder{b: append((*room)[:0], recordVersion, recordLive)}
+	*room = e.live(m, 0)
+	record = bytes.Clone(*room)
+	if end := e.trace + len(m.Trace); end > e.trace {
+		trace = record[e.trace:end:end]
+	}
+	return record, trace
 }
 
 // encodeKept appends the record of m, of which nothing is left to do and which
@@ -214,8 +231,10 @@ func (e *encoder) live(m *stored, start int) []byte {
 	for _, s := range []string{o.Session, o.Connector, o.ClientName, o.Helo, o.User, o.Mechanism, o.Protocol, o.TLSVersion, o.TLSCipher} {
 		e.str(s)
 	}
-	client, _ := o.Client.MarshalBinary() // never fails
-	e.str(string(client))
+	var client [32]byte
+	b, _ := o.Client.AppendBinary(client[:0]) // never fails
+	e.uint(uint64(len(b)))
+	e.b = append(e.b, b...)
 	e.time(o.MailAt)
 	e.time(o.DataEndedAt)
 
@@ -224,9 +243,12 @@ func (e *encoder) live(m *stored, start int) []byte {
 	e.str(m.Header.Subject)
 	e.int(int64(m.Header.Received))
 	e.int(int64(m.Header.Bytes))
-	e.str(string(m.Trace))
+	e.uint(uint64(len(m.Trace)))
+	e.trace = len(e.b)
+	e.b = append(e.b, m.Trace...)
 
-	var hops []route.Hop
+	var few [4]route.Hop
+	hops := few[:0]
 	for i := range m.States {
 		if !slices.Contains(hops, m.States[i].Hop) {
 			hops = append(hops, m.States[i].Hop)
@@ -277,6 +299,7 @@ func (e *encoder) end(l location, start int) []byte {
 // left of it until its segment goes.
 func encodeDone(b []byte, id mail.QueueID, loc location) []byte {
 	start := len(b)
+	b = slices.Grow(b, 3+len(id)+locationSize+4)
 	e := &encoder{b: append(b, recordVersion, recordDone)}
 	e.str(string(id))
 	return e.end(loc, start)

@@ -162,7 +162,7 @@ func (q *Queue) alterSome(ids []ident, f func(c *change, emit event.Emitter, m *
 			q.replace(c, id, m)
 		}
 	}
-	if c.apply == nil {
+	if len(c.apply) == 0 {
 		return n, nil
 	}
 	if err := q.submit(c); err != nil {
@@ -332,13 +332,13 @@ func (q *Queue) moveContent(id ident, from *segment) error {
 	ct := newContent(id, rec, is)
 	m = m.clone()
 	c := &change{}
-	c.bring(ct)
+	c.bring(&ct)
 	value := encodeRecord
 	if m.kept {
 		value = encodeKept
 	}
-	c.set = []pair{{key: messageKey(string(m.ID)), value: value(nil, m)}}
-	c.apply = func() {
+	c.set = []pair{{key: messageKey(m.ID), value: value(nil, m)}}
+	c.after(func() {
 		to := ct.seg
 		q.contents.commit(to, id, m.Size)
 		q.contents.forget(from, id)
@@ -354,7 +354,7 @@ func (q *Queue) moveContent(id ident, from *segment) error {
 			return
 		}
 		q.contents.release(from, m.Size)
-	}
+	})
 	return q.submit(c)
 }
 
