@@ -156,11 +156,11 @@ func (r Rules) find(o *mail.Outcome) Rule {
 			}
 		}
 		// Who made the attempt knows the class, the rules of that class the words:
-		// one that holds, else what we say of it ourselves.
+		// one that holds, else what we say of it ourselves whatever the words.
 		if i := slices.IndexFunc(r.list, func(rule Rule) bool { return rule.Class == o.Class && rule.matches(o, text) }); i >= 0 {
 			return r.list[i]
 		}
-		if i := slices.IndexFunc(r.list, func(rule Rule) bool { return rule.Class == o.Class && rule.Local }); i >= 0 {
+		if i := slices.IndexFunc(r.list, func(rule Rule) bool { return rule.Class == o.Class && rule.Local && len(rule.Verb)+len(rule.Text) == 0 }); i >= 0 {
 			return r.list[i]
 		}
 		return Rule{Means: "class " + string(o.Class)}

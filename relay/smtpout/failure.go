@@ -114,12 +114,24 @@ func broken(verb string, at target, err error) *failure {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		f = ours(verb, 451, "4.4.2", mail.ClassTimeout, "%s: timeout at %s", at, verb)
 		f.cause = "timeout"
+	case alert(err) != nil: // with TLS 1.3 it may come after our side of the handshake
+		f = ours(verb, 451, "4.7.5", mail.ClassTLS, "%s: the host ended TLS at %s: %v", at, verb, alert(err))
+		f.cause = "closed"
 	default:
 		f = ours(verb, 451, "4.4.2", mail.ClassConnect, "%s: connection lost at %s: %s", at, verb, reason(err))
 		f.cause = "closed"
 	}
 	f.lost, f.at = true, at
 	return f
+}
+
+// alert is the alert with which the peer ended TLS: a fault that it finds with
+// us, such as the missing client certificate. It is nil for other errors.
+func alert(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" { // as crypto/tls has it
+		return op.Err
+	}
+	return nil
 }
 
 // cancelled is the failure of an attempt whose context is done.

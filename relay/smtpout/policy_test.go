@@ -336,6 +336,26 @@ func TestClientCertificate(t *testing.T) {
 	}
 }
 
+// With TLS 1.3 the host says that it wants a certificate after our side of the
+// handshake is over.
+func TestClientCertificateWanted(t *testing.T) {
+	server, pool := relaytest.Certificate(t, "mx.example")
+	_, ourPool := relaytest.Certificate(t, "relay.example")
+	h := relaytest.NewSmartHost(t, relaytest.WithTLSConfig(&tls.Config{
+		Certificates: []tls.Certificate{server}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ourPool, MinVersion: tls.VersionTLS13,
+	}))
+	c := named(t, func(o *Options) {
+		o.TLS, o.TLSConfig = TLSVerifyName, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	}, h)
+	r := c.Attempt(t.Context(), outHop, message(sample))
+	if got := brief(r.Outcomes); got != "deferred 451 4.7.5 at EHLO tls local" {
+		t.Errorf("outcome = %s", got)
+	}
+	if got := r.Outcomes[0].Reply.Text; !strings.HasSuffix(got, "the host ended TLS at EHLO: tls: certificate required") { // the words that the rule local-tls-client reads
+		t.Errorf("reply = %q", got)
+	}
+}
+
 func TestDowngradeIsRemembered(t *testing.T) {
 	h := relaytest.NewSmartHost(t, relaytest.WithTLS("mx.example"))
 	var rec relaytest.Recorder
