@@ -147,7 +147,8 @@ func (s *slots) forecast(limit int, perSlot float64) time.Duration {
 }
 
 // account is what is counted of one login, or of one connector. Each window has a
-// slot more than its time, because the newest and the oldest are not whole.
+// slot more than its time, because the newest and the oldest are not whole. The
+// minute has what was sent: what is counted beforehand may still wait for its pace.
 type account struct {
 	minute, hour, day, recipients slots
 	waiting                       float64 // messages that were put off and have not gone yet, about
@@ -184,7 +185,6 @@ func (a *account) advance(now time.Time) {
 }
 
 func (a *account) add(at time.Time, messages, recipients int) {
-	a.minute.add(at, messages)
 	a.hour.add(at, messages)
 	a.day.add(at, messages)
 	a.recipients.add(at, recipients)
@@ -257,13 +257,15 @@ func (q *Account) Take(now time.Time, recipients int) (limit string, again time.
 
 // Done gives back what the next hop did not take of what was taken at that time.
 func (q *Account) Done(taken time.Time, recipients, used int) {
-	if used >= recipients {
-		return
-	}
 	b := q.book
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	a := b.account(q.key, time.Now())
+	now := time.Now()
+	a := b.account(q.key, now)
+	a.minute.add(now, q.limits.messages(used))
+	if used >= recipients {
+		return
+	}
 	a.add(taken, q.limits.messages(used)-q.limits.messages(recipients), used-recipients)
 	b.changed = true
 }

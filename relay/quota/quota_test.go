@@ -64,6 +64,32 @@ func TestWhatWasNotTakenIsGivenBack(t *testing.T) {
 	})
 }
 
+// What waits for its pace has been counted for the hour, and not been sent.
+func TestMinuteIsWhatWasSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newBook(t).Account("x", Limits{MessagesPerMinute: 3, MessagesPerHour: 100})
+		at := time.Now()
+		for range 5 {
+			a.Take(at, 1)
+		}
+		used := func(want ...int) {
+			t.Helper()
+			list := a.Usage(time.Now())
+			if len(list) != 2 || list[0].Used != want[0] || list[1].Used != want[1] {
+				t.Errorf("Usage = %+v, want %v in the minute and the hour", list, want)
+			}
+		}
+		used(0, 5)
+		time.Sleep(20 * time.Second)
+		a.Done(at, 1, 1)
+		used(1, 5)
+		a.Done(at, 1, 0)
+		used(1, 4)
+		time.Sleep(2 * time.Minute)
+		used(0, 4)
+	})
+}
+
 func TestLargeMessageGoesAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newBook(t).Account("x", Limits{RecipientsPerDay: 10})
