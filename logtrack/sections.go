@@ -84,6 +84,8 @@ func nextHop(ev *event.AttemptFinished, check checker) {
 		level = ", as " + ev.TLSPolicy + " asks for"
 	}
 	switch {
+	case ev.TLSFailure != "" && ev.TLSPolicy == "opportunistic" && ev.TLSVersion == "" && ev.OutSession != "":
+		check("next_hop_tls", checkNone, ev.Attempt, "%s: not encrypted (%s), which opportunistic allows", where(ev.Hop), ev.TLSFailure)
 	case ev.TLSFailure != "":
 		check("next_hop_tls", checkFail, ev.Attempt, "%s: %s%s", where(ev.Hop), ev.TLSFailure, strings.ReplaceAll(level, ", as", ", not as"))
 	case ev.TLSVersion != "":

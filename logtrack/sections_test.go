@@ -46,6 +46,10 @@ func TestSections(t *testing.T) {
 	write(event.Record{Message: first, Event: event.AttemptFinished{
 		Info: info, Hop: hop, Recipients: to, Attempt: 4, Disposition: mail.Relayed, Answer: event.Answer{Code: 250}, OutSession: "S3",
 	}})
+	write(event.Record{Message: first, Event: event.AttemptFinished{
+		Info: info, Hop: hop, Recipients: to, Attempt: 5, Disposition: mail.Relayed, Answer: event.Answer{Code: 250}, OutSession: "S4",
+		TLSPolicy: "opportunistic", TLSFailure: "not_offered",
+	}})
 	write(event.Record{Message: first, Event: event.DSNQueued{Info: info, Kind: "relayed", Recipients: to, DSN: dsn}})
 	write(event.Record{Message: first, Event: event.AdminActed{Actor: "ops", Action: "redirect", Target: "other.example.net", Reason: "maintenance"}})
 	write(event.Record{Message: dsn, Source: event.SourceQueue, Event: event.MessageQueued{Info: event.Info{MailFrom: event.NullSender}, Parent: first, Recipients: to}})
@@ -66,6 +70,7 @@ func TestSections(t *testing.T) {
 		"next_hop_tls fail: mx.example.net: certificate_expired, not as verify asks for",
 		"next_hop_tls pass: mx.example.net: TLS 1.3, verified, as verify asks for",
 		"next_hop_tls none: mx.example.net: not encrypted",
+		"next_hop_tls none: mx.example.net: not encrypted (not_offered), which opportunistic allows",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("checks: %q\nwant %q", got, want)
@@ -87,8 +92,8 @@ func TestSections(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("changes: %q\nwant %q", got, want)
 	}
-	if len(tl.Attempts) != 4 {
-		t.Fatalf("%d attempts, want 4", len(tl.Attempts))
+	if len(tl.Attempts) != 5 {
+		t.Fatalf("%d attempts, want 5", len(tl.Attempts))
 	}
 	a := tl.Attempts[0]
 	if a.Disposition != "deferred" || a.RemoteHost != "mx.example.net" || a.RemoteIP != "192.0.2.7" || a.Reply != "greylisted" || a.Class != "greylist" ||
