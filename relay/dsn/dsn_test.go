@@ -646,6 +646,19 @@ func TestOurCauses(t *testing.T) {
 	}
 }
 
+// Who sends again should know that the first one may be there.
+func TestUncertain(t *testing.T) {
+	opts := options(t)
+	opts.Recipients[0].Outcome = relaymail.Outcome{
+		Disposition: relaymail.Expired, Class: relaymail.ClassConnect, Uncertain: true, Reply: relaymail.Reply{Enhanced: "4.4.7", Text: "delivery time expired"},
+	}
+	const want = "could not be reached, or broke off. It may have arrived all the same: the server got the whole message,"
+	r, _ := compose(t, opts)
+	if !strings.Contains(strings.Join(strings.Fields(r.text), " "), want) {
+		t.Errorf("%s\nwant %q in it", r.text, want)
+	}
+}
+
 // RET=FULL is about failures: other reports have the header section only.
 func TestReturnedByKind(t *testing.T) {
 	for _, test := range []struct {

@@ -19,8 +19,8 @@ var phrases = map[mail.Class]phrase{
 	mail.ClassMailboxFull:      {"the recipient's mailbox is full", "Tell the recipient in another way, and send the message again when there is room."},
 	mail.ClassMailboxInactive:  {"the recipient's mailbox is closed or takes no mail", "Ask the recipient in another way for a current address."},
 	mail.ClassBadDomain:        {"the domain takes no mail", "Check what stands after the @ for typing mistakes."},
-	mail.ClassDNS:              {"the domain's name servers gave no answer", "Check what stands after the @ for typing mistakes. If it is right, the domain's administrators must act."},
-	mail.ClassConnect:          {"the recipient's mail server could not be reached", askThem},
+	mail.ClassDNS:              {"the domain's mail servers could not be found", "Check what stands after the @ for typing mistakes. If it is right, the domain's administrators must act."},
+	mail.ClassConnect:          {"the recipient's mail server could not be reached, or broke off", askThem},
 	mail.ClassTimeout:          {"the recipient's mail server did not answer in time, or broke off", askThem},
 	mail.ClassTLS:              {"no connection could be made that is as secure as required", "Your administrators can see why. " + askThem},
 	mail.ClassAuth:             {"the next mail server did not accept our login", "Your own mail administrators must act. Send them this report."},
@@ -134,6 +134,9 @@ func (r *Recipient) explain(b *strings.Builder, opts *Options) {
 	what := strings.ToUpper(p.what[:1]) + p.what[1:] + "."
 	if r.Outcome.Disposition == mail.Expired {
 		what = fmt.Sprintf("Given up after %s and %s: %s.", age(opts.Now.Sub(opts.AcceptedAt)), times(r.Attempts), p.what)
+	}
+	if r.Outcome.Uncertain {
+		what += " It may have arrived all the same: the server got the whole message, and did not say whether it took it."
 	}
 	wrap(b, "    ", what)
 	if said != (mail.Reply{}) {
