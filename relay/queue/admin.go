@@ -158,7 +158,9 @@ func (q *Queue) Act(ctx context.Context, a Action) (Affected, error) {
 	return aff, errors.Join(err, q.Acted(&a, aff.Messages, err))
 }
 
-// Acted states that a was done to so many messages, or that it failed.
+// Acted states that a was done to so many messages, or that it failed. When it was
+// for one message and nothing else would tell of it, the fact is in that message's
+// history.
 func (q *Queue) Acted(a *Action, messages int, err error) error {
 	ev := event.AdminActed{
 		Actor: a.Actor, Action: a.Action, Reason: a.Reason, Filter: a.Filter.String(), Target: a.To, Affected: messages, Result: "ok", ClientIP: a.Client,
@@ -166,8 +168,13 @@ func (q *Queue) Acted(a *Action, messages int, err error) error {
 	if err != nil {
 		ev.Result = "error"
 	}
+	emit := q.opts.Emitter.Source(event.SourceAdmin)
+	quiet := a.Action == "hold" || a.Action == "release" || a.Action == "retry"
+	if quiet && messages > 0 && mail.ValidID(string(a.Filter.ID)) { // it may be a beginning too
+		emit = emit.Message(a.Filter.ID, "")
+	}
 	c := &change{}
-	return errors.Join(q.state(c, q.opts.Emitter.Source(event.SourceAdmin), ev), q.submit(c))
+	return errors.Join(q.state(c, emit, ev), q.submit(c))
 }
 
 func (q *Queue) act(ctx context.Context, a *Action) (Affected, error) {

@@ -548,3 +548,23 @@ func TestAges(t *testing.T) {
 		t.Errorf("an empty schedule has %v", h.older)
 	}
 }
+
+// Who asks one day why a message was late finds in its history that it was held.
+func TestActionIsInTheMessagesHistory(t *testing.T) {
+	h := open(t, nil)
+	id := h.put(t, "x", "a@example.com")
+	h.put(t, "x", "b@example.com")
+	h.act(t, 1, Action{Action: "hold", Filter: Filter{ID: id}, Reason: "look at it"})
+	h.act(t, 1, Action{Action: "release", Filter: Filter{ID: id}})
+	h.act(t, 2, Action{Action: "retry", Filter: Filter{All: true}})
+	h.act(t, 1, Action{Action: "remove", Filter: Filter{ID: id}}) // recipient_dropped tells
+	var got []string
+	for _, rec := range h.rec.all() {
+		if ev, ok := rec.Event.(event.AdminActed); ok {
+			got = append(got, fmt.Sprintf("%s %t", ev.Action, rec.Message == id))
+		}
+	}
+	if want := []string{"hold true", "release true", "retry false", "remove false"}; !slices.Equal(got, want) {
+		t.Errorf("actions, and whether they are the message's: %q, want %q", got, want)
+	}
+}
