@@ -51,7 +51,7 @@ type failure struct {
 	plain     bool     // a TLS handshake failed: plaintext may do
 	closes    bool     // the host takes no mail at all (521, RFC 7504)
 	why       string   // TLS is not as it must be: an event.TLSFailures word
-	policy    TLSLevel // whose fault that is, where no session was opened
+	policy    TLSLevel // whose fault that is, where no session was opened, or it ended with TLS
 	cause     string
 	at        target
 }

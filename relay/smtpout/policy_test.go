@@ -354,6 +354,9 @@ func TestClientCertificateWanted(t *testing.T) {
 	if got := r.Outcomes[0].Reply.Text; !strings.HasSuffix(got, "the host ended TLS at EHLO: tls: certificate required") { // the words that the rule local-tls-client reads
 		t.Errorf("reply = %q", got)
 	}
+	if r.TLSPolicy != "verify_name" || r.TLSFailure != "no_certificate" {
+		t.Errorf("policy %q, failure %q", r.TLSPolicy, r.TLSFailure)
+	}
 }
 
 func TestDowngradeIsRemembered(t *testing.T) {

@@ -345,6 +345,9 @@ func (s *session) await(verb string, timeout time.Duration) *failure {
 
 func (s *session) breaks(verb string, err error) *failure {
 	f := broken(verb, s.at, err)
+	if f.class == mail.ClassTLS {
+		f.why, f.policy = reasonOf(err), s.sec.policy
+	}
 	if s.a != nil && s.a.ctx.Err() != nil {
 		f = cancelled(verb, s.at, s.a.ctx.Err())
 	}

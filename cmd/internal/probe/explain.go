@@ -220,6 +220,9 @@ func explainTLS(h *smtpout.InspectedHost, s *smtpout.InspectedSession, o *Option
 		w = tlsWords["other"]
 	}
 	f := Finding{Stage: w.stage, What: w.what, Who: w.who, Fix: w.fix}
+	if s.Failed != nil && s.Failed.Verb != "STARTTLS" && w.who == TheirCertificate { // the handshake was over: it is about ours
+		return Finding{Stage: "tls", What: "it does not take the certificate that we show: " + safe(s.Failed.Reply.Text), Who: Us, Fix: "set tls.client_certificate to one that it knows"}
+	}
 	if strings.Contains(f.Fix, "%s") {
 		f.Fix = fmt.Sprintf(f.Fix, h.Name)
 	}
@@ -238,7 +241,7 @@ func explainTLS(h *smtpout.InspectedHost, s *smtpout.InspectedSession, o *Option
 	if s.Failed == nil && s.TLSVersion == "" {
 		f.What += "; mail goes in plain text"
 	}
-	if s.Failed != nil && h.Policy.Policy != "" {
+	if s.Failed != nil && h.Policy.Policy != "" && reason != "no_certificate" { // that is no policy of ours
 		f.What += demands(h.Policy.Policy)
 	}
 	return f

@@ -123,6 +123,12 @@ func TestProbe(t *testing.T) {
 			w.opts.TLS = smtpout.TLSEncrypt
 			w.host.Do(relaytest.PhaseTLS, relaytest.Action{Raw: "this is not TLS at all, sorry\r\n", Close: true})
 		}, outcome: "deferred", verdict: Fail, stage: "tls", who: Them, want: "not TLS"},
+		{name: "wants our certificate", setup: func(w *world) {
+			w.wantOurs(tls.RequireAnyClientCert, false)
+		}, outcome: "deferred", verdict: Fail, stage: "tls", who: Us, want: "it wants a certificate of ours"},
+		{name: "does not know our certificate", setup: func(w *world) {
+			w.wantOurs(tls.RequireAndVerifyClientCert, true)
+		}, outcome: "deferred", verdict: Fail, stage: "tls", who: Us, want: "it does not take the certificate that we show"},
 		{name: "expired", setup: func(w *world) {
 			w.zone(usual)
 			w.opts.TLS = smtpout.TLSVerifyName
@@ -266,6 +272,22 @@ func (w *world) expire(in time.Duration) {
 	}
 	w.opts.TLSConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	w.serve(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
+}
+
+// wantOurs has the host ask for a certificate of ours, with TLS 1.3.
+func (w *world) wantOurs(auth tls.ClientAuthType, show bool) {
+	w.t.Helper()
+	w.zone(usual)
+	cert, pool, err := relaytest.NewCertificate(time.Now().Add(time.Hour), "mx.y.example")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.opts.TLS, w.opts.TLSConfig = smtpout.TLSVerifyName, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
+	if show {
+		ours, _ := relaytest.Certificate(w.t, "relay.example")
+		w.opts.TLSConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &ours, nil }
+	}
+	w.serve(&tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: auth, ClientCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS13})
 }
 
 // serve replaces the host by one with another TLS.
