@@ -308,6 +308,26 @@ func Latest(connectors func(name string) (Connector, bool), started time.Time) f
 	}
 }
 
+// Ends tells when the first of a queued message's recipients that still wait comes
+// to the end of its life; the zero time when none waits. Connectors and started are
+// those of [Latest].
+func Ends(connectors func(name string) (Connector, bool), started time.Time) func(m *queue.Message) time.Time {
+	return func(m *queue.Message) (end time.Time) {
+		for i := range m.States {
+			st := &m.States[i]
+			if st.Disposition.Final() {
+				continue
+			}
+			c, _ := connectors(st.Hop.Connector)
+			retry, _ := c.Retry.For(st.Hop.Name)
+			if at := endOf(m, retry, st.Hop, 0, st.LastAt, started); end.IsZero() || at.Before(end) {
+				end = at
+			}
+		}
+		return end
+	}
+}
+
 // handle decides what to do with a lease, and ends it. Nothing new begins once
 // ctx is done; an attempt goes on until attempts is.
 func (s *Scheduler) handle(ctx, attempts context.Context, l Lease) {

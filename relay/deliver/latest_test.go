@@ -54,3 +54,34 @@ func TestLatest(t *testing.T) {
 		})
 	}
 }
+
+func TestEnds(t *testing.T) {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	ends := Ends(func(name string) (Connector, bool) {
+		if name != internet.Connector {
+			return Connector{}, false
+		}
+		return Connector{Retry: Retry{Lifetime: time.Hour, Domains: map[string]Retry{"slow.example": {Lifetime: 3 * time.Hour}}}}, true
+	}, at)
+	hop := func(name string) route.Hop { return route.Hop{Connector: internet.Connector, Name: name} }
+	for _, test := range []struct {
+		name   string
+		states []queue.State
+		want   time.Duration // after acceptance
+	}{
+		{"the domain's", []queue.State{{Hop: hop("slow.example")}}, 3 * time.Hour},
+		{"the first one's", []queue.State{{Hop: hop("slow.example")}, {Hop: hop("example.com"), Disposition: mail.Deferred}}, time.Hour},
+		{"who has it does not count", []queue.State{{Hop: hop("slow.example")}, {Hop: hop("example.com"), Disposition: mail.Relayed}}, 3 * time.Hour},
+		{"unroutable", []queue.State{{Hop: route.Unroutable}}, 48 * time.Hour},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := &queue.Message{AcceptedAt: at, ExpiresAt: at.Add(48 * time.Hour), States: test.states}
+			if got := ends(m).Sub(at); got != test.want {
+				t.Errorf("Ends() = %s after acceptance, want %s", got, test.want)
+			}
+		})
+	}
+	if end := ends(&queue.Message{ExpiresAt: at, States: []queue.State{{Disposition: mail.Relayed}}}); !end.IsZero() {
+		t.Errorf("Ends() = %s for what was relayed", end)
+	}
+}

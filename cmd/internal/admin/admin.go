@@ -22,6 +22,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"waybill/cmd/internal/config"
 	"waybill/logtrack/trackapi"
@@ -47,6 +48,7 @@ type Options struct {
 	Acted       func()                             // after a change of the queue that lets messages go, and before a retry; may be nil
 	Slowed      func(hop route.Hop) Slowed         // how a next hop is treated; may be nil
 	Explain     func(*queue.State) failure.Meaning // what a recipient's last failure means; may be nil
+	Ends        func(*queue.Message) time.Time     // when the life of a queued message ends, zero when nobody waits for it; may be nil
 	Reload      func() error
 	Backup      func(ctx context.Context, dir string) (*trackapi.BackupDone, error)
 	Status      func() trackapi.Status

@@ -330,6 +330,22 @@ func TestQueues(t *testing.T) {
 	f.ask(request("POST", "/-/reload", ""), 422, nil)
 }
 
+// A message ends with its connector's patience, and what has no route has no next
+// attempt.
+func TestWhenAMessageEnds(t *testing.T) {
+	end := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	f := newFixture(t, func(o *Options) { o.Ends = func(*queue.Message) time.Time { return end } })
+	f.put("a@source.test", "b@dest.test", "e@nowhere.test")
+	var got trackapi.QueuedMessages
+	f.ask(request("GET", "/api/v1/queue/messages", ""), 200, &got)
+	if len(got.Messages) != 1 || !got.Messages[0].Expires.Equal(end) {
+		t.Fatalf("messages = %+v, want one until %s", got.Messages, end)
+	}
+	if to := got.Messages[0].Recipients; len(to) != 2 || to[0].Next.IsZero() || !to[1].Next.IsZero() {
+		t.Errorf("recipients = %+v, want a next attempt for the first alone", to)
+	}
+}
+
 func TestQueuedMessages(t *testing.T) {
 	f := newFixture(t)
 	first := f.put("a@source.test", "b@dest.test")

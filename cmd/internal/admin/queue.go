@@ -94,7 +94,7 @@ func (h *Handler) queueMessages(w http.ResponseWriter, r *http.Request) {
 	}
 	answer := trackapi.QueuedMessages{Messages: []trackapi.QueuedMessage{}}
 	for _, m := range list {
-		row := queuedMessage(m)
+		row := h.queuedMessage(m)
 		h.explain(m, row.Recipients)
 		h.explainHold(m, &row)
 		answer.Messages = append(answer.Messages, row)
@@ -228,7 +228,7 @@ func convertFilter(in trackapi.QueueFilter) (queue.Filter, *trackapi.Problem) {
 	return f, nil
 }
 
-func queuedMessage(m *queue.Message) trackapi.QueuedMessage {
+func (h *Handler) queuedMessage(m *queue.Message) trackapi.QueuedMessage {
 	out := trackapi.QueuedMessage{
 		QueueID: string(m.ID), UID: m.UID, Time: m.AcceptedAt, Expires: m.ExpiresAt, Age: time.Since(m.AcceptedAt).Seconds(),
 		Sender: event.Sender(m.Envelope.Sender), MessageID: m.Header.MessageID, Size: m.Size, Connector: m.Origin.Connector,
@@ -238,9 +238,14 @@ func queuedMessage(m *queue.Message) trackapi.QueuedMessage {
 	if m.Origin.Client.IsValid() {
 		out.ClientIP = m.Origin.Client.Addr().String()
 	}
+	if h.opts.Ends != nil {
+		if end := h.opts.Ends(m); !end.IsZero() {
+			out.Expires = end
+		}
+	}
 	for i, s := range m.States {
-		if s.Disposition.Final() || s.Disposition == mail.Held || m.HeldBy != "" {
-			s.Due = time.Time{} // there is no next attempt, or none until the release
+		if s.Disposition.Final() || s.Disposition == mail.Held || m.HeldBy != "" || s.Hop == route.Unroutable {
+			s.Due = time.Time{} // there is no next attempt, or none until the release or another routing table
 		}
 		out.Recipients = append(out.Recipients, trackapi.QueuedRecipient{
 			Address: m.Envelope.Recipients[i].Address.String(), State: s.Disposition.String(), Queue: s.Hop.Name, Attempts: s.Attempts,

@@ -307,7 +307,7 @@ func (a *App) openHTTP(cfg *config.Config) (err error) {
 		return err
 	}
 	opts := admin.Options{
-		Queue: a.queue, Throttles: a.limits, Metrics: a.gather, Ready: a.Ready, Acted: a.acted, Slowed: a.slowed, Explain: a.deliver.Explain, Reload: a.Reload, Backup: a.Backup, Status: a.Status, Emitter: a.emit.Source(event.SourceAdmin),
+		Queue: a.queue, Throttles: a.limits, Metrics: a.gather, Ready: a.Ready, Acted: a.acted, Slowed: a.slowed, Explain: a.deliver.Explain, Ends: deliver.Ends(a.routes.connector, a.started), Reload: a.Reload, Backup: a.Backup, Status: a.Status, Emitter: a.emit.Source(event.SourceAdmin),
 		Hosts: []string{cfg.Hostname}, Tap: &a.tap, Drain: a.Drain, Drained: a.Drained, Subject: subjects.keep, SendConnectors: a.sendConnectors,
 	}
 	if a.track != nil {
