@@ -363,7 +363,13 @@ func parse(name string, data []byte, files bool) (*Config, Problems) {
 	c := Default()
 	c.name = name
 	c.positions = map[string]position{}
-	d := decoder{dir: filepath.Dir(name), problems: collector{file: name, positions: c.positions}}
+	dir := filepath.Dir(name)
+	if files {
+		if whole, err := filepath.Abs(dir); err == nil { // so that the revision is the same however the file is named
+			dir = whole
+		}
+	}
+	d := decoder{dir: dir, problems: collector{file: name, positions: c.positions}}
 	d.document(data, c)
 	if !d.problems.syntax {
 		d.problems.begin()

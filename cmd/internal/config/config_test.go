@@ -177,6 +177,30 @@ send_connectors:
 	}
 }
 
+// What "waybill check" says is compared with what the daemon says, which may have
+// been given another name of the same file.
+func TestRevisionWhateverTheFileIsCalled(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "waybill.yaml"), []byte(shortest+"log: {file: waybill.log}\ndata_dir: data\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	var revisions []string
+	for _, name := range []string{"waybill.yaml", filepath.Join("..", filepath.Base(dir), "waybill.yaml"), filepath.Join(dir, "waybill.yaml")} {
+		c, problems := Load(name)
+		if problems.Err() != nil {
+			t.Fatal(problems)
+		}
+		if want := filepath.Join(dir, "data"); c.DataDir != want {
+			t.Errorf("%s: data_dir = %s, want %s", name, c.DataDir, want)
+		}
+		revisions = append(revisions, c.Revision())
+	}
+	if revisions[0] != revisions[1] || revisions[0] != revisions[2] {
+		t.Errorf("revisions are %q, want one", revisions)
+	}
+}
+
 func TestRevision(t *testing.T) {
 	revision := func(text string) string {
 		t.Helper()
