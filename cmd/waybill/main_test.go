@@ -603,3 +603,16 @@ func TestForemost(t *testing.T) {
 		})
 	}
 }
+
+// What an operator did is told with who did it, to what, and why.
+func TestTailOfActions(t *testing.T) {
+	var out strings.Builder
+	e := &env{out: &out, noColor: true, format: "table"}
+	if err := e.tailLine([]byte(`{"ts":"2026-03-01T12:00:00Z","event":"admin_acted","actor":"ops","action":"redirect","filter":"domain:example.com","target":"relay2.example.net","affected":3,"reason":"maintenance","client_ip":"192.0.2.7"}`)); err != nil {
+		t.Fatal(err)
+	}
+	_, got, _ := strings.Cut(out.String(), " ")
+	if want := "admin_acted        redirect  domain:example.com  to relay2.example.net  3 messages  by ops  client 192.0.2.7  maintenance\n"; got != want {
+		t.Errorf("tailLine = %q, want %q", got, want)
+	}
+}

@@ -531,6 +531,10 @@ func (e *env) tailLine(raw json.RawMessage) error {
 		Resource    string `json:"resource"`
 		Stage       string `json:"pressure_stage"`
 		Detail      string `json:"detail"`
+		Actor       string `json:"actor"`
+		Filter      string `json:"filter"`
+		Target      string `json:"target"`
+		Affected    int    `json:"affected"`
 	}
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return err
@@ -542,8 +546,12 @@ func (e *env) tailLine(raw json.RawMessage) error {
 			to = fmt.Sprintf("%s +%d", to, n-1)
 		}
 	}
+	messages := ""
+	if r.Affected > 0 {
+		messages = count(r.Affected, "message")
+	}
 	var parts []string
-	for _, p := range []string{r.QueueID, arrow(r.MailFrom, to), about(r.QueueID, r.Connector), r.Verb, prefix("limit ", r.Limit), r.Action, prefix("resource ", r.Resource), prefix("stage ", r.Stage), r.Detail, r.Disposition, prefix("by ", r.Remote), prefix("client ", r.Client), prefix("user ", r.User), r.Cause, r.Reason, strings.TrimSpace(codes(r.Code, r.Enhanced) + r.Reply)} {
+	for _, p := range []string{r.QueueID, arrow(r.MailFrom, to), about(r.QueueID, r.Connector), r.Verb, prefix("limit ", r.Limit), r.Action, r.Filter, prefix("to ", r.Target), messages, prefix("resource ", r.Resource), prefix("stage ", r.Stage), r.Detail, r.Disposition, prefix("by ", r.Remote), prefix("by ", r.Actor), prefix("client ", r.Client), prefix("user ", r.User), r.Cause, r.Reason, strings.TrimSpace(codes(r.Code, r.Enhanced) + r.Reply)} {
 		if p != "" {
 			parts = append(parts, clean(p))
 		}
