@@ -100,7 +100,7 @@ func opening(opts *Options, kind Kind, n int) string {
 	case Delayed:
 		s := "Your message has not reached " + whom + " yet. THIS IS ONLY A WARNING: we keep trying, and you need not send it again."
 		if !opts.Expires.IsZero() {
-			s += " If it cannot be delivered until " + date(opts.Expires) + ", you will get another report."
+			s += " If it cannot be delivered by " + date(opts.Expires) + ", you will get another report."
 		}
 		return s
 	case Relayed:
