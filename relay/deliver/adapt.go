@@ -284,6 +284,7 @@ type slots struct {
 	patience time.Duration
 	most     int64 // attempts that may be under way without a place
 	slow     atomic.Int64
+	places   sync.Pool // of *place; timers belong to one scheduler
 }
 
 const (
@@ -305,33 +306,72 @@ func (s *slots) take(ctx context.Context) error {
 	}
 }
 
-// use is called by who has a place, when its work begins. Who calls it gives the
-// place back by calling what it returns.
-func (s *slots) use(share *share) (done func()) {
-	const (
-		placed = iota
-		slow
-		over
-	)
-	var state atomic.Int32
-	timer := time.AfterFunc(share.patience(s.patience), func() {
-		if s.slow.Add(1) <= s.most && state.CompareAndSwap(placed, slow) {
-			share.linger()
-			<-s.busy
-			return
-		}
-		s.slow.Add(-1)
-	})
-	return func() {
-		timer.Stop()
-		was := state.Swap(over)
-		share.leave(time.Now())
-		if was == slow {
-			s.slow.Add(-1)
-			return
-		}
-		<-s.busy
+// place is what an attempt has while it is under way. Its memory, and its timer,
+// serve one attempt after another.
+type place struct {
+	slots *slots
+	job   job
+
+	mu    sync.Mutex // between the attempt and its timer
+	share share
+	late  time.Time // when it takes long; zero while no attempt is under way
+	slow  bool      // it does, and has no place any more
+	timer *time.Timer
+}
+
+// place is for who has taken one: an attempt that has that share. Its work is
+// between begin and end.
+func (s *slots) place(share share) *place {
+	p, ok := s.places.Get().(*place)
+	if !ok {
+		p = &place{slots: s}
 	}
+	p.share = share
+	return p
+}
+
+// begin is called when the work begins.
+func (p *place) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	patience := p.share.patience(p.slots.patience)
+	p.late = time.Now().Add(patience)
+	if p.timer == nil {
+		p.timer = time.AfterFunc(patience, p.linger)
+	} else {
+		p.timer.Reset(patience)
+	}
+}
+
+// linger gives the place to another attempt, when this one takes long.
+func (p *place) linger() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.late.IsZero() || time.Now().Before(p.late) { // the timer was that of the attempt before
+		return
+	}
+	if p.slots.slow.Add(1) > p.slots.most {
+		p.slots.slow.Add(-1)
+		return
+	}
+	p.slow = true
+	p.share.linger()
+	<-p.slots.busy
+}
+
+// end gives the place back. Nobody uses p after it.
+func (p *place) end() {
+	p.timer.Stop()
+	p.mu.Lock()
+	p.share.leave(time.Now())
+	if p.slow {
+		p.slots.slow.Add(-1)
+	} else {
+		<-p.slots.busy
+	}
+	p.job, p.share, p.late, p.slow = job{}, share{}, time.Time{}, false
+	p.mu.Unlock()
+	p.slots.places.Put(p)
 }
 
 // tame is how many leases of hop may be out at once for what it has asked for,

@@ -242,10 +242,11 @@ func (s *Scheduler) claim(ctx, attempts context.Context, wg *sync.WaitGroup) err
 			}
 			return fmt.Errorf("claim from the queue: %w", err)
 		}
-		share := s.share.enter(l.View().Hop)
+		p := s.slots.place(s.share.enter(l.View().Hop))
 		crew.do(func() {
-			defer s.slots.use(share)()
-			s.handle(ctx, attempts, l)
+			p.begin()
+			defer p.end()
+			s.handle(ctx, attempts, l, &p.job)
 		})
 	}
 }
@@ -328,9 +329,9 @@ func Ends(connectors func(name string) (Connector, bool), started time.Time) fun
 	}
 }
 
-// handle decides what to do with a lease, and ends it. Nothing new begins once
-// ctx is done; an attempt goes on until attempts is.
-func (s *Scheduler) handle(ctx, attempts context.Context, l Lease) {
+// handle decides what to do with a lease, and ends it; j is room for the job that it
+// is. Nothing new begins once ctx is done; an attempt goes on until attempts is.
+func (s *Scheduler) handle(ctx, attempts context.Context, l Lease, j *job) {
 	v := l.View()
 	defer func() {
 		if r := recover(); r != nil {
@@ -344,7 +345,7 @@ func (s *Scheduler) handle(ctx, attempts context.Context, l Lease) {
 		l.Release()
 		return
 	}
-	j := job{Scheduler: s, lease: l, view: v, now: time.Now(), cut: attempts.Done()}
+	j.Scheduler, j.lease, j.view, j.now, j.cut = s, l, v, time.Now(), attempts.Done()
 	var known bool
 	j.connector, known = s.opts.Connectors(v.Hop.Connector)
 	j.connector.Retry, _ = j.connector.Retry.For(v.Hop.Name)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"waybill/relay/event"
@@ -24,7 +23,7 @@ type job struct {
 	connector Connector
 	expires   time.Time
 	now       time.Time // when it was claimed, later when the attempt ended
-	damaged   atomic.Bool
+	damaged   bool
 	cut       <-chan struct{} // closed when attempts are cut off
 }
 
@@ -76,7 +75,7 @@ func (j *job) attempt(ctx, attempts context.Context) {
 	j.now = time.Now()
 	j.talked(&res)
 	outcomes := j.outcomes(&res)
-	if res.Closed || (attempts.Err() != nil || j.damaged.Load()) && undecided(outcomes) {
+	if res.Closed || (attempts.Err() != nil || j.damaged) && undecided(outcomes) {
 		// A reload has just replaced the connector, we broke it off, or the queue
 		// has just isolated the message because its content is damaged. Nothing
 		// came of it.
@@ -93,9 +92,11 @@ func (j *job) attempt(ctx, attempts context.Context) {
 func (j *job) message() smtpout.Message {
 	m := j.view.Message
 	env := m.Envelope
-	env.Recipients = make([]mail.Recipient, len(j.view.Index))
-	for k, i := range j.view.Index {
-		env.Recipients[k] = m.Envelope.Recipients[i]
+	if len(j.view.Index) < len(env.Recipients) {
+		env.Recipients = make([]mail.Recipient, len(j.view.Index))
+		for k, i := range j.view.Index {
+			env.Recipients[k] = m.Envelope.Recipients[i]
+		}
 	}
 	return smtpout.Message{ID: m.ID, Envelope: env, Trace: m.Trace, Size: int64(len(m.Trace)) + m.Size, Open: j.open}
 }
@@ -104,7 +105,7 @@ func (j *job) message() smtpout.Message {
 func (j *job) open() (io.ReadCloser, error) {
 	r, err := j.lease.Open()
 	if errors.Is(err, queue.ErrDamaged) {
-		j.damaged.Store(true)
+		j.damaged = true
 	}
 	return r, err
 }
@@ -117,7 +118,10 @@ func (j *job) pause(failures int) time.Duration {
 // outcomes completes what the connector said: exactly one outcome for each
 // recipient, with a disposition that follows from the reply, and a class.
 func (j *job) outcomes(res *smtpout.Result) []mail.Outcome {
-	outcomes := make([]mail.Outcome, len(j.view.Index))
+	outcomes := res.Outcomes
+	if len(outcomes) != len(j.view.Index) {
+		outcomes = make([]mail.Outcome, len(j.view.Index))
+	}
 	for k, i := range j.view.Index {
 		to := j.view.Message.Envelope.Recipients[i].Address
 		o := mail.Outcome{
@@ -396,9 +400,9 @@ func (j *job) finish(ctx context.Context, s queue.Settlement, res *smtpout.Resul
 		j.failures.Load().Complete(&s.Outcomes[k])
 	}
 	s.Expires, s.Hurry = j.expires, j.cut
-	s.Reports, s.DelaySent = j.reports(context.WithoutCancel(ctx), &s, res)
-	// What is done is done, whoever wants to stop: it must be written down.
-	if err := j.lease.Settle(context.WithoutCancel(ctx), s); err != nil {
+	ctx = context.WithoutCancel(ctx) // what is done is done, whoever wants to stop: it must be written down
+	s.Reports, s.DelaySent = j.reports(ctx, &s, res)
+	if err := j.lease.Settle(ctx, s); err != nil {
 		j.remark(j.view, "settlement", err)
 	}
 }

@@ -93,7 +93,7 @@ func (j *job) traced(res *smtpout.Result) bool {
 
 // reports composes what a settlement has to tell the sender, in one report.
 func (j *job) reports(ctx context.Context, s *queue.Settlement, res *smtpout.Result) (reports []queue.Report, delaySent bool) {
-	rep := report{hostname: j.opts.Hostname, message: j.view.Message, draft: &j.view.Message.Draft, open: j.lease.Open, now: j.now, expires: j.expires, policy: *j.reporting.Load()}
+	rep := report{hostname: j.opts.Hostname, message: j.view.Message, draft: &j.view.Message.Draft, now: j.now, expires: j.expires, policy: *j.reporting.Load()}
 	delayDue := j.delayDue()
 	for k, i := range j.view.Index {
 		o := &s.Outcomes[k]
@@ -120,6 +120,10 @@ func (j *job) reports(ctx context.Context, s *queue.Settlement, res *smtpout.Res
 			rep.add(i, *o, res != nil, host)
 		}
 	}
+	if len(rep.recipients) == 0 {
+		return nil, delaySent
+	}
+	rep.open = j.lease.Open
 	return rep.compose(ctx), delaySent
 }
 

@@ -121,10 +121,10 @@ type share struct {
 }
 
 // enter counts an attempt that has a place. Its owner calls leave at its end.
-func (s *shares) enter(hop route.Hop) *share {
+func (s *shares) enter(hop route.Hop) share {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	x := &share{shares: s, hop: hop, as: s.standing(hop)}
+	x := share{shares: s, hop: hop, as: s.standing(hop)}
 	s.placed[x.as].Add(1)
 	c := s.connectors[hop.Connector]
 	if c == nil {
@@ -143,7 +143,7 @@ func (s *shares) enter(hop route.Hop) *share {
 	return x
 }
 
-// linger says that the attempt takes long, and has given its place to another.
+// linger says that the attempt takes long, and gives its place to another.
 func (x *share) linger() {
 	x.mu.Lock()
 	defer x.mu.Unlock()

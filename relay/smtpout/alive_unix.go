@@ -30,13 +30,16 @@ func (s *session) peek() (n int, err error) {
 	if s.raw == nil {
 		return 0, syscall.EAGAIN
 	}
-	failed := s.raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		n, _, err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		return true
-	})
-	if failed != nil {
-		return n, failed
+	g := &s.glimpse
+	if g.take == nil {
+		g.take = func(fd uintptr) bool {
+			g.n, _, g.err = syscall.Recvfrom(int(fd), g.octet[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+			return true
+		}
 	}
-	return n, err
+	g.n, g.err = 0, nil
+	if failed := s.raw.Read(g.take); failed != nil {
+		return g.n, failed
+	}
+	return g.n, g.err
 }

@@ -289,7 +289,7 @@ type stuffer struct {
 	held  bool // a dot that followed a bare CR or LF at the end of a block, not yet written
 }
 
-func newStuffer(w io.Writer) *stuffer { return &stuffer{w: w, prev2: '\r', prev: '\n'} }
+func newStuffer(w io.Writer) stuffer { return stuffer{w: w, prev2: '\r', prev: '\n'} }
 
 func (s *stuffer) write(p []byte) error {
 	_, err := s.Write(p)

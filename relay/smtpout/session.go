@@ -8,12 +8,14 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"waybill/relay/event"
 	"waybill/relay/mail"
+	"waybill/relay/reuse"
 )
 
 // The timeouts of RFC 5321 section 4.5.3.2, and those that it leaves to us.
@@ -82,6 +84,7 @@ type session struct {
 	dirty        bool     // RSET before the next transaction
 	a            *attempt // that uses the session; nil in the pool
 	closed       atomic.Bool
+	glimpse      glimpse
 
 	// of a session in the pool
 	hop     string
@@ -89,6 +92,17 @@ type session struct {
 	ticking bool        // it will fire
 	parked  time.Time
 }
+
+// glimpse is what was seen of the connection without taking anything from it.
+type glimpse struct {
+	take  func(fd uintptr) bool // made once
+	octet [1]byte
+	n     int
+	err   error
+}
+
+// writers are the buffers of sessions that have ended.
+var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 16<<10) }}
 
 // Write implements io.Writer for the session's buffer: each write has its own
 // deadline, so that a peer that stops reading is noticed.
@@ -148,7 +162,8 @@ func (a *attempt) open(at target, level TLSLevel) (*session, *failure) {
 	s.emit = c.opts.Emitter.Source(event.SourceSMTPOut).Session(s.id)
 	a.log.speaksTo(s.id, at)
 	s.r = replyReader{r: bufio.NewReaderSize(s, 4<<10), log: a.log}
-	s.w = bufio.NewWriterSize(s, 16<<10)
+	s.w = writers.Get().(*bufio.Writer)
+	s.w.Reset(s)
 	if l, ok := tcp.LocalAddr().(*net.TCPAddr); ok {
 		s.local = l.AddrPort()
 		s.local = netip.AddrPortFrom(s.local.Addr().Unmap(), s.local.Port())
@@ -363,7 +378,8 @@ func (s *session) kill() {
 	}
 }
 
-// finish closes the session, after QUIT when polite, and states it.
+// finish closes the session, after QUIT when polite, and states it. Nothing is
+// written to it any more.
 func (s *session) finish(cause string, polite bool) {
 	if s.timer != nil {
 		s.timer.Stop()
@@ -380,6 +396,12 @@ func (s *session) finish(cause string, polite bool) {
 		}
 	}
 	s.kill()
+	if w := s.w; w != nil {
+		s.w = nil
+		w.Reset(nil)
+		reuse.Spoil(w.AvailableBuffer())
+		writers.Put(w)
+	}
 	s.emit.Emit(event.SessionClosed{
 		Direction: event.Outbound, Connector: s.c.opts.Name, RemoteName: s.at.name, RemoteIP: s.at.addr.Addr(), AuthUser: s.user,
 		Cause: cause, Commands: s.commands, Messages: s.messages, BytesIn: s.in, BytesOut: s.out,

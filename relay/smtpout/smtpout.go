@@ -106,7 +106,7 @@ type Message struct {
 
 // Result is how an attempt ended.
 type Result struct {
-	Outcomes   []mail.Outcome // one for each recipient, in order
+	Outcomes   []mail.Outcome // one for each recipient, in order; they are the caller's
 	Stages     mail.Stages
 	Session    string // the outbound session's id, or empty when there was none
 	RemoteName string

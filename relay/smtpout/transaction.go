@@ -32,6 +32,7 @@ type transaction struct {
 	asked    bool     // DATA was answered
 	data     mail.Reply
 	tooMany  bool // a recipient was refused because there were too many
+	stuffer  stuffer
 }
 
 // command is one that was sent and not yet answered.
@@ -347,7 +348,8 @@ func (t *transaction) relayed() {
 func (t *transaction) write() error {
 	a, s := t.a, t.s
 	if !t.bdat {
-		st := newStuffer(s.w)
+		t.stuffer = newStuffer(s.w)
+		st := &t.stuffer
 		if err := a.body.each(st.write); err != nil {
 			return err
 		}
