@@ -52,6 +52,9 @@ type Lease interface {
 	// back, and until deadline at the latest. From probe on one is to try.
 	Park(probe, deadline time.Time)
 	Poison(err error) error // give back, and say that it broke its worker
+	// Free is called after all others: the message that View gave, and its States, are
+	// not used any more.
+	Free()
 }
 
 // Connector is what the scheduler needs of a send connector.
@@ -368,4 +371,5 @@ func (s *Scheduler) handle(ctx, attempts context.Context, l Lease, j *job) {
 	default:
 		j.attempt(ctx, attempts)
 	}
+	l.Free()
 }

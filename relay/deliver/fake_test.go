@@ -204,6 +204,11 @@ func (l *fakeLease) end(how string) {
 	l.q.wake()
 }
 
+// Free spoils what the scheduler must not use any more.
+func (l *fakeLease) Free() {
+	l.view.Message = nil
+}
+
 func (l *fakeLease) Release() {
 	l.q.mu.Lock()
 	defer l.q.mu.Unlock()

@@ -314,12 +314,9 @@ func (in *Incoming) finish(id ident, is traits) (*content, error) {
 // enqueue adds a new message, whose content is ct, to c.
 func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, ct *content, now time.Time) error {
 	at := now.UTC().Truncate(time.Microsecond)
-	m := &stored{
-		Message: Message{
-			Draft: d, Size: size, AcceptedAt: at, ExpiresAt: at.Add(q.opts.Lifetime),
-			States: make([]State, len(d.Envelope.Recipients)),
-		},
-	}
+	m := records.Get().(*stored)
+	m.Draft, m.Size, m.AcceptedAt, m.ExpiresAt = d, size, at, at.Add(q.opts.Lifetime)
+	m.States = slices.Grow(m.States, len(d.Envelope.Recipients))[:len(d.Envelope.Recipients)]
 	if ct.seg != nil {
 		m.loc = ct.location()
 	}

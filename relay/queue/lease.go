@@ -149,6 +149,18 @@ func (l *Lease) end(now int64) {
 	}
 }
 
+// Free gives back the memory of a lease that has ended, for a message to come: that of
+// Message and its States, which nobody may use any more. Strings, recipients and the
+// trace stay as they are. Who does not call it leaves the memory to the collector.
+func (l *Lease) Free() {
+	m := l.stored
+	if m == nil || !l.ended.Load() {
+		return
+	}
+	l.stored, l.Message = nil, nil
+	m.recycle()
+}
+
 // free lets the hop have another lease while this one is settled.
 func (l *Lease) free() {
 	q := l.queue

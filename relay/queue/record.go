@@ -84,12 +84,12 @@ func (m *stored) clone() *stored {
 	return &c
 }
 
-// copies are records that settlements were made in.
-var copies = sync.Pool{New: func() any { return new(stored) }}
+// records are those that recycle took back.
+var records = sync.Pool{New: func() any { return new(stored) }}
 
 // copied is clone in memory that recycle takes back.
 func (m *stored) copied() *stored {
-	c := copies.Get().(*stored)
+	c := records.Get().(*stored)
 	states := c.States
 	*c = *m
 	c.States = append(states[:0], m.States...)
@@ -105,7 +105,7 @@ func (m *stored) recycle() {
 	}
 	*m = stored{}
 	m.States = states[:0]
-	copies.Put(m)
+	records.Put(m)
 }
 
 // open reports whether any recipient is not final.
