@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unsafe"
 
 	"waybill/relay/mail"
 )
@@ -371,6 +372,7 @@ func (r *Record) MarshalJSON() ([]byte, error) { return r.AppendJSON(make([]byte
 type Form struct {
 	json     []byte
 	of       Value // the event that it was made of; a record that was given another one has no form yet
+	ahead    bool  // it was made of an event that no record had yet
 	from, to int   // what the event has another value for since then, when to is not 0
 	but      *fieldPlan
 }
@@ -388,12 +390,26 @@ func (r *Record) Encode(dst []byte, form *Form) ([]byte, error) {
 	return dst, err
 }
 
-// Amend gives r an event that differs from the one it had in the field key
-// alone. What Encode made stays of use, unless the field is left out before or after.
+// EncodeAhead is Encode for an event that r will have once one of its fields is known
+// ([Record.Amend]), and not before: an event cannot be changed, and is made once. Of ev
+// nothing is kept.
+func (r *Record) EncodeAhead(dst []byte, form *Form, ev *MessageQueued) ([]byte, error) {
+	at := len(dst)
+	dst, err := r.appendJSON(dst, kindOf(MessageQueued{}), Value{unsafe.Pointer(ev)}) //nolint:gosec // read only
+	if err == nil {
+		*form = Form{json: dst[at:len(dst):len(dst)], ahead: true}
+		r.Form = form
+	}
+	return dst, err
+}
+
+// Amend gives r an event that differs in the field key alone from the one it had, or
+// that was encoded ahead. What Encode made stays of use, unless the field is left out
+// before or after.
 func (r *Record) Amend(ev Event, key string) {
 	f, had := r.Form, r.Event
 	r.Event = ev
-	if f == nil || f.of != ValueOf(had) || f.to != 0 {
+	if f == nil || f.to != 0 || had != nil && f.of != ValueOf(had) || had == nil && !f.ahead {
 		return
 	}
 	fields := kindOf(ev).fields
@@ -432,8 +448,11 @@ func (r *Record) AppendJSON(dst []byte) ([]byte, error) {
 	if f := r.Form; f != nil && f.of == ValueOf(r.Event) {
 		return f.append(dst), nil
 	}
-	k := kindOf(r.Event)
-	var err error
+	return r.appendJSON(dst, kindOf(r.Event), ValueOf(r.Event))
+}
+
+// appendJSON appends what r is with an event of kind k that is at v.
+func (r *Record) appendJSON(dst []byte, k *kind, v Value) (_ []byte, err error) {
 	dst = append(dst, `{"ts":`...)
 	if dst, err = appendTime(dst, r.Time); err != nil {
 		return dst, err
@@ -451,7 +470,7 @@ func (r *Record) AppendJSON(dst []byte) ([]byte, error) {
 	dst = appendContext(dst, `,"session_id":`, r.Session)
 	dst = appendContext(dst, `,"queue_id":`, string(r.Message))
 	dst = appendContext(dst, `,"message_uid":`, r.UID)
-	if dst, err = appendFields(dst, k.fields, ValueOf(r.Event)); err != nil {
+	if dst, err = appendFields(dst, k.fields, v); err != nil {
 		return dst, err
 	}
 	return append(dst, '}'), nil

@@ -358,9 +358,21 @@ func TestAmend(t *testing.T) {
 			if got := r.Form.of == ValueOf(r.Event); got != test.form {
 				t.Errorf("the form is of use: %t, want %t", got, test.form)
 			}
+			ahead := Record{ID: r.ID, Time: r.Time}
+			if _, err := ahead.EncodeAhead(nil, new(Form), &early); err != nil {
+				t.Fatal(err)
+			}
+			early = MessageQueued{} // nothing is kept of it
+			ahead.Amend(late, "t_accept")
+			if got := ahead.Form.of == ValueOf(ahead.Event); got != test.form {
+				t.Errorf("the form that was made ahead is of use: %t, want %t", got, test.form)
+			}
 			got, err := r.AppendJSON(nil)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if b, err := ahead.AppendJSON(nil); err != nil || string(b) != string(got) {
+				t.Errorf("encoded ahead: %s, %v; want %s", b, err, got)
 			}
 			kept := r.Keep()
 			want, err := kept.AppendJSON(nil)

@@ -345,11 +345,8 @@ func (q *Queue) enqueue(c *change, id ident, d mail.Draft, size int64, ct *conte
 	c.set = append(c.set, pair{messageKey(d.ID), value, !q.isKept(id)})
 
 	emit := q.opts.Emitter.Message(d.ID, d.UID)
-	if !d.Origin.DataEndedAt.IsZero() {
-		c.arrived = append(c.arrived, arrival{len(c.facts), d.Origin.DataEndedAt})
-	}
 	queued := messageQueued(&m.Message, now)
-	if err := q.state(c, emit.Session(d.Origin.Session), queued); err != nil {
+	if err := q.stateQueued(c, emit.Session(d.Origin.Session), &queued, d.Origin.DataEndedAt); err != nil {
 		return err
 	}
 	if err := q.stateRoutes(c, emit, queued.Info, queued.Recipients, decisions); err != nil {

@@ -46,6 +46,28 @@ func (q *Queue) state(c *change, emit event.Emitter, ev event.Event) error {
 		return nil
 	}
 	lines, err := r.Encode(c.lines, c.form()) // the log writes the same
+	return c.keep(r, lines, err)
+}
+
+// stateQueued adds that a message was queued, whose content ended at from, or that had
+// no session when from is zero.
+func (q *Queue) stateQueued(c *change, emit event.Emitter, ev *event.MessageQueued, from time.Time) error {
+	if from.IsZero() {
+		return q.state(c, emit, *ev)
+	}
+	c.arrived = append(c.arrived, arrival{len(c.facts), from, *ev})
+	c.facts = append(c.facts, event.Record{})
+	r := &c.facts[len(c.facts)-1]
+	emit.StampTo(r, nil)
+	if q.opts.Confirm == nil {
+		return nil
+	}
+	lines, err := r.EncodeAhead(c.lines, c.form(), &c.arrived[len(c.arrived)-1].event)
+	return c.keep(r, lines, err)
+}
+
+// keep takes lines, which are those of c and that of r, for the outbox.
+func (c *change) keep(r *event.Record, lines []byte, err error) error {
 	if err != nil {
 		return fmt.Errorf("encode fact: %w", err)
 	}
@@ -58,12 +80,10 @@ func (q *Queue) state(c *change, emit event.Emitter, ev event.Event) error {
 // publish gives the facts of c, which is durable since then, to the readers.
 // Nobody uses c any more.
 func (q *Queue) publish(c *change, since time.Time) {
-	for _, a := range c.arrived {
-		r := &c.facts[a.fact]
-		if ev, ok := r.Event.(event.MessageQueued); ok {
-			ev.TAccept = event.Since(a.from, since)
-			r.Amend(ev, "t_accept")
-		}
+	for i := range c.arrived {
+		a := &c.arrived[i]
+		a.event.TAccept = event.Since(a.from, since)
+		c.facts[a.fact].Amend(a.event, "t_accept")
 	}
 	q.opts.Emitter.Publish(c.facts...)
 	c.tear()
@@ -80,6 +100,7 @@ func (c *change) tear() {
 	clear(c.forms)
 	clear(c.small)
 	clear(c.apply)
+	clear(c.arrived)
 	reuse.Spoil(c.lines)
 	reuse.Spoil(c.room)
 	*c = change{

@@ -74,11 +74,12 @@ type change struct {
 	again   bool   // its memory is used again
 }
 
-// arrival points at a MessageQueued among a change's facts, whose TAccept ends
-// with the commit.
+// arrival is a MessageQueued whose TAccept ends with the commit: the fact with that
+// index has no event until then.
 type arrival struct {
-	fact int
-	from time.Time
+	fact  int
+	from  time.Time
+	event event.MessageQueued
 }
 
 // after has f done after the commit, behind what is to be done already, with q.mu held.

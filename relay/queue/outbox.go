@@ -357,14 +357,15 @@ func appendTook(dst []byte, group []*change, at time.Time) []byte {
 	next := byte('[')
 	for _, c := range group {
 		for i := range c.facts {
-			if _, ok := c.facts[i].Event.(event.MessageQueued); !ok {
-				continue
-			}
 			var took event.Seconds
-			for _, a := range c.arrived {
-				if a.fact == i {
-					took = event.Since(a.from, at)
+			_, queued := c.facts[i].Event.(event.MessageQueued)
+			for k := range c.arrived {
+				if a := &c.arrived[k]; a.fact == i {
+					took, queued = event.Since(a.from, at), true
 				}
+			}
+			if !queued {
+				continue
 			}
 			dst = strconv.AppendFloat(append(dst, next), took.Float(), 'f', -1, 64)
 			next = ','

@@ -26,7 +26,12 @@ type recent struct {
 	items         map[ident]*remembered
 	oldest, newer *remembered // in the order in which they came
 	octets        int
+	spare         *remembered // empty ones, by next
+	spares        int
 }
+
+// maxSpares is how many of those are kept for the next to come. By taste.
+const maxSpares = 256
 
 type remembered struct {
 	id         ident
@@ -48,7 +53,14 @@ func (r *recent) add(id ident, m *stored, cost int, now time.Time) {
 	if !r.room(cost, now) {
 		return
 	}
-	x := &remembered{id: id, at: now, m: m, cost: cost, prev: r.newer}
+	x := r.spare
+	if x != nil {
+		r.spare = x.next
+		r.spares--
+	} else {
+		x = new(remembered)
+	}
+	*x = remembered{id: id, at: now, m: m, cost: cost, prev: r.newer}
 	if r.newer != nil {
 		r.newer.next = x
 	} else {
@@ -101,13 +113,13 @@ func (r *recent) contentOf(id ident) (b *buffer, size int) {
 	if x == nil || x.content == nil {
 		return nil, 0
 	}
-	b = x.content
+	b, size = x.content, x.size
 	x.content = nil
 	r.octets -= len(b.b)
 	if x.m == nil {
 		r.drop(x)
 	}
-	return b, x.size
+	return b, size
 }
 
 // sweep forgets what nobody has asked for.
@@ -146,8 +158,12 @@ func (r *recent) drop(x *remembered) {
 	} else {
 		r.newer = x.prev
 	}
-	x.m, x.content, x.next, x.prev = nil, nil, nil, nil
 	delete(r.items, x.id)
+	*x = remembered{}
+	if r.spares < maxSpares {
+		x.next, r.spare = r.spare, x
+		r.spares++
+	}
 }
 
 // asRead makes m, which was made of a draft, what reading its record gives, so

@@ -109,7 +109,7 @@ func TestTrace(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := string(trace("mx", test.origin, "ID", mail.Envelope{Recipients: test.rcpts}, at)); got != test.want {
+			if got := string(appendTrace(nil, "mx", test.origin, "ID", mail.Envelope{Recipients: test.rcpts}, at)); got != test.want {
 				t.Errorf("trace = %q\nwant    %q", got, test.want)
 			}
 		})

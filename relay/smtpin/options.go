@@ -32,7 +32,8 @@ type Acceptor interface {
 type Incoming interface {
 	io.Writer
 	// Commit returns nil when message and content are on stable storage. After
-	// an error the message is not queued.
+	// an error the message is not queued. It keeps nothing of d.Trace, whose memory
+	// is used again.
 	Commit(ctx context.Context, d mail.Draft) error
 	Abort()
 }

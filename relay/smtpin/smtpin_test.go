@@ -137,6 +137,7 @@ func (in *incoming) Write(p []byte) (int, error) {
 }
 
 func (in *incoming) Commit(ctx context.Context, d mail.Draft) error {
+	d.Trace = bytes.Clone(d.Trace) // its memory is used again
 	in.a.mu.Lock()
 	in.a.open--
 	in.a.mu.Unlock()

@@ -1,7 +1,6 @@
 package smtpin
 
 import (
-	"bytes"
 	"crypto/tls"
 	"strconv"
 	"time"
@@ -9,11 +8,9 @@ import (
 	"waybill/relay/mail"
 )
 
-// trace is our Received field (RFC 5321 section 4.4). The recipient is in it
+// appendTrace appends our Received field (RFC 5321 section 4.4). The recipient is in it
 // only when it is the only one: others must not learn of each other.
-func trace(hostname string, o mail.Origin, id mail.QueueID, env mail.Envelope, at time.Time) []byte {
-	var room [512]byte // for all but the longest names
-	b := room[:0]
+func appendTrace(b []byte, hostname string, o mail.Origin, id mail.QueueID, env mail.Envelope, at time.Time) []byte {
 	b = append(b, "Received: from "...)
 	b = append(b, extendedDomain(o.Helo)...)
 	b = append(b, " ("...)
@@ -55,7 +52,7 @@ func trace(hostname string, o mail.Origin, id mail.QueueID, env mail.Envelope, a
 		b = append(b[:len(b)-2], ";\r\n\t"...)
 	}
 	b = at.AppendFormat(b, "Mon, 2 Jan 2006 15:04:05 -0700")
-	return bytes.Clone(append(b, '\r', '\n'))
+	return append(b, '\r', '\n')
 }
 
 // extendedDomain is a client's name for itself as a Received field may hold it.

@@ -32,6 +32,7 @@ type transaction struct {
 	turn throttle.Turn // to be taken in
 
 	changed []string // words of event.Changes
+	trace   []byte   // that is handed over with the message
 }
 
 // transactions are those that have ended, with the room that their header fields
@@ -54,7 +55,8 @@ func (tx *transaction) end() {
 		reuse.Spoil(room[i])
 		room[i] = room[i][:0]
 	}
-	*tx = transaction{head: headerScanner{values: room}}
+	reuse.Spoil(tx.trace)
+	*tx = transaction{head: headerScanner{values: room}, trace: tx.trace[:0]}
 	transactions.Put(tx)
 }
 
@@ -112,7 +114,7 @@ func (tx *transaction) receive(body *wire.Body) (mail.QueueID, *mail.ReplyError)
 	o := tx.origin(ended)
 	draft := mail.Draft{
 		ID: id, UID: mail.NewUID(ended), Envelope: tx.env, Origin: o, Header: tx.head.header(), Priority: tx.priority(),
-		Trace: trace(s.c.hostname(s.srv.opts), o, id, tx.env, ended), SevenBit: body.SevenBit(),
+		Trace: appendTrace(tx.trace[:0], s.c.hostname(s.srv.opts), o, id, tx.env, ended), SevenBit: body.SevenBit(),
 	}
 	if s.c.Headers.Complete {
 		fields, messageIDs := tx.head.missing(tx.env.Sender, id, s.c.hostname(s.srv.opts), ended)
@@ -132,7 +134,7 @@ func (tx *transaction) receive(body *wire.Body) (mail.QueueID, *mail.ReplyError)
 	}
 	draft.Changed = strings.Join(tx.changed, " ")
 	in := tx.in
-	tx.in = nil // Commit ends it, whatever comes of it
+	tx.in, tx.trace = nil, draft.Trace // Commit ends in, whatever comes of it
 	if err := in.Commit(s.srv.life, draft); err != nil {
 		return "", replyError(err, mail.Refuse(451, "4.3.0", "storage", "cannot take the message now"))
 	}
