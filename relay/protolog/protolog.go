@@ -161,7 +161,8 @@ func (l *Log) Write(r *event.Record) {
 	line, err := l.enc.heads.appendLine((*room)[:0], level, r)
 	if err != nil { // a time that JSON has no form for; durable facts do not come here with one
 		l.failed.Add(1)
-		l.failure.Store(&err)
+		failure := err // only then on the heap
+		l.failure.Store(&failure)
 		return
 	}
 	l.add(escape(line), level, wait)

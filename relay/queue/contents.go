@@ -128,6 +128,7 @@ type contents struct {
 
 	mu        sync.Mutex
 	active    *segment
+	usual     int             // about how many messages the next one will have
 	spares    []*segment      // files that are ready to be active; not among segs
 	preparing map[uint64]bool // numbers of files that will be spares
 	known     uint64          // the database knows the journal up to this entry
@@ -255,6 +256,7 @@ func (c *contents) seal() {
 	if s := c.active; s != nil {
 		c.active = nil
 		s.sealed = true
+		c.usual = len(s.ids) + len(s.ids)/8
 		c.settled(s)
 	}
 }
@@ -355,6 +357,9 @@ func (c *contents) commit(s *segment, id ident, size int64) {
 	if s.own {
 		s.used = contentHeader + size
 		c.bytes += s.used
+	}
+	if s.ids == nil && !s.own {
+		s.ids = make([]ident, 0, c.usual)
 	}
 	s.refer(id, size)
 	c.settled(s)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -116,7 +117,10 @@ func (o *outbox) confirmed(n int, told uint64) {
 	for _, r := range o.rows[:n] {
 		o.facts -= r.facts
 	}
-	o.rows = append([]outboxRow(nil), o.rows[n:]...)
+	o.rows = slices.Delete(o.rows, 0, n)
+	if cap(o.rows) > 1024 && len(o.rows) < cap(o.rows)/4 { // there were many
+		o.rows = slices.Clone(o.rows)
+	}
 	o.told = told
 	o.mu.Unlock()
 }
