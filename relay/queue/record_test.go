@@ -314,3 +314,51 @@ func TestRecycle(t *testing.T) {
 		c.recycle()
 	}
 }
+
+// TestFree has the memory of a message serve others, while parts of it are in use.
+func TestFree(t *testing.T) {
+	h := open(t, nil)
+	put := func(rcpt string) *Lease {
+		t.Helper()
+		d := draft(t, rcpt)
+		d.Trace = []byte("Received: for " + rcpt + "\r\n")
+		if err := h.Put(t.Context(), d, []byte("text\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		l, err := h.Claim(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	l := put("first@example.com")
+	if l.Free(); l.Message == nil || l.Message.States[0].Disposition != mail.Queued {
+		t.Fatal("a lease that has not ended lost its message")
+	}
+	m := *l.Message
+	settle := func(l *Lease) {
+		t.Helper()
+		if err := h.Settle(t.Context(), l, Settlement{Outcomes: outcomes(l, mail.Relayed)}); err != nil {
+			t.Fatal(err)
+		}
+		l.Free()
+		l.Free() // does nothing more
+	}
+	settle(l)
+	if l.Message != nil {
+		t.Error("a lease that is freed has a message")
+	}
+	for i := range 20 {
+		l := put(fmt.Sprintf("u%d@example.com", i))
+		if got := l.Message; got.UID == m.UID || got.HeldBy != "" || len(got.States) != 1 || got.States[0].Attempts != 0 || got.States[0].Last != (mail.Reply{}) {
+			t.Errorf("a message has what another had: %+v", got)
+		}
+		settle(l)
+	}
+	if got := m.Envelope.Recipients[0].Address.String(); got != "first@example.com" {
+		t.Errorf("recipient %s, want first@example.com", got)
+	}
+	if got, want := string(m.Trace), "Received: for first@example.com\r\n"; got != want {
+		t.Errorf("trace %q, want %q", got, want)
+	}
+}
