@@ -31,7 +31,7 @@ func compare(o options) error {
 	figures := map[cell][]figure{}
 	for round := range o.rounds {
 		for _, conns := range connections {
-			rate, err := groupedAppends(o.dir, o.size, conns)
+			rate, err := groupedAppends(o.dir, o.size, conns, written)
 			if err != nil {
 				return fmt.Errorf("appends to the disk: %w", err)
 			}
@@ -76,7 +76,7 @@ func compare(o options) error {
 	for _, conns := range connections {
 		if w := figures[cell{"waybill", conns}]; len(w) > 0 {
 			is, can := acceptRate.median(w), middle(ceiling[conns])
-			verdict("disk", is >= can/2, fmt.Sprintf("%d connections: %.0f accepted/s, the disk takes %.0f grouped appends/s of this size from %d writers: %.2f ×, at least 0.5", conns, is, can, conns, is/can))
+			verdict("disk", is >= can/2, fmt.Sprintf("%d connections: %.0f accepted/s, a written file takes %.0f grouped appends/s of this size from %d writers: %.2f ×, at least 0.5", conns, is, can, conns, is/can))
 		}
 	}
 	againstPostfix(figures)

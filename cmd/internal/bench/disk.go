@@ -13,18 +13,29 @@ import (
 // diskTime is how long each figure of the disk is measured.
 const diskTime = 3 * time.Second
 
+// room is where appends go: over blocks that were written beforehand, or to the
+// end of a file that grows by them, as queues do that have not been as long before.
+type room bool
+
+const (
+	written room = false
+	growing room = true
+)
+
+// writtenRoom is how much is written beforehand.
+const writtenRoom = 256 << 20
+
 // groupedAppends is how many appends of size octets a second the disk takes from
 // so many writers, when one syncs for all that wait: what durable acceptance can
-// be at best. The file's blocks are written beforehand.
-func groupedAppends(dir string, size, writers int) (rate float64, err error) {
-	const room = 256 << 20
+// be at best.
+func groupedAppends(dir string, size, writers int, where room) (rate float64, err error) {
 	f, err := os.Create(filepath.Join(dir, "appends")) //nolint:gosec // in our own folder
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
 	zero := make([]byte, 1<<20)
-	for range room / len(zero) {
+	for n := 0; where == written && n < writtenRoom; n += len(zero) {
 		if _, err := f.Write(zero); err != nil {
 			return 0, err
 		}
@@ -48,7 +59,7 @@ func groupedAppends(dir string, size, writers int) (rate float64, err error) {
 				}
 			}
 			batch := bytes.Repeat(one, len(all))
-			if at+int64(len(batch)) > room {
+			if where == written && at+int64(len(batch)) > writtenRoom {
 				at = 0
 			}
 			_, err := f.WriteAt(batch, at)

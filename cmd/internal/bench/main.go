@@ -74,7 +74,7 @@ func allParts() []part {
 	return []part{
 		{"compare", "rates, time of the 250, and CPU of each relay, started afresh and warmed up", all, false, compare},
 		{"tracking", "what tracking costs: two relays side by side, loaded in turn", ours, false, tracking},
-		{"drain", "how fast a queue empties once the next hop is back", both, false, drain},
+		{"drain", "how fast a queue fills while the next hop is down, beside what the disk appends, and empties once it is back", all, false, drain},
 		{"latency", "how long messages take from end to end at two rates", both, false, latency},
 		{"memory", "memory, idle and busy", all, false, memoryInUse},
 		{"large", "messages of 100 KiB and of 10 MiB, beside what the disk writes", ours, false, large},
@@ -92,8 +92,8 @@ func allParts() []part {
 func flags(o *options) (fs *flag.FlagSet, relays, only *string) {
 	fs = flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // main tells errors, and help the rest
-	fs.IntVar(&o.n, "n", 20000, "messages that count in a round: Postfix takes a quarter of them, tracking half")
-	fs.IntVar(&o.warm, "warm", 2000, "messages that each relay takes before those that count, in the parts compare, tracking, latency, large and soak")
+	fs.IntVar(&o.n, "n", 20000, "messages that count in a round: Postfix takes a quarter of them but in the part drain, tracking half")
+	fs.IntVar(&o.warm, "warm", 2000, "messages that each relay takes before those that count, in the parts compare, tracking, drain, latency, large and soak")
 	fs.IntVar(&o.rounds, "rounds", 4, "rounds; tables have their medians. In an even number each relay is first as often as last")
 	fs.IntVar(&o.size, "size", 10<<10, "octets of a message")
 	fs.DurationVar(&o.pairTime, "pair-time", 90*time.Second, fmt.Sprintf("how long tracking, transcripts and logins may take; they make at least %d rounds", leastRounds))

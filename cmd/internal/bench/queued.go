@@ -4,65 +4,108 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"waybill/cmd/internal/peers"
 )
 
-// drain fills the queues of Waybill and Postfix while the sink is down, opens it,
+// drain fills the queues of Waybill and Postfix while the sink is down, which
+// measures how fast they take messages when that is all they have to do, opens it,
 // lets both try what waits, and measures until the last message is there.
 func drain(o options) error {
-	rates := map[string][]float64{}
-	subjects := o.subjects(aWaybill, aPostfix)
+	filled, drained := map[cell][]float64{}, map[cell][]float64{}
+	ceiling := map[int][]float64{}
+	subjects := o.subjects(aWaybill, aUntracked, aPostfix)
 	for round := range o.rounds {
-		for _, sub := range subjects {
-			rate, err := drainOne(o, sub)
+		order := slices.Clone(subjects)
+		if round%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, conns := range connections {
+			rate, err := groupedAppends(o.dir, o.size, conns, growing)
 			if err != nil {
-				return err
+				return fmt.Errorf("appends to the disk: %w", err)
 			}
-			rates[sub.name] = append(rates[sub.name], rate)
-			fmt.Fprintf(os.Stderr, "drain: round %d of %d  %-8s %.0f/s\n", round+1, o.rounds, sub.name, rate)
+			ceiling[conns] = append(ceiling[conns], rate)
+			syscall.Sync() // the first relay shall not wait for what that has left to do
+			time.Sleep(settleMost)
+			for _, sub := range order {
+				in, out, err := drainOne(o, sub, conns)
+				if err != nil {
+					return err
+				}
+				c := cell{sub.name, conns}
+				filled[c], drained[c] = append(filled[c], in), append(drained[c], out)
+				fmt.Fprintf(os.Stderr, "drain: round %d of %d  %-17s %3d connections: %6.0f/s in, %6.0f/s out (disk: %.0f/s)\n", round+1, o.rounds, sub.name, conns, in, out, rate)
+			}
 		}
 	}
-	fmt.Printf("\nDrain of %d messages of %d octets that were queued while the next hop was down, medians of %d rounds:\n\n", o.n, o.size, o.rounds)
+	fmt.Printf("\n%d messages of %d octets, after %d that warm up, are queued while the next hop is down, and all drained once it is there, medians of %d rounds:\n\n", o.n, o.size, o.warm, o.rounds)
+	fmt.Println("| relay | connections | taken | drained |")
+	fmt.Println("|---|---|---|---|")
 	for _, sub := range subjects {
-		fmt.Printf("- %s: %.0f/s\n", sub.name, middle(rates[sub.name]))
+		for _, conns := range connections {
+			c := cell{sub.name, conns}
+			fmt.Printf("| %s | %d | %.0f/s | %.0f/s |\n", sub.name, conns, middle(filled[c]), middle(drained[c]))
+		}
 	}
 	fmt.Println()
-	if w, p := rates["waybill"], rates["postfix"]; len(w) > 0 && len(p) > 0 {
-		verdict("drain", middle(w) >= 4*middle(p), fmt.Sprintf("%.1f × Postfix, at least 4", middle(w)/middle(p)))
+	for _, conns := range connections {
+		w, p := cell{aWaybill, conns}, cell{aPostfix, conns}
+		if len(filled[w]) == 0 {
+			continue
+		}
+		is, can := middle(filled[w]), middle(ceiling[conns])
+		verdict("disk", is >= can/2, fmt.Sprintf("%d connections: %.0f taken/s, the disk takes %.0f grouped appends/s of this size from %d writers: %.2f ×, at least 0.5", conns, is, can, conns, is/can))
+		if len(filled[p]) > 0 {
+			verdict("taken", is >= 8*middle(filled[p]), fmt.Sprintf("%d connections: %.1f × Postfix, at least 8", conns, is/middle(filled[p])))
+			verdict("drain", middle(drained[w]) >= 4*middle(drained[p]), fmt.Sprintf("%d connections: %.1f × Postfix, at least 4", conns, middle(drained[w])/middle(drained[p])))
+		}
 	}
 	return nil
 }
 
-func drainOne(o options, sub subject) (rate float64, err error) {
+// drainOne returns at what rates the relay took messages, and handed them on.
+func drainOne(o options, sub subject, conns int) (in, out float64, err error) {
 	port, err := peers.FreePort()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	err = sub.in(o, port, func(r *running) error {
-		l := &load{addr: r.addr, n: o.n, conns: 20, size: o.size, to: sinkUser}
-		if _, err := l.run(nil, 0); err != nil {
+		take := func(first, n int) (result, error) {
+			return (&load{addr: r.addr, n: n, first: first, conns: conns, size: o.size, auth: sub.auth, to: sinkUser}).run(nil, 0)
+		}
+		if o.warm > 0 {
+			if _, err := take(o.n, o.warm); err != nil {
+				return fmt.Errorf("warm up: %w", err)
+			}
+		}
+		taken, err := take(0, o.n)
+		if err != nil {
 			return err
 		}
+		in = taken.AcceptRate
 		s, err := newSink(local(port))
 		if err != nil {
 			return err
 		}
 		defer s.close()
-		s.expect(o.n)
+		all := o.n + o.warm
+		s.expect(all)
 		began := time.Now()
 		if err := r.kick(); err != nil {
 			return err
 		}
 		var res result
 		var last time.Time
-		res.Arrived, res.Twice, last = s.wait(o.n, 5*time.Minute)
-		rate = float64(res.Arrived) / last.Sub(began).Seconds()
-		return res.complete(o.n)
+		res.Arrived, res.Twice, last = s.wait(all, 5*time.Minute)
+		out = float64(res.Arrived) / last.Sub(began).Seconds()
+		return res.complete(all)
 	})
-	return rate, err
+	return in, out, err
 }
 
 func sinkUser(i int) string { return fmt.Sprintf("user%d@sink.test", i%1000) }
@@ -222,7 +265,7 @@ func large(o options) error {
 			var is, can []float64
 			appends := 0.0
 			if step.size < 1<<20 {
-				rate, err := groupedAppends(o.dir, step.size, 20)
+				rate, err := groupedAppends(o.dir, step.size, 20, written)
 				if err != nil {
 					return err
 				}
