@@ -903,7 +903,7 @@ func (s *Store) seal(list []*memBlock) error {
 	return nil
 }
 
-const unloadEvery = 10 * time.Second
+const unloadEvery = 5 * time.Second
 
 // remove removes the journal file of a stored block. When that fails the next
 // start finds that the block is stored already.
