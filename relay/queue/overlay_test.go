@@ -76,7 +76,7 @@ func TestOverlay(t *testing.T) {
 			o.put([]*change{c}, pair{}, number, number)
 			e := entry{number: number}
 			for _, p := range c.set {
-				e.ops = append(e.ops, saving{string(p.key), p.value})
+				e.ops = append(e.ops, saving{p.key, p.value})
 			}
 			for _, k := range c.del {
 				e.ops = append(e.ops, saving{key: string(k)})

@@ -9,8 +9,8 @@ func TestCollectPercent(t *testing.T) {
 		want int
 	}{
 		{"nothing", 0, 100},
-		{"little", 32 << 20, 100},
-		{"a little more", 40 << 20, 80},
+		{"little", 14 << 20, 100},
+		{"a little more", 20 << 20, 70},
 		{"a short queue", 120 << 20, 50},
 		{"just enough", 512 << 20, 50},
 		{"a long queue", 800 << 20, 32},
