@@ -406,7 +406,7 @@ func (p *partition) update(f func(txn *badger.Txn) error) error {
 // unloadAbove is how much of mapped files may be in the memory of this process, in
 // octets: blocks are written and read through memory, and all that was written
 // today would stay there. The program's own pages are 20 MiB of it.
-const unloadAbove = 32 << 20
+const unloadAbove = 24 << 20
 
 // unload takes the stored blocks out of the memory of this process; the kernel
 // keeps them as long as it has room. The partition is acquired.
