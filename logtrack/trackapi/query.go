@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Limits of queries.
@@ -78,7 +80,7 @@ func ParseFilter(q string) ([]Term, *Problem) {
 		end := strings.IndexAny(rest, ": \t\r\n\"")
 		if end < 0 || rest[end] != ':' {
 			word, _, _ = strings.Cut(word, " ")
-			return nil, BadParameter("q", fmt.Sprintf("%q is not field:value", clip(word)), "write for example recipient:alice@example.com")
+			return nil, BadParameter("q", fmt.Sprintf("%q is not field:value", clip(word)), sayField(word))
 		}
 		t.Field, rest = rest[:end], rest[end+1:]
 		if !slices.Contains(Filters(), t.Field) {
@@ -497,6 +499,28 @@ func clip(s string) string {
 		return s[:60] + "…"
 	}
 	return s
+}
+
+// queueID is what queue IDs look like.
+var queueID = regexp.MustCompile(`^[0-7][0-9A-HJKMNP-TV-Z]{25}$`)
+
+// sayField says how a word without a field is to be written: what a person has at
+// hand is an address, a domain, or a queue ID.
+func sayField(word string) string {
+	word = strings.TrimPrefix(word, "-")
+	odd := func(r rune) bool {
+		return !unicode.IsGraphic(r) || unicode.IsSpace(r) || strings.ContainsRune(`"\\`, r)
+	}
+	switch {
+	case len(word) > 60 || strings.ContainsFunc(word, odd): // it would have to stand in quotes
+	case queueID.MatchString(word):
+		return "write queue_id:" + word
+	case strings.HasPrefix(word, "@") && len(word) > 1:
+		return fmt.Sprintf("write recipient:*%s or sender:*%s", word, word)
+	case strings.Contains(word, "@"):
+		return fmt.Sprintf("write recipient:%s or sender:%s", word, word)
+	}
+	return "write for example recipient:alice@example.com"
 }
 
 // didYouMean names the nearest of words, or all.
