@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"waybill/relay/event"
@@ -54,7 +55,7 @@ type header struct {
 	types          []typeRun
 	lastMsg        mail.QueueID // of widen, with its acceptance
 	lastAcc        int64
-	small          map[string][]string // the values of those pruned columns that have few, or none
+	small          map[string][]string // the values of those pruned columns that have few, or none; shared
 	stored         source              // the block, for queries, once it is stored
 	checked        uint32              // 1 once the checksum of the stored body was right; atomic
 }
@@ -136,6 +137,11 @@ func (h *header) append(dst []byte) []byte {
 		dst = appendString(dst, t.name)
 		dst = binary.AppendUvarint(dst, uint64(t.n)) //nolint:gosec // a count
 	}
+	dst = h.appendSmall(dst)
+	return binary.BigEndian.AppendUint32(dst, crc32.Checksum(dst[at:], castagnoli))
+}
+
+func (h *header) appendSmall(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(h.small)))
 	for _, name := range pruned {
 		vals, ok := h.small[name]
@@ -148,7 +154,32 @@ func (h *header) append(dst []byte) []byte {
 			dst = appendString(dst, v)
 		}
 	}
-	return binary.BigEndian.AppendUint32(dst, crc32.Checksum(dst[at:], castagnoli))
+	return dst
+}
+
+// smalls are what headers have in small, by what appendSmall makes of it: a day of
+// much mail has a hundred thousand blocks, most of which are alike in it.
+var smalls = struct {
+	sync.Mutex
+	by map[string]map[string][]string
+}{by: map[string]map[string][]string{}}
+
+// maxSmalls is how many of them are known. Beyond, they begin anew. By taste.
+const maxSmalls = 256
+
+// share gives h the small that others have already, where one is alike.
+func (h *header) share() {
+	key := h.appendSmall(nil)
+	smalls.Lock()
+	defer smalls.Unlock()
+	if known, ok := smalls.by[string(key)]; ok {
+		h.small = known
+		return
+	}
+	if len(smalls.by) == maxSmalls {
+		clear(smalls.by)
+	}
+	smalls.by[string(key)] = h.small
 }
 
 // readHeader reads what header.append wrote. intern shares equal strings.
@@ -209,6 +240,7 @@ func readHeader(seq uint32, src []byte, intern func(string) string) (*header, er
 		}
 		h.small[intern(name)] = vals
 	}
+	h.share()
 	return h, nil
 }
 
@@ -217,6 +249,7 @@ func (h *header) readTypes(src []byte, intern func(string) string) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
+	h.types = make([]typeRun, 0, n)
 	total := 0
 	for range n {
 		var t typeRun

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -314,5 +315,37 @@ func TestPackedDictionaries(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestShare: headers that are alike in small have one of it, whatever came in between.
+func TestShare(t *testing.T) {
+	read := func(class string) *header {
+		t.Helper()
+		made := header{small: map[string][]string{"class": {class}, "provider": {}}}
+		h, err := readHeader(1, made.append(nil), same)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(h.small, made.small) {
+			t.Fatalf("small = %v, want %v", h.small, made.small)
+		}
+		return h
+	}
+	alike := func(a, b *header) bool {
+		return reflect.ValueOf(a.small).Pointer() == reflect.ValueOf(b.small).Pointer()
+	}
+	a := read("share test")
+	if b := read("share test"); !alike(a, b) {
+		t.Error("two that are alike have one each")
+	}
+	if b := read("another share test"); alike(a, b) {
+		t.Error("two that are not alike have one")
+	}
+	for i := range 2 * maxSmalls {
+		read(strconv.Itoa(i))
+	}
+	if n := len(smalls.by); n > maxSmalls {
+		t.Errorf("%d are known, want at most %d", n, maxSmalls)
 	}
 }

@@ -270,9 +270,10 @@ func encodeRows(seq uint32, x *rows, h *header) *encoded {
 		case c == nil:
 			h.small[name] = []string{}
 		case len(c.list) <= maxPruned+1:
-			h.small[name] = slices.Clone(c.list[1:])
+			h.small[name] = slices.Sorted(slices.Values(c.list[1:]))
 		}
 	}
+	h.share()
 	return e
 }
 
@@ -338,6 +339,13 @@ func (b *builder) sortByType() {
 	for _, k := range b.kinds {
 		next[k]++
 	}
+	kinds := 0
+	for _, n := range next {
+		if n > 0 {
+			kinds++
+		}
+	}
+	b.head.types = make([]typeRun, 0, kinds) // they stay in memory with the header
 	start := 0
 	for _, k := range layout.order {
 		n := next[k]
