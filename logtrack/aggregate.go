@@ -238,7 +238,7 @@ func (s *Store) Aggregate(ctx context.Context, q trackapi.AggregateQuery) (*trac
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	blocks, err := sn.blocks(ctx, f.preds, func(h *header) bool {
-		return inRange(h.minTS, h.maxTS) && slices.ContainsFunc(h.types, func(t typeRun) bool { return a.wants(t.name) }) || h.types == nil
+		return inRange(h.minTS, h.maxTS) && h.types.has(a.wants) || h.types == nil
 	})
 	if err != nil {
 		return nil, err
@@ -531,9 +531,9 @@ func (a *aggregation) otherKey() (key groupKey) {
 // block adds what one block has.
 func (a *aggregation) block(sn *snapshot, src *source, f *filter) error {
 	k := newSink(a)
-	if src.recs != nil {
-		for i := range src.recs {
-			if r := &src.recs[i]; f.matches(r) && f.holds(r.Time.UnixMicro()) {
+	if recs := src.recs(); recs != nil {
+		for i := range recs {
+			if r := &recs[i]; f.matches(r) && f.holds(r.Time.UnixMicro()) {
 				a.record(k, r)
 			}
 		}
@@ -748,18 +748,18 @@ func (a *aggregation) eachIn(v *view, rows []int, f *filter, visit func(*outcome
 	lists, disp, worstDisp := v.col("recipients#"), v.col("recipients.disposition#"), v.col("disposition#")
 	each, timeless := a.perRecipient(), a.timeless(v.head, f)
 	x.when = v.head.minTS
-	wanted := make([]bool, len(v.head.types))
+	wanted := make([]bool, len(v.types))
 	for t := range wanted {
-		wanted[t] = a.wants(v.head.types[t].name)
+		wanted[t] = a.wants(v.types[t].name)
 	}
 	for _, row := range rows { // in order, so that the types are too
-		for row >= v.head.types[x.t].start+v.head.types[x.t].n {
+		for row >= v.types[x.t].start+v.types[x.t].n {
 			x.t++
 		}
 		if !wanted[x.t] {
 			continue
 		}
-		x.fact, x.at = v.head.types[x.t].name, row-v.head.types[x.t].start
+		x.fact, x.at = v.types[x.t].name, row-v.types[x.t].start
 		if !timeless {
 			if x.when = unpackTime(ts.numAt(x.t, x.at), 0).UnixMicro(); !f.holds(x.when) {
 				continue
@@ -1119,21 +1119,22 @@ func (c *collector) add(s string) {
 
 func (c *collector) block(sn *snapshot, src *source) error {
 	if c.d.name == "event" {
-		if src.recs == nil {
-			for _, t := range src.head.types {
-				c.add(t.name)
+		recs := src.recs()
+		if recs == nil {
+			for _, run := range src.head.types.unpack() {
+				c.add(run.name)
 			}
 			return nil
 		}
-		for i := range src.recs {
-			c.add(planOf(&src.recs[i]).name)
+		for i := range recs {
+			c.add(planOf(&recs[i]).name)
 		}
 		return nil
 	}
 	columns := append([]string{c.d.text, c.d.child}, c.d.elsewhere...)
-	if src.recs != nil {
-		for i := range src.recs {
-			r := &src.recs[i]
+	if recs := src.recs(); recs != nil {
+		for i := range recs {
+			r := &recs[i]
 			for _, name := range columns {
 				if g, ok := planOf(r).getter(name); !ok {
 					continue

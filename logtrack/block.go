@@ -35,29 +35,43 @@ const (
 	bodyVersion   = 3
 )
 
-// typeRun is a stretch of rows of one type of fact. Rows are stored by type,
-// so that a column needs room only where it has something to say.
-type typeRun struct {
-	name  string
-	start int
-	n     int
+// header is what stays in memory of a sealed block. A busy day has a hundred
+// thousand of them, so that it takes 128 octets, which the allocator has a size for.
+type header struct {
+	stored       source // the block, for queries, once it is stored
+	minTS, maxTS int64  // times of facts, microseconds
+	minID, maxID int64  // times of event ids, milliseconds
+	acceptance
+	types   packedTypes
+	small   map[string][]string // the values of those pruned columns that have few, or none; shared
+	seq     uint32
+	rows    uint32
+	bytes   uint32 // of the stored body
+	checked uint32 // 1 once the checksum of the stored body was right; atomic
 }
 
-// header is what stays in memory of a sealed block.
-type header struct {
-	seq            uint32
-	rows           int
-	bytes          int   // of the stored body
-	minTS, maxTS   int64 // times of facts, microseconds
-	minID, maxID   int64 // times of event ids, milliseconds
-	minAcc, maxAcc int64 // acceptance of the messages, milliseconds; only when hasMsg
+// acceptance is the range of when messages were accepted.
+type acceptance struct {
+	minAcc, maxAcc int64 // milliseconds; only when hasMsg
 	hasMsg         bool
-	types          []typeRun
-	lastMsg        mail.QueueID // of widen, with its acceptance
-	lastAcc        int64
-	small          map[string][]string // the values of those pruned columns that have few, or none; shared
-	stored         source              // the block, for queries, once it is stored
-	checked        uint32              // 1 once the checksum of the stored body was right; atomic
+}
+
+// include makes room in the range for another one.
+func (a *acceptance) include(b acceptance) {
+	switch {
+	case !b.hasMsg:
+	case !a.hasMsg:
+		*a = b
+	default:
+		a.minAcc, a.maxAcc = min(a.minAcc, b.minAcc), max(a.maxAcc, b.maxAcc)
+	}
+}
+
+// mayHold reports whether a block can have facts about a message that was
+// accepted then: it is cheaper to tell than to read a block that a collision
+// of hashes has named.
+func (a *acceptance) mayHold(accepted int64) bool {
+	return a.hasMsg && accepted >= a.minAcc && accepted <= a.maxAcc
 }
 
 // sound checks the stored body, unless that was done since the partition was
@@ -82,26 +96,28 @@ type encoded struct {
 	roll  *youngRollup
 }
 
-// widen makes room in the ranges for r, whose event id has the time id.
-func (h *header) widen(r *event.Record, id int64, first bool) {
+// ranging is what widening the ranges of a header needs to know of the facts before.
+type ranging struct {
+	some bool
+	msg  mail.QueueID // of the fact before, with its acceptance
+	acc  int64
+}
+
+// widen makes room in the ranges of h for r, whose event id has the time id.
+func (x *ranging) widen(h *header, r *event.Record, id int64) {
 	ts := r.Time.UnixMicro()
-	if first {
-		h.minTS, h.maxTS, h.minID, h.maxID = ts, ts, id, id
+	if !x.some {
+		h.minTS, h.maxTS, h.minID, h.maxID, x.some = ts, ts, id, id, true
 	}
 	h.minTS, h.maxTS = min(h.minTS, ts), max(h.maxTS, ts)
 	h.minID, h.maxID = min(h.minID, id), max(h.maxID, id)
 	if r.Message == "" {
 		return
 	}
-	acc := h.lastAcc
-	if h.lastMsg != r.Message || !h.hasMsg {
-		acc = acceptMS(string(r.Message))
-		h.lastMsg, h.lastAcc = r.Message, acc
+	if x.msg != r.Message {
+		x.msg, x.acc = r.Message, acceptMS(string(r.Message))
 	}
-	if !h.hasMsg {
-		h.minAcc, h.maxAcc, h.hasMsg = acc, acc, true
-	}
-	h.minAcc, h.maxAcc = min(h.minAcc, acc), max(h.maxAcc, acc)
+	h.include(acceptance{x.acc, x.acc, true})
 }
 
 // bodyStart is where the directory of a body begins: behind version and checksum.
@@ -120,8 +136,8 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func (h *header) append(dst []byte) []byte {
 	at := len(dst)
 	dst = append(dst, headerVersion)
-	dst = binary.AppendUvarint(dst, uint64(h.rows))  //nolint:gosec // a count
-	dst = binary.AppendUvarint(dst, uint64(h.bytes)) //nolint:gosec // a count
+	dst = binary.AppendUvarint(dst, uint64(h.rows))
+	dst = binary.AppendUvarint(dst, uint64(h.bytes))
 	for _, v := range [...]int64{h.minTS, h.maxTS, h.minID, h.maxID} {
 		dst = binary.AppendVarint(dst, v)
 	}
@@ -132,11 +148,7 @@ func (h *header) append(dst []byte) []byte {
 	} else {
 		dst = append(dst, 0)
 	}
-	dst = binary.AppendUvarint(dst, uint64(len(h.types)))
-	for _, t := range h.types {
-		dst = appendString(dst, t.name)
-		dst = binary.AppendUvarint(dst, uint64(t.n)) //nolint:gosec // a count
-	}
+	dst = h.types.append(dst)
 	dst = h.appendSmall(dst)
 	return binary.BigEndian.AppendUint32(dst, crc32.Checksum(dst[at:], castagnoli))
 }
@@ -192,13 +204,15 @@ func readHeader(seq uint32, src []byte, intern func(string) string) (*header, er
 	}
 	h := &header{seq: seq, small: map[string][]string{}}
 	src = src[1 : len(src)-4]
-	var err error
-	if h.rows, src, err = readUvarint(src, maxBlockRows); err != nil {
+	rows, src, err := readUvarint(src, maxBlockRows)
+	if err != nil {
 		return nil, err
 	}
-	if h.bytes, src, err = readUvarint(src, 1<<31); err != nil {
+	size, src, err := readUvarint(src, 1<<31)
+	if err != nil {
 		return nil, err
 	}
+	h.rows, h.bytes = uint32(rows), uint32(size) //nolint:gosec // bounded
 	for _, v := range [...]*int64{&h.minTS, &h.maxTS, &h.minID, &h.maxID} {
 		if *v, src, err = readVarint(src); err != nil {
 			return nil, err
@@ -215,7 +229,7 @@ func readHeader(seq uint32, src []byte, intern func(string) string) (*header, er
 			}
 		}
 	}
-	if src, err = h.readTypes(src, intern); err != nil {
+	if h.types, src, err = readTypes(src, rows); err != nil {
 		return nil, err
 	}
 	n, src, err := readUvarint(src, uint64(len(pruned)))
@@ -242,31 +256,6 @@ func readHeader(seq uint32, src []byte, intern func(string) string) (*header, er
 	}
 	h.share()
 	return h, nil
-}
-
-func (h *header) readTypes(src []byte, intern func(string) string) ([]byte, error) {
-	n, src, err := readUvarint(src, 255)
-	if err != nil {
-		return nil, err
-	}
-	h.types = make([]typeRun, 0, n)
-	total := 0
-	for range n {
-		var t typeRun
-		if t.name, src, err = readString(src); err != nil {
-			return nil, err
-		}
-		if t.n, src, err = readUvarint(src, maxBlockRows); err != nil {
-			return nil, err
-		}
-		t.name, t.start = intern(t.name), total
-		total += t.n
-		h.types = append(h.types, t)
-	}
-	if total != h.rows {
-		return nil, damaged("rows")
-	}
-	return src, nil
 }
 
 // isChild reports whether a column belongs to the elements of a list, and of which.

@@ -114,8 +114,8 @@ func viewOf(e *encoded) *view {
 func viewRecords(t testing.TB, v *view) []string {
 	t.Helper()
 	var got []string
-	for row := range v.head.rows {
-		typ, _ := v.head.typeOf(row)
+	for row := range int(v.head.rows) {
+		typ, _ := v.typeOf(row)
 		if err := v.needRecords(typ, readAll); err != nil {
 			t.Fatal(err)
 		}
@@ -183,7 +183,7 @@ func FuzzView(f *testing.F) {
 		}
 		body = sign(bytes.Clone(body)) // what the checksum would stop
 		v := newView(h, func(read func([]byte) error) error { return read(body) })
-		for typ, run := range h.types {
+		for typ, run := range h.types.unpack() {
 			if v.needRecords(typ, readAll) == nil && run.n > 0 {
 				_, _ = v.record(run.start, readAll)
 			}
@@ -224,7 +224,7 @@ func TestViewSurvivesDamage(t *testing.T) {
 		}
 		sign(body)
 		v := newView(e.head, func(read func([]byte) error) error { return read(body) })
-		for typ, run := range e.head.types {
+		for typ, run := range e.head.types.unpack() {
 			if v.needRecords(typ, readAll) == nil {
 				_, _ = v.record(run.start, readAll)
 			}

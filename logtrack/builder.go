@@ -195,7 +195,8 @@ func (d *dictBuild) reset() {
 type builder struct {
 	*rows
 	head  *header
-	order []int // rows as stored → their places in rows
+	types []typeRun // of head
+	order []int     // rows as stored → their places in rows
 	cols  []*colBuild
 
 	// room, of blocks before too
@@ -256,15 +257,14 @@ func encodeRows(seq uint32, x *rows, h *header) *encoded {
 	b := builders.get()
 	defer b.release()
 	b.rows, b.head = x, h
-	h.seq, h.rows = seq, len(x.recs)
+	h.seq, h.rows = seq, uint32(len(x.recs)) //nolint:gosec // bounded by the rows of a block
 	h.small = make(map[string][]string, len(pruned))
-	h.lastMsg, h.lastAcc = "", 0
 	b.sortByType()
-	for t, run := range h.types {
+	for t, run := range b.types {
 		b.addType(byte(t), run) // far fewer types than 256
 	}
 	e := &encoded{head: h, body: b.body(), posts: b.postings(), roll: rollupOf(x.recs).young(&b.roll)}
-	h.bytes = len(e.body)
+	h.bytes = uint32(len(e.body)) //nolint:gosec // columns are bounded
 	for _, name := range pruned {
 		switch c := b.find(name); {
 		case c == nil:
@@ -339,21 +339,16 @@ func (b *builder) sortByType() {
 	for _, k := range b.kinds {
 		next[k]++
 	}
-	kinds := 0
-	for _, n := range next {
-		if n > 0 {
-			kinds++
-		}
-	}
-	b.head.types = make([]typeRun, 0, kinds) // they stay in memory with the header
+	b.types = b.types[:0]
 	start := 0
 	for _, k := range layout.order {
 		n := next[k]
 		if next[k] = start; n > 0 {
-			b.head.types = append(b.head.types, typeRun{name: journalTypes[k].name, start: start, n: n})
+			b.types = append(b.types, typeRun{name: journalTypes[k].name, start: start, n: n})
 			start += n
 		}
 	}
+	b.head.types = packTypes(b.types)
 	b.order = resized(b.order, len(b.kinds))
 	for i, k := range b.kinds {
 		b.order[next[k]] = i
@@ -646,7 +641,7 @@ func (b *builder) rowKeys() {
 	}
 	b.rowKey = resized(b.rowKey, len(b.recs))
 	clear(b.rowKey)
-	b.nkeys = setKeys(b.rowKey, b.head.types, messages, queue, session)
+	b.nkeys = setKeys(b.rowKey, b.types, messages, queue, session)
 }
 
 // predictors of a column. Columns of the same types have the same.
@@ -668,7 +663,7 @@ func (b *builder) predictors(c *colBuild) []int32 {
 	}
 	b.last = resized(b.last, b.nkeys)
 	clear(b.last)
-	p.prev = predictorsInto(p.prev[:0], b.last, b.head.types, c.cover, b.rowKey, sum.first, sum.sums)
+	p.prev = predictorsInto(p.prev[:0], b.last, b.types, c.cover, b.rowKey, sum.first, sum.sums)
 	return p.prev
 }
 
@@ -685,12 +680,12 @@ func (b *builder) listSums(name string) listSum {
 	l := &b.lists[b.nlists]
 	b.nlists++
 	c := b.find(colKey(name, false))
-	l.name, l.first, l.sums = name, resized(l.first, len(b.head.types)), resized(l.sums, len(c.nums)+1)
+	l.name, l.first, l.sums = name, resized(l.first, len(b.types)), resized(l.sums, len(c.nums)+1)
 	clear(l.first)
 	at := 0
 	for _, t := range c.cover {
 		l.first[t] = at
-		at += b.head.types[t].n
+		at += b.types[t].n
 	}
 	l.sums[0] = 0
 	for i, n := range c.nums {
@@ -702,7 +697,7 @@ func (b *builder) listSums(name string) listSum {
 // lead is how many values of a column, from the first on, are of rows that lead.
 func (b *builder) lead(c *colBuild) (n int) {
 	for _, t := range c.cover {
-		run := &b.head.types[t]
+		run := &b.types[t]
 		if !ledColumns[run.name][c.key] {
 			break
 		}
@@ -803,11 +798,11 @@ func (b *builder) liken(c, base *colBuild) (codes []uint32, dict []string, ok bo
 	if !isSubset(c.cover, base.cover) || slices.Contains(c.list, likeMark) {
 		return nil, nil, false
 	}
-	at := make([]int, len(b.head.types)) // in base, of each type
+	at := make([]int, len(b.types)) // in base, of each type
 	n := 0
 	for _, t := range base.cover {
 		at[t] = n
-		n += b.head.types[t].n
+		n += b.types[t].n
 	}
 	b.codes, b.moved = resized(b.codes, len(c.codes)), resized(b.moved, len(c.list))
 	clear(b.moved) // code in c to code in dict
@@ -815,7 +810,7 @@ func (b *builder) liken(c, base *colBuild) (codes []uint32, dict []string, ok bo
 	k := 0
 	var code, of, is uint32 // most are as the one before
 	for _, t := range c.cover {
-		for row := range b.head.types[t].n {
+		for row := range b.types[t].n {
 			if x, y := c.codes[k], base.codes[at[t]+row]; x != code || y != of {
 				code, of = x, y
 				switch {
@@ -896,7 +891,7 @@ func (b *builder) eventIDs(dst []byte, c *colBuild) ([]byte, bool) {
 // addUnique gathers the event ids, because eventIDs could not write them.
 func (b *builder) addUnique(c *colBuild) {
 	for _, t := range c.cover {
-		run := &b.head.types[t]
+		run := &b.types[t]
 		for _, row := range b.order[run.start : run.start+run.n] {
 			code := uint32(0)
 			if id := b.recs[row].ID; id != "" {
@@ -956,7 +951,7 @@ func (b *builder) appendIDs(dst []byte, ids []string, pack func(string) ([16]byt
 // distance from the fact of that earlier type about the same message that they
 // follow closest, or from the row before. Those of lead types are of the latter kind.
 func (b *builder) appendTimes(dst []byte, c *colBuild) []byte {
-	types, ts := b.head.types, c.nums
+	types, ts := b.types, c.nums
 	b.scratch = resized(b.scratch, 2*len(ts))
 	b.times = resized(b.times, len(c.cover)*b.nkeys) // by key, of each type so far
 	clear(b.times)

@@ -584,7 +584,7 @@ func (f *filter) matches(r *event.Record) bool {
 
 // cannot reports whether the header says that no row of the block passes p.
 func (p *pred) cannot(h *header) bool {
-	if p.fact != nil && slices.ContainsFunc(h.types, func(t typeRun) bool { return p.fact(t.name) }) {
+	if p.fact != nil && h.types.has(p.fact) {
 		return false
 	}
 	if p.num != nil {
@@ -606,7 +606,7 @@ func (p *pred) cannot(h *header) bool {
 // their dictionary has a value that passes.
 func (p *pred) mark(v *view, hit []bool) error {
 	if p.fact != nil {
-		for _, run := range v.head.types {
+		for _, run := range v.types {
 			if p.fact(run.name) {
 				for row := run.start; row < run.start+run.n; row++ {
 					hit[row] = true
@@ -685,7 +685,7 @@ func (v *view) markColumn(name string, c *colView, hit []bool, ok func(at int) b
 			return
 		}
 	}
-	for t, run := range v.head.types {
+	for t, run := range v.types {
 		start := c.start[t]
 		if start < 0 {
 			continue
@@ -712,7 +712,7 @@ func (v *view) markColumn(name string, c *colView, hit []bool, ok func(at int) b
 // facts that this version does not know are passed over.
 func (v *view) rows(preds, nots []*pred) ([]int, error) {
 	keep := make([]bool, v.head.rows)
-	for _, run := range v.head.types {
+	for _, run := range v.types {
 		if planNames[run.name] == nil {
 			continue
 		}

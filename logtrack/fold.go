@@ -66,9 +66,10 @@ func (sn *snapshot) messageFacts(ctx context.Context, ids []position, set readSe
 		want[pos.id] = true
 	}
 	for _, m := range sn.mem {
-		for i := range m.recs {
-			if id := string(m.recs[i].Message); want[id] {
-				facts[id] = append(facts[id], m.recs[i])
+		recs := m.recs()
+		for i := range recs {
+			if id := string(recs[i].Message); want[id] {
+				facts[id] = append(facts[id], recs[i])
 			}
 		}
 	}
@@ -147,13 +148,6 @@ func (sn *snapshot) blocksOf(ctx context.Context, ids []position, skip func(id s
 	return blocks, nil
 }
 
-// mayHold reports whether a block can have facts about a message that was
-// accepted then: it is cheaper to tell than to read a block that a collision
-// of hashes has named.
-func (h *header) mayHold(accepted int64) bool {
-	return h.hasMsg && accepted >= h.minAcc && accepted <= h.maxAcc
-}
-
 // recordsOf reads the facts of the wanted messages in a block that is stored or encoded.
 func (sn *snapshot) recordsOf(src *source, want map[string]bool, set readSet) ([]event.Record, error) {
 	v := sn.view(src)
@@ -174,7 +168,7 @@ func (sn *snapshot) recordsOf(src *source, want map[string]bool, set readSet) ([
 		return nil, nil
 	}
 	var recs []event.Record
-	for t, run := range v.head.types {
+	for t, run := range v.types {
 		if q.start[t] < 0 || planNames[run.name] == nil {
 			continue
 		}

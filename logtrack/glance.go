@@ -57,9 +57,10 @@ func (sn *snapshot) glances(ctx context.Context, ids []position) (folds map[stri
 		}
 	}
 	for _, m := range sn.mem {
-		for i := range m.recs {
-			if g := seen[string(m.recs[i].Message)]; g != nil {
-				g.recs = append(g.recs, m.recs[i])
+		recs := m.recs()
+		for i := range recs {
+			if g := seen[string(recs[i].Message)]; g != nil {
+				g.recs = append(g.recs, recs[i])
 			}
 		}
 	}
@@ -140,7 +141,6 @@ func glanceAt(head *header, body []byte, ids []string, found []glimpse) error {
 
 // glance reads what the block has of the messages with some codes.
 func (k *picker) glance(codes []uint32, found []glimpse) error {
-	head := k.head
 	k.of = resized(k.of, k.queue.entries)
 	clear(k.of)
 	for i, code := range codes {
@@ -152,7 +152,7 @@ func (k *picker) glance(codes []uint32, found []glimpse) error {
 	var of []int32 // the message of each row
 	at := 0
 	for _, t := range k.queue.d.cover {
-		run := &head.types[t]
+		run := &k.types[t]
 		role := rowRoles[run.name]
 		for row, code := range k.queue.codes[at : at+run.n] {
 			i := k.of[code] - 1
@@ -174,7 +174,7 @@ func (k *picker) glance(codes []uint32, found []glimpse) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	recs, err := k.pick(rows, func(t int) readSet { return leadSets[head.types[t].name] })
+	recs, err := k.pick(rows, func(t int) readSet { return leadSets[k.types[t].name] })
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ const (
 
 // fresh is a stored block that is in no run yet.
 type fresh struct {
-	seq   uint32
+	head  *header
 	posts []posting    // sorted; nil when they could not be worked out: anything may be in the block
 	roll  *youngRollup // nil when it could not be worked out
 }
@@ -71,30 +71,8 @@ type run struct {
 	version  byte
 	blocks   []uint32
 	sections map[byte]*section
-	roll     *rollHead // nil when there is no rollup
-	accepted header    // only the range of its messages' acceptance
-}
-
-// bound sets the ranges of runs from the headers of their blocks.
-func bound(heads []*header, runs ...*run) {
-	bySeq := make(map[uint32]*header, len(heads))
-	for _, h := range heads {
-		bySeq[h.seq] = h
-	}
-	for _, r := range runs {
-		r.accepted = header{}
-		a := &r.accepted
-		for _, seq := range r.blocks {
-			h := bySeq[seq]
-			if h == nil || !h.hasMsg {
-				continue
-			}
-			if !a.hasMsg {
-				a.hasMsg, a.minAcc, a.maxAcc = true, h.minAcc, h.maxAcc
-			}
-			a.minAcc, a.maxAcc = min(a.minAcc, h.minAcc), max(a.maxAcc, h.maxAcc)
-		}
-	}
+	roll     *rollHead  // nil when there is no rollup
+	accepted acceptance // of the messages of its blocks
 }
 
 // section is the postings of one kind in a run.
@@ -131,7 +109,7 @@ func encodeRun(blocks []fresh) []byte {
 	out := append(make([]byte, bodyStart, bodyStart+len(dirs)+len(data)+5*len(blocks)), byte(sections))
 	out = binary.AppendUvarint(out, uint64(len(blocks)))
 	for i := range blocks {
-		out = binary.AppendUvarint(out, uint64(blocks[i].seq))
+		out = binary.AppendUvarint(out, uint64(blocks[i].head.seq))
 	}
 	out = append(append(out, dirs...), data...)
 	out[0] = runVersion
@@ -171,6 +149,10 @@ func readRun(key, src []byte) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
+	if blocks > len(src) {
+		return nil, damaged("run")
+	}
+	r.blocks = make([]uint32, 0, blocks)
 	for range blocks {
 		var seq int
 		if seq, src, err = readUvarint(src, 1<<32-1); err != nil {
@@ -191,9 +173,10 @@ func readRun(key, src []byte) (*run, error) {
 		if s.bits > 32 || len(src) < 8*chunks {
 			return nil, damaged("run")
 		}
+		s.first, s.at = make([]uint32, chunks), make([]uint32, chunks)
 		for i := range chunks {
-			s.first = append(s.first, binary.LittleEndian.Uint32(src[8*i:]))
-			s.at = append(s.at, binary.LittleEndian.Uint32(src[8*i+4:]))
+			s.first[i] = binary.LittleEndian.Uint32(src[8*i:])
+			s.at[i] = binary.LittleEndian.Uint32(src[8*i+4:])
 		}
 		if s.size, src, err = readUvarint(src[8*chunks:], maxColumn); err != nil {
 			return nil, err
@@ -270,7 +253,7 @@ func (p *partition) lookup(ctx context.Context, c crew, keys []posting, accepted
 	for i := range young {
 		for k, key := range keys {
 			if young[i].may(key) {
-				found[k] = append(found[k], young[i].seq)
+				found[k] = append(found[k], young[i].head.seq)
 			}
 		}
 	}
@@ -342,7 +325,7 @@ func (p *partition) settleIndex(all bool) error {
 			return nil // a block that cannot be read: not worth a run
 		}
 		value := encodeRun(young[:n])
-		key := blockKey('r', young[0].seq)
+		key := blockKey('r', young[0].head.seq)
 		r, err := readRun(key, value)
 		if err != nil {
 			return fmt.Errorf("read back index: %w", err)
@@ -365,8 +348,10 @@ func (p *partition) settleIndex(all bool) error {
 		if roll != nil {
 			r.roll = &rollHead{roll.lo, roll.hi}
 		}
+		for i := range young[:n] {
+			r.accepted.include(young[i].head.acceptance)
+		}
 		p.mu.Lock()
-		bound(p.heads, r)
 		p.runs = append(slices.Clip(p.runs), r)
 		p.fresh = slices.Clone(p.fresh[n:])
 		p.mu.Unlock()
@@ -376,7 +361,7 @@ func (p *partition) settleIndex(all bool) error {
 // readIndex reads the runs of a partition, and works out the postings of the
 // blocks that are in none.
 func readIndex(db *badger.DB, heads []*header, log *zap.Logger) (runs []*run, young []fresh, err error) {
-	done := map[uint32]bool{}
+	in := make(map[uint32]*run, len(heads))
 	err = db.View(func(txn *badger.Txn) error {
 		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{'r'}})
 		defer it.Close()
@@ -390,7 +375,7 @@ func readIndex(db *badger.DB, heads []*header, log *zap.Logger) (runs []*run, yo
 				}
 				runs = append(runs, r)
 				for _, seq := range r.blocks {
-					done[seq] = true
+					in[seq] = r
 				}
 				return nil
 			})
@@ -403,14 +388,14 @@ func readIndex(db *badger.DB, heads []*header, log *zap.Logger) (runs []*run, yo
 	if err != nil {
 		return nil, nil, fmt.Errorf("read index: %w", err)
 	}
-	bound(heads, runs...)
 	var room []byte
 	for _, h := range heads {
-		if done[h.seq] {
+		if r := in[h.seq]; r != nil {
+			r.accepted.include(h.acceptance)
 			continue
 		}
 		v := newView(h, func(read func([]byte) error) error { return readBody(db, h.seq, read) })
-		f := fresh{seq: h.seq}
+		f := fresh{head: h}
 		f.posts, err = postingsOf(v)
 		if err == nil {
 			var r *rollup

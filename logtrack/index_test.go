@@ -29,7 +29,7 @@ func TestRunFindsWhatItsBlocksHave(t *testing.T) {
 		t.Run(fmt.Sprint(size, " blocks"), func(t *testing.T) {
 			var blocks []fresh
 			for i := range size {
-				blocks = append(blocks, fresh{seq: uint32(1000 + 3*i), posts: values(rng, i, rng.IntN(200))})
+				blocks = append(blocks, fresh{head: &header{seq: uint32(1000 + 3*i)}, posts: values(rng, i, rng.IntN(200))})
 			}
 			value := encodeRun(blocks)
 			r, err := readRun([]byte("key"), value)
@@ -46,7 +46,7 @@ func TestRunFindsWhatItsBlocksHave(t *testing.T) {
 					var want []uint32
 					for i := range blocks {
 						if blocks[i].may(p) {
-							want = append(want, blocks[i].seq)
+							want = append(want, blocks[i].head.seq)
 						}
 					}
 					for _, seq := range want {
@@ -75,8 +75,8 @@ func TestRunFindsWhatItsBlocksHave(t *testing.T) {
 
 func FuzzReadRun(f *testing.F) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	f.Add(encodeRun([]fresh{{seq: 1, posts: values(rng, 1, 300)}, {seq: 2, posts: values(rng, 2, 3)}}), uint64(postingOf(postSender, "everybody")))
-	f.Add(encodeRun([]fresh{{seq: 1}}), uint64(0))
+	f.Add(encodeRun([]fresh{{head: &header{seq: 1}, posts: values(rng, 1, 300)}, {head: &header{seq: 2}, posts: values(rng, 2, 3)}}), uint64(postingOf(postSender, "everybody")))
+	f.Add(encodeRun([]fresh{{head: &header{seq: 1}}}), uint64(0))
 	f.Fuzz(func(t *testing.T, value []byte, p uint64) {
 		if len(value) < bodyStart {
 			return
@@ -135,6 +135,21 @@ func TestIndexIsRebuilt(t *testing.T) {
 		}
 		return n
 	}
+	ranges := func() {
+		t.Helper()
+		for _, r := range p.runs {
+			var want acceptance
+			for _, h := range p.heads {
+				if slices.Contains(r.blocks, h.seq) {
+					want.include(h.acceptance)
+				}
+			}
+			if !want.hasMsg || r.accepted != want {
+				t.Errorf("a run of %d blocks has messages accepted in %v, want %v", len(r.blocks), r.accepted, want)
+			}
+		}
+	}
+	ranges()
 	before := count()
 	err := p.db.Update(func(txn *badger.Txn) error { return txn.Set(p.runs[0].key, []byte("damaged")) })
 	if err != nil {
@@ -151,6 +166,7 @@ func TestIndexIsRebuilt(t *testing.T) {
 	if got := count(); got != before {
 		t.Errorf("%d blocks are indexed, want %d", got, before)
 	}
+	ranges()
 	if err := p.finish(); err != nil {
 		t.Fatal(err)
 	}
@@ -161,6 +177,7 @@ func TestIndexIsRebuilt(t *testing.T) {
 	if len(p.fresh) != 0 {
 		t.Errorf("%d blocks of a finished partition are in no run", len(p.fresh))
 	}
+	ranges()
 	if got := ask(); !slices.Equal(got, want) {
 		t.Errorf("once finished %d rows are found, want %d", len(got), len(want))
 	}

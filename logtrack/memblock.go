@@ -19,6 +19,7 @@ type memBlock struct {
 	seq uint32
 	rows
 	head  header // ranges only
+	wide  ranging
 	ids   *idSet
 	seg   *segment
 	bytes int
@@ -77,7 +78,7 @@ func (m *memBlock) settle() {
 // count is the number of the block's facts. The store's lock is held.
 func (m *memBlock) count() int {
 	if m.view != nil {
-		return m.encoded.head.rows
+		return int(m.encoded.head.rows)
 	}
 	return len(m.recs)
 }
@@ -86,18 +87,18 @@ func (m *memBlock) count() int {
 // wants. The store's lock is held.
 func (m *memBlock) source() *source {
 	if m.view != nil {
-		return &source{head: m.encoded.head, mem: m}
+		return &source{head: m.encoded.head, mem: &inMemory{block: m}}
 	}
 	m.lent = true
 	h := m.head
-	h.rows, h.seq = len(m.recs), m.seq
-	return &source{head: &h, recs: slices.Clip(m.recs)}
+	h.rows, h.seq = uint32(len(m.recs)), m.seq //nolint:gosec // bounded by the rows of a block
+	return &source{head: &h, mem: &inMemory{recs: slices.Clip(m.recs)}}
 }
 
 // add adds r, whose plan has the place kind, and whose event id has the key and
 // the time ms.
 func (m *memBlock) add(r *event.Record, kind byte, key [16]byte, ms int64) {
-	m.head.widen(r, ms, len(m.recs) == 0)
+	m.wide.widen(&m.head, r, ms)
 	m.recs = append(m.recs, *r)
 	m.recs[len(m.recs)-1].Form = nil // it would keep the octets in memory
 	m.kinds = append(m.kinds, kind)
@@ -118,11 +119,12 @@ func (m *memBlock) encode() *encoded {
 // says of their ranges.
 func rowsOf(recs []event.Record) (*rows, *header) {
 	x, h := &rows{recs: recs, keys: make([][16]byte, len(recs)), kinds: make([]byte, len(recs))}, &header{}
+	var wide ranging
 	for i := range recs {
 		var ms int64
 		x.keys[i], ms = idKey(&recs[i])
 		x.kinds[i] = planOf(&recs[i]).place
-		h.widen(&recs[i], ms, i == 0)
+		wide.widen(h, &recs[i], ms)
 	}
 	return x, h
 }

@@ -87,7 +87,7 @@ func TestRoomOfReadBlocks(t *testing.T) {
 		write(1000)
 		s.mu.Lock()
 		blocks := s.memory()
-		got := blocks[len(blocks)-1].recs
+		got := blocks[len(blocks)-1].recs()
 		s.mu.Unlock()
 		seal(s)
 		write(1500)

@@ -324,11 +324,11 @@ func (s *Store) verifyPartition(ctx context.Context, p *partition, v *trackapi.V
 			v.Note = "facts of a newer version were not read"
 			continue
 		}
-		if err == nil && len(recs) != h.rows {
-			v.Duplicates += h.rows - len(recs) // allRecords gives each once
+		if rows := int(h.rows); err == nil && len(recs) != rows {
+			v.Duplicates += rows - len(recs) // allRecords gives each once
 		}
 		if err != nil {
-			v.Damaged = append(v.Damaged, trackapi.DamagedBlock{Partition: p.name, Block: h.seq, Facts: h.rows, Error: err.Error()})
+			v.Damaged = append(v.Damaged, trackapi.DamagedBlock{Partition: p.name, Block: h.seq, Facts: int(h.rows), Error: err.Error()})
 			continue
 		}
 		v.Facts += int64(len(recs))

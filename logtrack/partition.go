@@ -422,7 +422,7 @@ func (p *partition) publish(e *encoded) {
 	defer p.mu.Unlock()
 	e.head.stored = source{head: e.head, part: p}
 	p.heads = append(p.heads, e.head)
-	p.fresh = append(slices.Clip(p.fresh), fresh{e.head.seq, e.posts, e.roll})
+	p.fresh = append(slices.Clip(p.fresh), fresh{e.head, e.posts, e.roll})
 	p.meta.add(e.head)
 }
 

@@ -78,7 +78,7 @@ type pickedRun struct {
 // are needed by sets.
 func (k *picker) pick(rows []pickedRow, set func(t int) readSet) ([]event.Record, error) {
 	was := k.led
-	k.led = k.body[0] > 2 && !slices.ContainsFunc(rows, func(r pickedRow) bool { return !leads(k.head.types[r.t].name) })
+	k.led = k.body[0] > 2 && !slices.ContainsFunc(rows, func(r pickedRow) bool { return !leads(k.types[r.t].name) })
 	if was && !k.led {
 		k.forget()
 	}
@@ -102,7 +102,7 @@ func (k *picker) records(rows []pickedRow, set func(t int) readSet) ([]event.Rec
 		}
 		run := pickedRun{t: rows[at].t, rows: rows[at : at+n], recs: recs[at : at+n]}
 		at += n
-		p := planNames[k.head.types[run.t].name]
+		p := planNames[k.types[run.t].name]
 		if p == nil {
 			return nil, errUnknownFact
 		}
@@ -122,7 +122,7 @@ func (k *picker) records(rows []pickedRow, set func(t int) readSet) ([]event.Rec
 		l.leaf.setText(l.of, all[l.lo:l.hi])
 	}
 	for at := 0; at < len(rows); {
-		facts := k.facts[planNames[k.head.types[rows[at].t].name]]
+		facts := k.facts[planNames[k.types[rows[at].t].name]]
 		for i, t := 0, rows[at].t; at < len(rows) && rows[at].t == t; i++ {
 			recs[at].Event = facts[i].Interface().(event.Event) // a copy
 			at++

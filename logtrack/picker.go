@@ -20,10 +20,11 @@ import (
 // Most of the rows that are picked are of facts that lead, and what is needed
 // of them is a part of its own in each column: all else is then passed over.
 type picker struct {
-	head *header
-	body []byte
-	dir  directory
-	led  bool // nothing but rows that lead is read
+	head  *header
+	types []typeRun // of head
+	body  []byte
+	dir   directory
+	led   bool // nothing but rows that lead is read
 
 	raw     []byte   // decompressed columns, one after the other
 	raws    [][]byte // those that are, by their place in dir
@@ -114,10 +115,10 @@ const maxPicker = 1 << 20
 // goes away.
 func newPicker(head *header, body []byte) (*picker, error) {
 	k := pickers.Get().(*picker)
-	k.head, k.body = head, body
+	k.head, k.types, k.body = head, head.types.appendTo(k.types[:0]), body
 	err := head.sound(body)
 	if err == nil {
-		err = k.dir.read(body, len(head.types))
+		err = k.dir.read(body, len(k.types))
 	}
 	if err != nil {
 		k.release()
@@ -175,12 +176,12 @@ func (k *picker) plainCodes(c *codesOfRows, name string) error {
 		*c = codesOfRows{codes: c.codes[:0]}
 		return nil
 	}
-	if d.form != formText || d.n > k.head.rows {
+	if d.form != formText || d.n > int(k.head.rows) {
 		return errNotPicked
 	}
 	n := 0
 	for _, t := range d.cover {
-		n += k.head.types[t].n
+		n += k.types[t].n
 	}
 	if n != d.n {
 		return damaged("column length")
@@ -215,9 +216,9 @@ func (k *picker) rowKeys() error {
 	if k.session.d != nil {
 		session = placed{k.session.d.cover, k.session.codes}
 	}
-	k.keys = resized(k.keys, k.head.rows)
+	k.keys = resized(k.keys, int(k.head.rows))
 	clear(k.keys)
-	k.nkey = setKeys(k.keys, k.head.types, messages, queue, session)
+	k.nkey = setKeys(k.keys, k.types, messages, queue, session)
 	k.keyed = true
 	return nil
 }
@@ -251,7 +252,7 @@ func (k *picker) predictors(d *dirEntry) ([]int32, error) {
 	f.list, f.cover = list, d.cover
 	k.last = resized(k.last, k.nkey)
 	clear(k.last)
-	f.prev = predictorsInto(f.prev[:0], k.last, k.head.types, d.cover, k.keys, first, sums)
+	f.prev = predictorsInto(f.prev[:0], k.last, k.types, d.cover, k.keys, first, sums)
 	return f.prev, nil
 }
 
@@ -306,7 +307,7 @@ func (k *picker) starts(d *dirEntry) ([]int, error) {
 			return nil, err
 		}
 	}
-	k.start = resized(k.start, len(k.head.types))
+	k.start = resized(k.start, len(k.types))
 	start := k.start
 	for i := range start {
 		start[i] = -1
@@ -315,11 +316,11 @@ func (k *picker) starts(d *dirEntry) ([]int, error) {
 	for _, t := range d.cover {
 		start[t] = at
 		if parent == nil {
-			at += k.head.types[t].n
+			at += k.types[t].n
 			continue
 		}
 		p := parent.start[t]
-		end := p + k.head.types[t].n
+		end := p + k.types[t].n
 		switch {
 		case k.led && (p < 0 || end >= len(parent.sums)):
 			return start, nil
@@ -385,10 +386,10 @@ func (k *picker) timesOf(d *dirEntry, raw []byte) (_ []int64, err error) {
 	if k.led {
 		cover, rows = cover[:0], 0
 		for _, t := range d.cover {
-			if !leads(k.head.types[t].name) {
+			if !leads(k.types[t].name) {
 				break
 			}
-			cover, rows = d.cover[:len(cover)+1], rows+k.head.types[t].n
+			cover, rows = d.cover[:len(cover)+1], rows+k.types[t].n
 		}
 	} else {
 		if err = k.rowKeys(); err != nil {
@@ -396,7 +397,7 @@ func (k *picker) timesOf(d *dirEntry, raw []byte) (_ []int64, err error) {
 		}
 		keys, nkey = k.keys, k.nkey
 	}
-	k.ts, err = k.times.read(k.ts, raw, k.head.types, cover, rows, keys, nkey)
+	k.ts, err = k.times.read(k.ts, raw, k.types, cover, rows, keys, nkey)
 	k.timed = err == nil
 	return k.ts, err
 }

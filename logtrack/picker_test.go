@@ -20,7 +20,7 @@ func TestPickedRowsAreThoseOfTheBlock(t *testing.T) {
 		e := encodeBlock(1, append(randomRecords(rng, 1+rng.IntN(200)), facts(seed, 40)...))
 		var rows []pickedRow
 		var at []int
-		for typ, run := range e.head.types {
+		for typ, run := range e.head.types.unpack() {
 			for row := range run.n {
 				if rng.IntN(9) == 0 {
 					rows, at = append(rows, pickedRow{typ, row}), append(at, run.start+row)
@@ -41,7 +41,7 @@ func TestPickedRowsAreThoseOfTheBlock(t *testing.T) {
 		}
 		v := viewOf(e)
 		for i, row := range at {
-			typ, _ := v.head.typeOf(row)
+			typ, _ := v.typeOf(row)
 			if err := v.needRecords(typ, readRow); err != nil {
 				t.Fatal(err)
 			}
@@ -63,8 +63,9 @@ func TestLeadsAreReadAlone(t *testing.T) {
 		recs = append(recs, m.next()...)
 	}
 	e := encodeBlock(1, recs[:blockRows])
+	types := e.head.types.unpack()
 	var rows []pickedRow
-	for typ, run := range e.head.types {
+	for typ, run := range types {
 		if leads(run.name) {
 			for row := range run.n {
 				rows = append(rows, pickedRow{typ, row})
@@ -77,7 +78,7 @@ func TestLeadsAreReadAlone(t *testing.T) {
 	}
 	defer k.release()
 	k.led = true
-	got, err := k.records(rows, func(typ int) readSet { return leadSets[e.head.types[typ].name] })
+	got, err := k.records(rows, func(typ int) readSet { return leadSets[types[typ].name] })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,12 +87,12 @@ func TestLeadsAreReadAlone(t *testing.T) {
 	}
 	views := map[readSet]*view{readRow: viewOf(e), readFinal: viewOf(e)}
 	for i, row := range rows {
-		set := leadSets[e.head.types[row.t].name]
+		set := leadSets[types[row.t].name]
 		v := views[set]
 		if err := v.needRecords(row.t, set); err != nil {
 			t.Fatal(err)
 		}
-		want := must1[event.Record](t)(v.record(e.head.types[row.t].start+row.at, set))
+		want := must1[event.Record](t)(v.record(types[row.t].start+row.at, set))
 		picked := got[i]
 		if g, w := jsonOf(t, &picked), jsonOf(t, &want); g != w {
 			t.Fatalf("row %d is picked as\n%s, want\n%s", i, g, w)
@@ -156,7 +157,7 @@ func FuzzPicker(f *testing.F) {
 		}
 		defer k.release()
 		var rows []pickedRow
-		for typ, run := range h.types {
+		for typ, run := range h.types.unpack() {
 			if run.n > 0 && planNames[run.name] != nil {
 				rows = append(rows, pickedRow{typ, run.n - 1})
 			}

@@ -118,7 +118,7 @@ func (s *Store) allRecords(p *partition, h *header) ([]event.Record, error) {
 // allRecords reads every fact of the block.
 func (v *view) allRecords() ([]event.Record, error) {
 	recs := make([]event.Record, 0, v.head.rows)
-	for t, run := range v.head.types {
+	for t, run := range v.types {
 		if planNames[run.name] == nil {
 			return nil, errUnknownFact
 		}

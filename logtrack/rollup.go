@@ -424,7 +424,7 @@ func rollupOfView(v *view) (*rollup, error) {
 			return nil, err
 		}
 		if kind == kindAccepted {
-			rows = slices.DeleteFunc(rows, func(row int) bool { t, _ := v.head.typeOf(row); return v.head.types[t].name != accepted })
+			rows = slices.DeleteFunc(rows, func(row int) bool { t, _ := v.typeOf(row); return v.types[t].name != accepted })
 		}
 		values[0] = kind
 		a.eachIn(v, rows, all, func(x *outcome) {
@@ -1014,7 +1014,7 @@ func (q *rolling) roll(ctx context.Context, sn *snapshot, p *partition, f *filte
 	room := rollPool.Get().(*rollup)
 	defer rollPool.Put(room)
 	for i := range young {
-		if young[i].roll == nil || left[young[i].seq] == nil {
+		if young[i].roll == nil || left[young[i].head.seq] == nil {
 			continue
 		}
 		r, err := young[i].roll.read(room, func(column string) bool { return q.want[column] })
@@ -1022,7 +1022,7 @@ func (q *rolling) roll(ctx context.Context, sn *snapshot, p *partition, f *filte
 			return nil, nil, err
 		}
 		q.add(r)
-		take([]uint32{young[i].seq})
+		take([]uint32{young[i].head.seq})
 	}
 	var stored []*run
 	for _, r := range runs {
@@ -1135,7 +1135,7 @@ func (p *partition) restoreRollups() error {
 			if err != nil {
 				return fmt.Errorf("restore rollup: %w", err)
 			}
-			blocks = append(blocks, fresh{seq: seq, roll: roll.young(&room)})
+			blocks = append(blocks, fresh{head: heads[seq], roll: roll.young(&room)})
 		}
 		roll, err := mergeRollups(blocks)
 		if err != nil {

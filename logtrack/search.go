@@ -441,10 +441,10 @@ func (sn *snapshot) candidates(src *source, preds []*pred, f *filter) ([]positio
 			list = append(list, position{0, id})
 		}
 	}
-	if src.recs != nil {
+	if recs := src.recs(); recs != nil {
 		seen := map[mail.QueueID]bool{}
-		for i := range src.recs {
-			r := &src.recs[i]
+		for i := range recs {
+			r := &recs[i]
 			if r.Message == "" || seen[r.Message] {
 				continue
 			}
@@ -476,7 +476,7 @@ func (sn *snapshot) candidates(src *source, preds []*pred, f *filter) ([]positio
 	}
 	seen := make([]bool, len(q.dict))
 	for _, row := range rows {
-		t, at := v.head.typeOf(row)
+		t, at := v.typeOf(row)
 		if code := q.codeAt(t, at); code > 0 && !seen[code] {
 			id := q.dict[code]
 			if acceptMS(id) > 0 {
@@ -585,9 +585,9 @@ func (s *Store) events(ctx context.Context, q trackapi.Query, page *trackapi.Pag
 // facts lists the facts of a block that pass f.
 func (sn *snapshot) facts(src *source, f *filter, refs *refs) ([]position, error) {
 	var list []position
-	if src.recs != nil {
-		for i := range src.recs {
-			if r := &src.recs[i]; f.matches(r) {
+	if recs := src.recs(); recs != nil {
+		for i := range recs {
+			if r := &recs[i]; f.matches(r) {
 				list = append(list, refs.add(r.Time.UnixMicro(), r.ID, rowRef{src, i}))
 			}
 		}
@@ -607,7 +607,7 @@ func (sn *snapshot) facts(src *source, f *filter, refs *refs) ([]position, error
 	}
 	ids, ts := v.col("event_id"), v.col("ts#")
 	for _, row := range rows {
-		t, at := v.head.typeOf(row)
+		t, at := v.typeOf(row)
 		micros := unpackTime(ts.numAt(t, at), 0).UnixMicro()
 		if micros >= f.from && micros < f.to {
 			list = append(list, refs.add(micros, ids.textAt(t, at), rowRef{src, row}))
@@ -618,11 +618,11 @@ func (sn *snapshot) facts(src *source, f *filter, refs *refs) ([]position, error
 
 // record reads one fact.
 func (sn *snapshot) record(ref rowRef, set readSet) (event.Record, error) {
-	if ref.src.recs != nil {
-		return ref.src.recs[ref.row], nil
+	if recs := ref.src.recs(); recs != nil {
+		return recs[ref.row], nil
 	}
 	v := sn.view(ref.src)
-	t, _ := v.head.typeOf(ref.row)
+	t, _ := v.typeOf(ref.row)
 	if err := v.needRecords(t, set); err != nil {
 		return event.Record{}, err
 	}

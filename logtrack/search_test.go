@@ -20,7 +20,7 @@ func TestScanGivesItemsInOrder(t *testing.T) {
 			var want []position
 			for i := range int64(200) {
 				lo := 10*i + rng.Int64N(100)
-				src := &source{head: &header{minAcc: lo, maxAcc: lo + rng.Int64N(50)}}
+				src := &source{head: &header{acceptance: acceptance{minAcc: lo, maxAcc: lo + rng.Int64N(50)}}}
 				for range rng.IntN(4) {
 					pos := position{lo + rng.Int64N(src.head.maxAcc-lo+1), fmt.Sprintf("%04d", len(want))}
 					items[src], want = append(items[src], pos), append(want, pos)
@@ -64,7 +64,7 @@ func TestScanGivesItemsInOrder(t *testing.T) {
 func TestScanStopsWithAFullPage(t *testing.T) {
 	var blocks []*source
 	for i := range int64(1000) {
-		blocks = append(blocks, &source{head: &header{minAcc: i, maxAcc: i}})
+		blocks = append(blocks, &source{head: &header{acceptance: acceptance{minAcc: i, maxAcc: i}}})
 	}
 	c := newCrew()
 	sc := newScan(c, false, blocks, func(h *header) int64 { return h.minAcc }, func(h *header) int64 { return h.maxAcc })

@@ -98,7 +98,7 @@ func (k *picker) candidates(preds []*pred, f *filter) (list []position, codes []
 	k.ok = seen
 	at := 0
 	for _, t := range k.queue.d.cover {
-		run := &k.head.types[t]
+		run := &k.types[t]
 		for row, code := range k.queue.codes[at : at+run.n] {
 			if code == 0 || seen[code] || !k.keep[run.start+row] {
 				continue
@@ -124,9 +124,9 @@ func (k *picker) candidates(preds []*pred, f *filter) (list []position, codes []
 // sift sets keep for the rows that pass all of preds. Filters of texts are
 // asked of dictionaries first: most blocks end there.
 func (k *picker) sift(preds []*pred) (some bool, err error) {
-	k.keep, k.hit = resized(k.keep, k.head.rows), resized(k.hit, k.head.rows)
+	k.keep, k.hit = resized(k.keep, int(k.head.rows)), resized(k.hit, int(k.head.rows))
 	clear(k.keep)
-	for _, run := range k.head.types {
+	for _, run := range k.types {
 		if planNames[run.name] != nil {
 			for row := run.start; row < run.start+run.n; row++ {
 				k.keep[row] = true
@@ -167,7 +167,7 @@ func (k *picker) siftLead(p *pred) (some, done bool, err error) {
 			k.forget()
 		}
 	}()
-	k.keep, k.hit = resized(k.keep, k.head.rows), resized(k.hit, k.head.rows)
+	k.keep, k.hit = resized(k.keep, int(k.head.rows)), resized(k.hit, int(k.head.rows))
 	clear(k.keep)
 	clear(k.hit)
 	last, matched := "", false
@@ -282,7 +282,7 @@ func (p *pred) rarity() int {
 // mark sets hit for the rows that pass p, as the method of p does for a view.
 func (k *picker) mark(p *pred) error {
 	if p.fact != nil {
-		for _, run := range k.head.types {
+		for _, run := range k.types {
 			if p.fact(run.name) {
 				for row := run.start; row < run.start+run.n; row++ {
 					k.hit[row] = true
@@ -469,7 +469,7 @@ func (k *picker) markPlaces(d *dirEntry, ok func(at int) bool) error {
 		}
 	}
 	for _, t := range d.cover {
-		run := &k.head.types[t]
+		run := &k.types[t]
 		if start[t] < 0 || k.led && !leads(run.name) {
 			break
 		}
@@ -501,12 +501,12 @@ func (k *picker) markPlaces(d *dirEntry, ok func(at int) bool) error {
 // pickable reports whether a picker is the way to look for messages in a block:
 // whatever is asked of texts, unless the block has been decoded already.
 func (sn *snapshot) pickable(src *source, preds []*pred) bool {
-	if src.recs != nil || !slices.ContainsFunc(preds, func(p *pred) bool { return p.text != nil && p.num == nil && p.fact == nil }) {
+	if src.recs() != nil || !slices.ContainsFunc(preds, func(p *pred) bool { return p.text != nil && p.num == nil && p.fact == nil }) {
 		return false
 	}
 	var v *view
-	if src.mem != nil {
-		v = src.mem.view
+	if m := src.encoded(); m != nil {
+		v = m.view
 	} else {
 		v = sn.s.cache.peek(src.part, src.head)
 	}

@@ -120,7 +120,7 @@ func compareCandidates(t *testing.T, e *encoded, preds []*pred) {
 	}
 	var want []string
 	for _, row := range rows {
-		at, in := v.head.typeOf(row)
+		at, in := v.typeOf(row)
 		if id := v.col("queue_id").textAt(at, in); acceptMS(id) > 0 {
 			want = append(want, id)
 		}

@@ -16,32 +16,54 @@ import (
 // source is one block that a query may look at: in memory or stored.
 type source struct {
 	head *header
-	recs []event.Record // of a block in memory
-	mem  *memBlock      // of one that is encoded
-	part *partition     // of a stored one
+	part *partition // of a stored block
+	mem  *inMemory  // of one in memory
+}
+
+// inMemory is a block in memory: its facts, or the block once it is encoded.
+type inMemory struct {
+	recs  []event.Record
+	block *memBlock
+}
+
+// recs are the facts of a block in memory that is not encoded.
+func (src *source) recs() []event.Record {
+	if src.mem == nil {
+		return nil
+	}
+	return src.mem.recs
+}
+
+// encoded is a block in memory that is encoded, or nil.
+func (src *source) encoded() *memBlock {
+	if src.mem == nil {
+		return nil
+	}
+	return src.mem.block
 }
 
 // body calls read with the body of a block that is stored or encoded.
 func (src *source) body(read func([]byte) error) error {
-	if src.mem != nil {
-		return read(src.mem.encoded.body)
+	if m := src.encoded(); m != nil {
+		return read(m.encoded.body)
 	}
 	return src.part.body(src.head.seq, read)
 }
 
 // may reports whether a block that is encoded may hold p.
 func (src *source) may(p posting) bool {
-	if src.mem == nil {
+	m := src.encoded()
+	if m == nil {
 		return false
 	}
-	_, ok := slices.BinarySearch(src.mem.encoded.posts, p)
+	_, ok := slices.BinarySearch(m.encoded.posts, p)
 	return ok
 }
 
 // allowed reports whether a block in memory may have a fact that passes preds, as
 // its postings tell.
 func (src *source) allowed(preds []*pred) bool {
-	if src.mem == nil {
+	if src.encoded() == nil {
 		return true
 	}
 	failed := slices.ContainsFunc(preds, func(p *pred) bool { return p.failed })
@@ -59,10 +81,10 @@ func (src *source) allowed(preds []*pred) bool {
 
 // facts are all facts of a block in memory.
 func (src *source) facts() ([]event.Record, error) {
-	if src.mem == nil {
-		return src.recs, nil
+	if m := src.encoded(); m != nil {
+		return m.view.allRecords()
 	}
-	return src.mem.view.allRecords()
+	return src.recs(), nil
 }
 
 // snapshot is what a query sees: all blocks at one moment. It must be released.
@@ -153,8 +175,8 @@ func (sn *snapshot) note(format string, args ...any) {
 // view is the view of a block that is stored or encoded.
 func (sn *snapshot) view(src *source) *view {
 	sn.looked.Add(1)
-	if src.mem != nil {
-		return src.mem.view
+	if m := src.encoded(); m != nil {
+		return m.view
 	}
 	return sn.s.cache.get(src.part, src.head)
 }

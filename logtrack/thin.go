@@ -167,12 +167,11 @@ func (s *Store) hasKinds(p *partition, kinds []string) (bool, error) {
 	}
 	defer p.release()
 	for _, h := range p.headers() {
-		for i := range h.types {
-			name := h.types[i].name
-			class, ok := event.ClassOf(name)
-			if slices.Contains(kinds, name) || ok && slices.Contains(kinds, groupOf(class)) {
-				return true, nil
-			}
+		if h.types.has(func(fact string) bool {
+			class, ok := event.ClassOf(fact)
+			return slices.Contains(kinds, fact) || ok && slices.Contains(kinds, groupOf(class))
+		}) {
+			return true, nil
 		}
 	}
 	return false, nil

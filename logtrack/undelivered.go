@@ -60,7 +60,7 @@ var undeliveredGetters = func() map[string][]getter {
 // appendUndelivered adds the postings of facts that tell of an undelivered recipient.
 func (b *builder) appendUndelivered(posts []posting) []posting {
 	told := b.tellsUndelivered()
-	for _, run := range b.head.types {
+	for _, run := range b.types {
 		all, some := undeliveredPred.fact(run.name), undeliveredGetters[run.name]
 		if !all && (some == nil || !told) {
 			continue
@@ -141,7 +141,7 @@ func (v *view) eachValue(name string, c *colView, visit func(row, at int)) {
 			return
 		}
 	}
-	for t, run := range v.head.types {
+	for t, run := range v.types {
 		start := c.start[t]
 		if start < 0 {
 			continue

@@ -14,8 +14,9 @@ import (
 // view is a block that is being read: its directory, and the columns that were
 // asked for. It is shared by queries.
 type view struct {
-	head *header
-	load func(read func(body []byte) error) error // calls read with the stored body
+	head  *header
+	types []typeRun                                // of head
+	load  func(read func(body []byte) error) error // calls read with the stored body
 
 	mu   sync.Mutex
 	v1   bool // the body is of version 1
@@ -76,7 +77,7 @@ func colKey(name string, text bool) string {
 }
 
 func newView(head *header, load func(func([]byte) error) error) *view {
-	return &view{head: head, load: load, cols: map[string]*colView{}}
+	return &view{head: head, types: head.types.unpack(), load: load, cols: map[string]*colView{}}
 }
 
 // need decodes the columns with the given keys that are not decoded yet.
@@ -114,7 +115,7 @@ func (v *view) open(body []byte) error {
 	if v.dir != nil {
 		return nil
 	}
-	dir, err := readDir(body, len(v.head.types))
+	dir, err := readDir(body, len(v.types))
 	if err == nil {
 		v.dir, v.v1 = dir, body[0] == 1
 	}
@@ -341,7 +342,7 @@ func (v *view) unliken(body []byte, d *dirEntry, c *colView) error {
 		if from < 0 {
 			return damaged("like another column")
 		}
-		for row := range v.head.types[t].n {
+		for row := range v.types[t].n {
 			if c.codes[to+row] != 1 {
 				continue
 			}
@@ -375,10 +376,10 @@ func (v *view) predictors(body []byte, d *dirEntry) ([]int32, error) {
 	case child:
 		parent := v.cols[colKey(list, false)] // place has decoded it
 		first, sums = parent.start, parent.sums
-	case d.n > v.head.rows:
+	case d.n > int(v.head.rows):
 		return nil, damaged("column length")
 	}
-	prev := predictors(v.head.types, d.cover, v.keys, v.nkey, first, sums)
+	prev := predictors(v.types, d.cover, v.keys, v.nkey, first, sums)
 	v.prev[key] = prev
 	return prev, nil
 }
@@ -396,7 +397,7 @@ func (v *view) rowKeys(body []byte) error {
 	if err != nil {
 		return err
 	}
-	v.keys, v.nkey = keysOf(v.head.types, v.head.rows, max(messages-1, 0), queue, session)
+	v.keys, v.nkey = keysOf(v.types, int(v.head.rows), max(messages-1, 0), queue, session)
 	v.size += int64(4 * len(v.keys))
 	return nil
 }
@@ -410,7 +411,7 @@ func (v *view) codesOf(body []byte, name string) (p placed, entries int, err err
 	if c := v.cols[name]; c != nil {
 		return placed{d.cover, c.codes}, len(c.dict), nil
 	}
-	if d.form != formText || d.n > v.head.rows {
+	if d.form != formText || d.n > int(v.head.rows) {
 		return placed{}, 0, damaged("row keys")
 	}
 	scratch := rawPool.Get().(*[]byte)
@@ -433,14 +434,14 @@ func (v *view) codesOf(body []byte, name string) (p placed, entries int, err err
 func (v *view) decodeTimes(body []byte, d *dirEntry, raw []byte, c *colView) error {
 	err := v.rowKeys(body)
 	if err == nil {
-		c.nums, err = readTimes(raw, v.head.types, d.cover, d.n, v.keys, v.nkey)
+		c.nums, err = readTimes(raw, v.types, d.cover, d.n, v.keys, v.nkey)
 	}
 	return err
 }
 
 // place computes where each type's rows are in a column, and checks the count.
 func (v *view) place(body []byte, d *dirEntry, c *colView) error {
-	c.start = make([]int, len(v.head.types))
+	c.start = make([]int, len(v.types))
 	for i := range c.start {
 		c.start[i] = -1
 	}
@@ -457,14 +458,14 @@ func (v *view) place(body []byte, d *dirEntry, c *colView) error {
 	for _, t := range d.cover {
 		c.start[t] = at
 		if parent == nil {
-			at += v.head.types[t].n
+			at += v.types[t].n
 			continue
 		}
 		p := parent.start[t]
 		if p < 0 {
 			return damaged("list without its counts")
 		}
-		at += int(parent.sums[p+v.head.types[t].n] - parent.sums[p])
+		at += int(parent.sums[p+v.types[t].n] - parent.sums[p])
 	}
 	if at != d.n {
 		return damaged("column length")
@@ -478,7 +479,7 @@ func (c *colView) sum(d *dirEntry, v *view) error {
 		return nil
 	}
 	c.sums = make([]int32, len(c.nums)+1)
-	total, limit := int64(0), maxElements(v.head.bytes)
+	total, limit := int64(0), maxElements(int(v.head.bytes))
 	for i, n := range c.nums {
 		if n < 0 || n > maxListValues {
 			return damaged("list length")
@@ -548,7 +549,7 @@ func (v *view) decodeByMessage(body []byte, d *dirEntry, raw []byte, c *colView)
 	}
 	none := 0 // rows of the column without a message
 	for _, t := range d.cover {
-		for row := range v.head.types[t].n {
+		for row := range v.types[t].n {
 			if q.codeAt(int(t), row) == 0 {
 				none++
 			}
@@ -560,7 +561,7 @@ func (v *view) decodeByMessage(body []byte, d *dirEntry, raw []byte, c *colView)
 	}
 	vals := make([]int64, 0, d.n)
 	for _, t := range d.cover {
-		for row := range v.head.types[t].n {
+		for row := range v.types[t].n {
 			if code := q.codeAt(int(t), row); code > 0 {
 				vals = append(vals, per[code-1])
 			} else {
@@ -624,9 +625,9 @@ func (c *colView) elems(t, row int) (lo, hi int, has bool) {
 }
 
 // typeOf finds the type of a stored row and its place among its rows.
-func (h *header) typeOf(row int) (t, at int) {
-	for i := range h.types {
-		if r := &h.types[i]; row < r.start+r.n {
+func (v *view) typeOf(row int) (t, at int) {
+	for i := range v.types {
+		if r := &v.types[i]; row < r.start+r.n {
 			return i, row - r.start
 		}
 	}
@@ -706,7 +707,7 @@ func (p *plan) columns(set readSet) []string {
 
 // needRecords decodes the columns of the facts of type t that set reads.
 func (v *view) needRecords(t int, set readSet) error {
-	p := planNames[v.head.types[t].name]
+	p := planNames[v.types[t].name]
 	if p == nil {
 		return errUnknownFact
 	}
@@ -716,11 +717,11 @@ func (v *view) needRecords(t int, set readSet) error {
 // record puts a row together again. The columns must have been decoded by
 // needRecords with the same set.
 func (v *view) record(row int, set readSet) (event.Record, error) {
-	t, at := v.head.typeOf(row)
+	t, at := v.typeOf(row)
 	if t < 0 {
 		return event.Record{}, damaged("row")
 	}
-	p := planNames[v.head.types[t].name]
+	p := planNames[v.types[t].name]
 	if p == nil {
 		return event.Record{}, errUnknownFact
 	}
