@@ -242,7 +242,7 @@ type place struct {
 func lastSegment(ctx context.Context, name string) (last uint64, err error) {
 	err = badgerdir.ReadBackup(ctx, name, func(kv *pb.KV) error {
 		switch {
-		case string(kv.Key) == keySegment:
+		case currentKey(string(kv.Key)) == keySegment:
 			last = max(last, number(kv.Value))
 		case bytes.HasPrefix(kv.Key, []byte(prefixMessage)):
 			if m, err := decodeRecord(kv.Value); err == nil {
@@ -302,12 +302,13 @@ func (b *rebuild) takeRecords(ctx context.Context, name string, places map[ident
 			return nil
 		}
 		newest[key] = kv.Version
+		key = currentKey(key)
 		if badgerdir.Deleted(kv) || bytes.HasPrefix(kv.Key, []byte(prefixEntry)) ||
 			key == keyCommits || key == keySegment || key == keyFormat || key == keyJournal { // the new queue begins its own
 			return nil
 		}
 		if !bytes.HasPrefix(kv.Key, []byte(prefixMessage)) {
-			return b.set(kv.Key, kv.Value)
+			return b.set([]byte(restingKey(key)), kv.Value)
 		}
 		m, err := decodeRecord(kv.Value)
 		switch {

@@ -35,12 +35,13 @@ const (
 	prefixOutbox  = "o/" // + sequence, 8 octets, big endian
 	prefixHold    = "h/" // + connector, NUL, hop name
 	prefixEntry   = "j/" // + number, 8 octets, big endian: an entry of the journal for which no segment had room
-	prefixMark    = "g/" // + what there is one of
+	prefixMark    = "z/" // + what there is one of; marks.go says why it is the last
 	keyFormat     = "g/format"
-	keySegment    = "g/segment" // a segment number that no new segment may go below
-	keyOutbox     = "g/outbox"  // facts below this sequence are confirmed
-	keyTold       = "g/told"    // all readers but the tracking store have the facts below this sequence
-	keyJournal    = "g/journal" // how far the database knows the journal
+	keySegment    = "z/segment" // a segment number that no new segment may go below
+	keyOutbox     = "z/outbox"  // facts below this sequence are confirmed
+	keyTold       = "z/told"    // all readers but the tracking store have the facts below this sequence
+	keyJournal    = "z/journal" // how far the database knows the journal
+	keyCommits    = "z/commits" // how many transactions there were
 )
 
 func messageKey(id mail.QueueID) string { return prefixMessage + string(id) }

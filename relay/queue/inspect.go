@@ -21,13 +21,11 @@ var ErrCorrupt = errors.New("damaged queue")
 const (
 	logSize = 2 * memTableSize // of Badger's logs
 
-	// keyCommits counts the transactions. The file witnessName says how many
-	// there have been: a database with fewer has lost the last ones.
-	keyCommits  = "g/commits"
+	// witnessName is a file that says how many transactions there have been: a
+	// database with fewer has lost the last ones.
 	witnessName = "commits"
-
-	straysName = "strays" // tables that no manifest names, until they are compared
-	markerName = "marker" // in segments/: this directory is the one that was made
+	straysName  = "strays" // tables that no manifest names, until they are compared
+	markerName  = "marker" // in segments/: this directory is the one that was made
 )
 
 // advise adds to an error of files what can be done about it.
@@ -40,14 +38,14 @@ func (q *Queue) advise(err error) error {
 // Badger goes on without what it cannot read. Tables that it would remove are
 // put aside until compareStrays has seen that nothing is lost with them.
 func (q *Queue) inspect(dir string) error {
-	state, err := badgerdir.Inspect(dir, logSize, keyCommits)
+	state, err := badgerdir.Inspect(dir, logSize, keyCommits, restingKey(keyCommits))
 	if err != nil {
 		return err
 	}
 	if err := state.Err(dir); err != nil {
 		return q.advise(err)
 	}
-	has := number(state.Latest(keyCommits))
+	has := max(number(state.Latest(keyCommits)), number(state.Latest(restingKey(keyCommits))))
 	if told, _ := readWitness(filepath.Join(q.opts.Dir, witnessName)); has < told && !q.opts.NoSync {
 		return q.advise(fmt.Errorf("database %s ends with transaction %d, and %d were committed: its last files are damaged, missing or older than the others",
 			dir, has, told))
@@ -128,8 +126,8 @@ func (q *Queue) compareStrays() error {
 // isMissing reports whether the database lacks e and should have it: facts are
 // confirmed below one number, and entries of the journal known up to another.
 func (q *Queue) isMissing(txn *badger.Txn, e badgerdir.Entry, confirmed, known uint64) (bool, error) {
-	key := string(e.Key)
-	item, err := txn.Get(e.Key)
+	key := currentKey(string(e.Key))
+	item, err := getMark(txn, key)
 	if err == nil {
 		return item.Version() < e.Version, nil
 	}
@@ -158,7 +156,7 @@ func (q *Queue) isMissing(txn *badger.Txn, e badgerdir.Entry, confirmed, known u
 
 // readMark reads how far the database knows the journal.
 func readMark(txn *badger.Txn) (m mark, err error) {
-	item, err := txn.Get([]byte(keyJournal))
+	item, err := getMark(txn, keyJournal)
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		return m, nil
 	}

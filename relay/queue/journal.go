@@ -203,7 +203,7 @@ func (q *Queue) loadJournal() error {
 	var has []byte
 	var direct []logged
 	err := q.db.View(func(txn *badger.Txn) error {
-		item, err := txn.Get([]byte(keyJournal))
+		item, err := getMark(txn, keyJournal)
 		if errors.Is(err, badger.ErrKeyNotFound) {
 			return nil
 		}
@@ -296,7 +296,7 @@ func (q *Queue) beginJournal(list []saving, m mark) error {
 func newest(entries []logged) ([]saving, error) {
 	last := map[string]held{}
 	for _, e := range entries {
-		err := operations(e.body, func(key, value []byte) { last[string(key)] = held{value: value} })
+		err := operations(e.body, func(key, value []byte) { last[currentKey(string(key))] = held{value: value} })
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", e.number, err)
 		}

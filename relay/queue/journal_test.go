@@ -848,7 +848,7 @@ func older(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = db.Update(func(txn *badger.Txn) error { return txn.Delete([]byte(keyJournal)) })
+	err = db.Update(func(txn *badger.Txn) error { return txn.Delete([]byte(restingKey(keyJournal))) })
 	err = errors.Join(err, db.Close(), os.Truncate(filepath.Join(dir, witnessName), witnessSize))
 	if err != nil {
 		t.Fatal(err)
@@ -887,7 +887,7 @@ func TestOlderQueue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = db.Update(func(txn *badger.Txn) error { return txn.Delete([]byte(keyJournal)) })
+	err = db.Update(func(txn *badger.Txn) error { return txn.Delete([]byte(restingKey(keyJournal))) })
 	if err = errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}

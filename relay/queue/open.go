@@ -2,7 +2,6 @@ package queue
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -48,7 +47,7 @@ const (
 	// that of one whose journal may have more: a program that does not know the journal
 	// must not open it.
 	formatNumber  = 1
-	formatJournal = 2
+	formatJournal = 3 // 2 had its marks where a closed queue has them
 )
 
 // tuning is what tests change.
@@ -94,6 +93,7 @@ type Queue struct {
 	saving      sync.Mutex // held while the database is written to
 	reached     mark       // these belong to it: how far the database knows the journal
 	segmentMark uint64     // the segment number that the database has
+	resting     bool       // the marks are where a closed queue has them
 	direct      []uint64   // entries of the journal that are in the database
 	commits     uint64     // transactions so far
 	room        room
@@ -395,13 +395,6 @@ func (q *Queue) loadFormat() error {
 	}
 	q.contents.next = max(q.contents.next, q.segmentMark)
 	return q.setFormat(formatJournal)
-}
-
-// setFormat says which programs can open the queue. Nobody else is there.
-func (q *Queue) setFormat(format uint64) error {
-	return q.transact(8, 1, func(txn *badger.Txn) error {
-		return txn.Set([]byte(keyFormat), binary.BigEndian.AppendUint64(nil, format))
-	})
 }
 
 // wait is the recipients of one message that wait for one hop.

@@ -383,7 +383,7 @@ func appendTook(dst []byte, group []*change, at time.Time) []byte {
 
 // readNumber reads a number of 8 octets, or 0 when there is none.
 func readNumber(txn *badger.Txn, key string) (uint64, error) {
-	item, err := txn.Get([]byte(key))
+	item, err := getMark(txn, key)
 	if err == badger.ErrKeyNotFound { //nolint:errorlint // Badger returns it bare
 		return 0, nil
 	}

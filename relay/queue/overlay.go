@@ -378,7 +378,11 @@ func (q *Queue) transact(octets int64, keys int, f func(*badger.Txn) error) erro
 	if err := f(txn); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	if err := txn.Set([]byte(keyCommits), binary.BigEndian.AppendUint64(nil, q.commits+1)); err != nil {
+	commits := keyCommits
+	if q.resting {
+		commits = restingKey(commits)
+	}
+	if err := txn.Set([]byte(commits), binary.BigEndian.AppendUint64(nil, q.commits+1)); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 	if err := txn.Commit(); err != nil {

@@ -115,7 +115,7 @@ func (b *rebuild) close() error {
 	if err == nil {
 		err = errors.Join(
 			b.set([]byte(keyFormat), binary.BigEndian.AppendUint64(nil, formatNumber)),
-			b.set([]byte(keySegment), binary.BigEndian.AppendUint64(nil, b.seq)),
+			b.set([]byte(restingKey(keySegment)), binary.BigEndian.AppendUint64(nil, b.seq)),
 		)
 	}
 	if err == nil {

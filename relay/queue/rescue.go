@@ -331,7 +331,10 @@ func (m *stored) progress() int {
 
 // take keeps the newest version of what is needed.
 func (r *rescue) take(e badgerdir.Entry) {
-	key := string(e.Key)
+	key := currentKey(string(e.Key))
+	if e.Deleted && strings.HasPrefix(key, prefixMark) {
+		return // it was moved
+	}
 	switch {
 	case strings.HasPrefix(key, prefixMessage):
 		id, ok := parseIdent(mail.QueueID(key[len(prefixMessage):]))
@@ -565,7 +568,7 @@ func (r *rescue) endQueue() error {
 		if e.Deleted || key == keyJournal { // it begins one of its own
 			continue
 		}
-		if err := r.fresh.set([]byte(key), e.Value); err != nil {
+		if err := r.fresh.set([]byte(restingKey(key)), e.Value); err != nil {
 			return err
 		}
 	}
