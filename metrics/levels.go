@@ -215,7 +215,7 @@ func (c *levels) define(d *definer, opts Options) {
 	def(&c.connections, g, "connections", "Open SMTP sessions.", direction, connector)
 	def(&c.connectionsLimit, g, "connections_limit", "How many SMTP sessions may be open; absent where there is no limit.", direction, connector)
 	def(&c.turns, g, "content_turns", "Contents that have their turn to be taken in, and that wait for it before the reply to DATA.", words("state", turnStates))
-	def(&c.turnsLimit, g, "content_turns_limit", "How many contents are taken in at a time; absent where there is no limit.")
+	def(&c.turnsLimit, g, "content_turns_limit", "How many contents are taken in at a time, or twice as many while next to nothing is delivered; absent where there is no limit.")
 	def(&c.turnsWaited, n, "content_turns_waited_seconds_total", "How long contents have waited for their turn, all together; receive_duration_seconds has it too.")
 
 	def(&c.trackUp, g, "tracking_up", "Whether the tracking store takes facts and answers: 0 when it could not be opened. Mail is relayed all the same.")

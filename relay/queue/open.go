@@ -40,7 +40,11 @@ const (
 	memTableSize = 4 << 20
 	// blockSize is that of the tables' blocks. Badger has 4 KiB, of which records
 	// leave so much empty that a table does not fit into the first 4 MiB.
-	blockSize     = 16 << 10
+	blockSize = 16 << 10
+	// baseLevelSize is how large the level may be that new tables are merged into
+	// before what is in it goes on into the next one. Badger has 10 MiB: what waits in
+	// a queue of more than some 20,000 messages was written once more.
+	baseLevelSize = 64 << 20
 	transactional = memTableSize * 15 / 100
 
 	// formatNumber is that of a queue all of which is in the database, and formatJournal
@@ -319,6 +323,7 @@ func openBadger(dir string, synced bool, log badger.Logger) (db *badger.DB, err 
 		WithValueThreshold(transactional). // no transaction has a value that goes elsewhere
 		WithValueLogFileSize(16 << 20).
 		WithNumCompactors(2).
+		WithBaseLevelSize(baseLevelSize).
 		WithCompression(options.None). // what is left of a damaged table can be read record by record
 		WithBlockCacheSize(0).
 		WithBlockSize(blockSize).

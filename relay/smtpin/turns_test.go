@@ -22,7 +22,7 @@ type piped struct {
 
 func newPiped(t *testing.T, a *acceptor, n int) *piped {
 	t.Helper()
-	s, err := New(Options{Hostname: "mx.example.com", Acceptor: a, Emitter: event.NewEmitter("n", newRecorder()), Turns: throttle.NewTurns(n)})
+	s, err := New(Options{Hostname: "mx.example.com", Acceptor: a, Emitter: event.NewEmitter("n", newRecorder()), Turns: throttle.NewTurns(n, nil)})
 	if err != nil {
 		t.Fatal(err)
 	}

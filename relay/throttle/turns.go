@@ -13,6 +13,10 @@ const (
 	longestWait       = time.Second           // for a turn; by taste
 )
 
+// whileQuiet is how many times as many turns there are while nothing else needs the
+// processors. Measured: docs/explanation/performance.md.
+const whileQuiet = 2
+
 // DefaultTurns is how many contents are taken in at a time where nobody says.
 func DefaultTurns() int { return turnsPerProcessor * runtime.GOMAXPROCS(0) }
 
@@ -27,7 +31,12 @@ func DefaultTurns() int { return turnsPerProcessor * runtime.GOMAXPROCS(0) }
 // others from the processors, nothing that hangs keeps anybody waiting, and how
 // many contents there are at a time grows with the time that a commit takes. Who
 // has waited for a second goes on without a turn too.
+//
+// While there are next to no deliveries, as when a next hop is down, nobody is slowed
+// down by contents but their senders, and larger groups are stored sooner: then there
+// are twice as many turns.
 type Turns struct {
+	quiet  func() bool // nil: never
 	mu     sync.Mutex
 	limit  int // 0: none
 	timer  *time.Timer
@@ -37,8 +46,10 @@ type Turns struct {
 	waiting, receiving, storing line
 }
 
-// NewTurns returns turns for n contents at a time; 0 is any number.
-func NewTurns(n int) *Turns { return &Turns{limit: max(n, 0)} }
+// NewTurns returns turns for n contents at a time, and twice as many while quiet says
+// that next to nothing else is done; 0 is any number. quiet is asked often, must be
+// fast, and may be nil: it never is.
+func NewTurns(n int, quiet func() bool) *Turns { return &Turns{limit: max(n, 0), quiet: quiet} }
 
 // Turn is that of one content. The zero Turn has none. It is used by one
 // goroutine, and not copied.
@@ -151,7 +162,10 @@ func (u *Turn) End() {
 }
 
 // room reports whether there is a turn to be had. The caller holds t.mu.
-func (t *Turns) room() bool { return t.limit == 0 || t.receiving.n+t.storing.n < t.limit }
+func (t *Turns) room() bool {
+	held := t.receiving.n + t.storing.n
+	return t.limit == 0 || held < t.limit || held < whileQuiet*t.limit && t.quiet != nil && t.quiet()
+}
 
 // move lets those go on that wait and for whom there is a turn, or that have
 // waited long enough, and sees that it is called again in time. The caller holds
@@ -220,7 +234,7 @@ func (t *Turns) tick() {
 
 // TurnsStatus is how things are with contents.
 type TurnsStatus struct {
-	Limit   int           // how many there may be; 0: any number
+	Limit   int           // how many there may be, or twice as many while it is quiet; 0: any number
 	Held    int           // contents that are being taken in, but for those that have lost their turn
 	Waiting int           // contents that wait for theirs
 	Waited  time.Duration // how long they have waited, all that ever did

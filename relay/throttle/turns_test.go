@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -199,7 +200,7 @@ func TestTurns(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := &contents{turns: NewTurns(test.limit), went: map[int]time.Duration{}}
+				c := &contents{turns: NewTurns(test.limit, nil), went: map[int]time.Duration{}}
 				test.run(t, c)
 				c.over(t)
 			})
@@ -215,11 +216,46 @@ func TestNoTurns(t *testing.T) {
 	u.End()
 }
 
+// There are twice as many turns while it is quiet; of those nobody loses one when it is
+// not any more.
+func TestTurnsWhileQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quiet := true
+		turns := NewTurns(2, func() bool { return quiet })
+		const all = 5
+		var held [all]Turn
+		var went atomic.Int32
+		for i := range held {
+			go func() {
+				turns.Wait(&held[i], nil)
+				went.Add(1)
+			}()
+			synctest.Wait()
+		}
+		if s := turns.Status(); s.Held != 4 || s.Waiting != 1 || went.Load() != 4 {
+			t.Errorf("while it is quiet: Status() = %+v, and %d went on", s, went.Load())
+		}
+		quiet = false
+		for i := range 3 {
+			if went.Load() != 4 {
+				t.Errorf("one went on when %d of 4 were left, and there are 2 turns", 4-i)
+			}
+			held[i].End()
+			synctest.Wait()
+		}
+		if s := turns.Status(); s.Held != 2 || s.Waiting != 0 || went.Load() != all {
+			t.Errorf("later: Status() = %+v, and %d went on", s, went.Load())
+		}
+		held[3].End()
+		held[4].End()
+	})
+}
+
 // Whatever many do at once, there are no more turns than there may be, and none
 // is lost.
 func TestTurnsOfMany(t *testing.T) {
 	const limit, senders, messages = 4, 40, 100
-	turns := NewTurns(limit)
+	turns := NewTurns(limit, nil)
 	var all sync.WaitGroup
 	for i := range senders {
 		all.Go(func() {
@@ -247,7 +283,7 @@ func TestTurnsOfMany(t *testing.T) {
 }
 
 func BenchmarkTurns(b *testing.B) {
-	turns := NewTurns(DefaultTurns())
+	turns := NewTurns(DefaultTurns(), nil)
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		var u Turn

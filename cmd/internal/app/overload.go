@@ -3,6 +3,7 @@ package app
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"time"
@@ -40,8 +41,15 @@ func (a *App) openThrottles(cfg *config.Config) error {
 		return err
 	}
 	a.limits.Include(a.lockout)
-	a.turns = throttle.NewTurns(cfg.BackPressure.Contents)
+	a.turns = throttle.NewTurns(cfg.BackPressure.Contents, a.quiet)
 	return nil
+}
+
+// quiet reports whether there are next to no deliveries, which accepting mail could
+// slow down: not more than processors.
+func (a *App) quiet() bool {
+	now, _ := a.deliver.Active()
+	return now <= runtime.GOMAXPROCS(0)
 }
 
 // pressureSettings are the marks of the configuration.

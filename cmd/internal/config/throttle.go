@@ -197,7 +197,7 @@ type BackPressure struct {
 	Patience    Duration      `yaml:"patience" doc:"how long medium may last before strangers are refused, and high before connections are turned away"`
 	DelayStep   Duration      `yaml:"delay_step" doc:"how much longer acknowledgements wait with every look at medium or above, every 2 seconds; 0s is no wait"`
 	DelayMost   Duration      `yaml:"delay_most" doc:"how long they wait at most"`
-	Contents    int           `yaml:"contents" min:"0" max:"1000000" doc:"contents that are taken in at a time, by all receive connectors; the others wait for their turn, before DATA is answered, so that busy senders do not slow each other and deliveries down; 0 is no limit" default:"8 for each processor"`
+	Contents    int           `yaml:"contents" min:"0" max:"1000000" doc:"contents that are taken in at a time, by all receive connectors; the others wait for their turn, before DATA is answered, so that busy senders do not slow each other and deliveries down; twice as many while there are next to no deliveries; 0 is no limit" default:"8 for each processor"`
 }
 
 // PercentMarks are the marks of a share.
