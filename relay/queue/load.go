@@ -265,6 +265,7 @@ func (l *loading) takeRange(found *scannedRange) {
 		l.take(&found.list[k])
 	}
 	l.failed.merge(found.failed)
+	l.unload() // of a long queue, half a gigabyte would be resident until the last record is read
 }
 
 // take puts what a record said where it belongs.
