@@ -103,6 +103,7 @@ type Store struct {
 	rewriting sync.Mutex // held while a partition is written anew, or gets facts of the past
 	storing   sync.Mutex // held while live blocks are stored
 	unloaded  time.Time  // when blocks were last taken out of memory; guarded by storing
+	mapped    int        // octets of blocks that were stored since; guarded by storing
 	erased    erasedList
 	leftOut   []string // partitions that could not be opened
 
@@ -894,8 +895,11 @@ func (s *Store) seal(list []*memBlock) error {
 	if err := p.settleIndex(false); err != nil {
 		s.log.Error("track index stays in memory; it is tried again", zap.String("partition", p.name), zap.Error(err))
 	}
-	if now := time.Now(); now.Sub(s.unloaded) > unloadEvery {
-		s.unloaded = now
+	for _, e := range done {
+		s.mapped += len(e.body)
+	}
+	if now := time.Now(); s.mapped > unloadOctets || now.Sub(s.unloaded) > unloadEvery {
+		s.unloaded, s.mapped = now, 0
 		if err := p.unload(); err != nil { // it stays larger, and no worse
 			s.log.Debug("track blocks stay in memory", zap.String("partition", p.name), zap.Error(err))
 		}
@@ -903,7 +907,12 @@ func (s *Store) seal(list []*memBlock) error {
 	return nil
 }
 
-const unloadEvery = 5 * time.Second
+// Stored blocks are taken out of memory after so many octets of them, and, because
+// queries read some into it, after such a time. By taste.
+const (
+	unloadOctets = 2 << 20
+	unloadEvery  = 5 * time.Second
+)
 
 // remove removes the journal file of a stored block. When that fails the next
 // start finds that the block is stored already.

@@ -15,11 +15,11 @@ func TestCollectPercent(t *testing.T) {
 		want int
 	}{
 		{"nothing", 0, 100},
-		{"little", 12 << 20, 100},
-		{"a little more", 20 << 20, 60},
-		{"a short queue", 120 << 20, 50},
-		{"just enough", 512 << 20, 50},
-		{"a long queue", 800 << 20, 32},
+		{"little", 8 << 20, 100},
+		{"a little more", 20 << 20, 40},
+		{"a short queue", 120 << 20, 33},
+		{"just enough", 512 << 20, 33},
+		{"a long queue", 1000 << 20, 25},
 		{"a very long one", 8 << 30, 25},
 	} {
 		t.Run(test.name, func(t *testing.T) {
