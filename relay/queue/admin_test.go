@@ -558,6 +558,7 @@ func TestActionIsInTheMessagesHistory(t *testing.T) {
 	h.act(t, 1, Action{Action: "release", Filter: Filter{ID: id}})
 	h.act(t, 2, Action{Action: "retry", Filter: Filter{All: true}})
 	h.act(t, 1, Action{Action: "remove", Filter: Filter{ID: id}}) // recipient_dropped tells
+	stated[event.AdminActed](t, h.rec, 4)
 	var got []string
 	for _, rec := range h.rec.all() {
 		if ev, ok := rec.Event.(event.AdminActed); ok {
