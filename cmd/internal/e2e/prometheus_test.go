@@ -102,15 +102,18 @@ log: {file: DIR/waybill.log}
 		}
 		return nil
 	})
-	q, err := d.api.Queues(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, row := range q.Queues {
-		if row.Name == "down" && (row.State != "retry" || row.Deferred == 0 || row.LastClass == "" || row.Next.IsZero()) {
-			t.Errorf("queue = %+v, want state retry with a reason and a next attempt", row)
+	eventually(t, 90*time.Second, "the queue to wait", func() error { // an attempt may be under way
+		q, err := d.api.Queues(t.Context())
+		if err != nil {
+			return err
 		}
-	}
+		for _, row := range q.Queues {
+			if row.Name == "down" && (row.State != "retry" || row.Deferred == 0 || row.LastClass == "" || row.Next.IsZero()) {
+				return fmt.Errorf("queue = %+v, want state retry with a reason and a next attempt", row)
+			}
+		}
+		return nil
+	})
 
 	back, err := relaytest.StartSmartHost(fmt.Sprintf("127.0.0.1:%d", down))
 	if err != nil {
